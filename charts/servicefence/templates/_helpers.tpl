@@ -1,0 +1,177 @@
+{{/* The names are fixed, not taken from the release: the controller and the Istio objects refer to each other by them. */}}
+{{- define "servicefence.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: servicefence
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "servicefence.controller.labels" -}}
+app.kubernetes.io/name: servicefence
+app.kubernetes.io/component: controller
+{{ include "servicefence.labels" . }}
+{{- end }}
+
+{{- define "servicefence.fallback.labels" -}}
+app.kubernetes.io/name: servicefence-fallback
+app.kubernetes.io/component: fallback
+{{ include "servicefence.labels" . }}
+{{- end }}
+
+{{/* Selectors never change between versions: a Deployment refuses a new one. */}}
+{{- define "servicefence.controller.selector" -}}
+app: servicefence
+{{- end }}
+
+{{- define "servicefence.fallback.selector" -}}
+app: servicefence-fallback
+{{- end }}
+
+{{/* What makes a pod a member of the mesh, whatever its namespace's label says. */}}
+{{- define "servicefence.injectionLabels" -}}
+sidecar.istio.io/inject: "true"
+{{- with .Values.istio.revision }}
+istio.io/rev: {{ . | quote }}
+{{- end }}
+{{- end }}
+
+{{- define "servicefence.image" -}}
+{{- $image := .Values.image -}}
+{{- if $image.digest -}}
+{{ $image.repository }}@{{ $image.digest }}
+{{- else -}}
+{{ $image.repository }}:{{ $image.tag | default .Chart.AppVersion }}
+{{- end -}}
+{{- end }}
+
+{{- define "servicefence.istiodMetricsUrl" -}}
+{{- $istio := .Values.istio -}}
+{{- if ne $istio.metricsUrl "auto" -}}
+{{ $istio.metricsUrl }}
+{{- else if or (not $istio.revision) (eq $istio.revision "default") -}}
+http://istiod.{{ $istio.rootNamespace }}.svc:15014/metrics
+{{- else -}}
+http://istiod-{{ $istio.revision }}.{{ $istio.rootNamespace }}.svc:15014/metrics
+{{- end -}}
+{{- end }}
+
+{{/* Topology spread constraints, each with the pods' own selector where it has none. Takes a dict of constraints and selector. */}}
+{{- define "servicefence.topologySpread" -}}
+{{- $selector := dict "labelSelector" (dict "matchLabels" (fromYaml .selector)) -}}
+{{- range $i, $constraint := .constraints -}}
+{{- if $i }}{{ "\n" }}{{ end -}}
+- {{ toYaml (merge (deepCopy $constraint) $selector) | nindent 2 | trim }}
+{{- end }}
+{{- end }}
+
+{{/* Whether more gateway pods run than the disruption budget keeps, so that it does not block every drain. */}}
+{{- define "servicefence.fallback.exceedsBudget" -}}
+{{- $fallback := .Values.fallback -}}
+{{- $fewest := ternary $fallback.autoscaling.minReplicas $fallback.replicas $fallback.autoscaling.enabled -}}
+{{- if gt (int $fewest) (int $fallback.podDisruptionBudget.minAvailable) }}true{{ end -}}
+{{- end }}
+
+{{/* Annotations of the controller's pod; podAnnotations win. The sidecar starts first: the API server is reached through it. */}}
+{{- define "servicefence.controller.annotations" -}}
+kubectl.kubernetes.io/default-container: servicefence
+prometheus.io/scrape: "true"
+prometheus.io/port: "8080"
+prometheus.io/path: /metrics
+proxy.istio.io/config: |
+  holdApplicationUntilProxyStarts: true
+{{- end }}
+
+{{/* The controller's own grace, rounded up to seconds, and time for the sidecar to end after it. */}}
+{{- define "servicefence.terminationGracePeriodSeconds" -}}
+{{- $grace := regexFind "^[0-9]+" .Values.shutdownGrace | int -}}
+{{- if hasSuffix "ms" .Values.shutdownGrace -}}
+{{- $grace = div (add $grace 999) 1000 -}}
+{{- else if hasSuffix "m" .Values.shutdownGrace -}}
+{{- $grace = mul $grace 60 -}}
+{{- end -}}
+{{ add $grace 10 }}
+{{- end }}
+
+{{/*
+Annotations of the gateway's pods; fallback.podAnnotations win over them. Istio's default for client certificates,
+SANITIZE_SET, adds the caller's whole certificate, two kilobytes of a header that many servers limit to eight; the
+gateway's EnvoyFilter sets the caller's identity without it. A stopping gateway waits for what still runs through it,
+since a tunnelled connection stays there for its life.
+*/}}
+{{- define "servicefence.fallback.annotations" -}}
+inject.istio.io/templates: gateway
+prometheus.io/scrape: "true"
+prometheus.io/port: "15020"
+prometheus.io/path: /stats/prometheus
+proxy.istio.io/config: |
+  gatewayTopology:
+    forwardClientCertDetails: FORWARD_ONLY
+  proxyMetadata:
+    EXIT_ON_ZERO_ACTIVE_CONNECTIONS: "true"
+{{- end }}
+
+{{/* One entry to the controller at the start of each request. Takes a dict of root and headers. */}}
+{{- define "servicefence.fallback.accessLog" -}}
+{{- $server := printf "servicefence.%s.svc.cluster.local" .root.Release.Namespace -}}
+name: envoy.access_loggers.http_grpc
+filter:
+  log_type_filter:
+    types: [DownstreamStart]
+typed_config:
+  "@type": type.googleapis.com/envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig
+  common_config:
+    log_name: servicefence
+    transport_api_version: V3
+    buffer_flush_interval: 0.05s
+    grpc_service:
+      envoy_grpc:
+        cluster_name: outbound|18090||{{ $server }}
+        authority: {{ $server }}
+  additional_request_headers_to_log:
+    {{- toYaml .headers | nindent 4 }}
+{{- end }}
+
+{{/*
+Header matches for a literal address outside the gateway. The value comes from the caller, so it must not lead to the
+gateway itself, its node or the metadata service of a cloud. Takes the name of the header.
+*/}}
+{{- define "servicefence.fallback.isForeignAddress" -}}
+- name: {{ . | quote }}
+  string_match:
+    safe_regex:
+      regex: '[0-9.]+:[0-9]+|\[[0-9a-fA-F:]+\]:[0-9]+'
+- name: {{ . | quote }}
+  invert_match: true
+  string_match:
+    safe_regex:
+      regex: '(0|127|22[4-9]|2[3-5][0-9])\..*|169\.254\..*|100\.100\.100\.200:.*|168\.63\.129\.16:.*|\[(::|64:ff9b:|(?i:f[ef]|fd00:ec2:)).*'
+{{- end }}
+
+{{/* A patch that keeps the address in a header for servicefence-passthrough. Takes a dict of port and header. */}}
+{{- define "servicefence.fallback.keepAddress" -}}
+applyTo: HTTP_FILTER
+match:
+  context: GATEWAY
+  listener:
+    portNumber: {{ .port }}
+    filterChain:
+      filter:
+        name: envoy.filters.network.http_connection_manager
+patch:
+  operation: INSERT_FIRST
+  value:
+    name: servicefence-original-dst
+    typed_config:
+      "@type": type.googleapis.com/envoy.extensions.filters.http.set_filter_state.v3.Config
+      on_request_headers:
+        - object_key: envoy.network.transport_socket.original_dst_address
+          skip_if_empty: true
+          format_string:
+            omit_empty_values: true
+            text_format_source:
+              inline_string: "%REQ({{ .header }})%"
+{{- end }}

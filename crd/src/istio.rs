@@ -1,0 +1,122 @@
+//! The Istio objects that the controller reads or writes, with only the fields that it looks at.
+//!
+//! Specs that are passed on (the users' HTTP rules, the EnvoyFilter) stay JSON, so a field of a
+//! newer Istio is carried over and not lost.
+
+use std::collections::BTreeMap;
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// [Sidecar](https://istio.io/latest/docs/reference/config/networking/sidecar/).
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[kube(
+    group = "networking.istio.io",
+    version = "v1",
+    kind = "Sidecar",
+    plural = "sidecars",
+    namespaced
+)]
+#[serde(rename_all = "camelCase")]
+pub struct SidecarSpec {
+    /// The pods that it configures; absent: all of the namespace without a Sidecar of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload_selector: Option<WorkloadSelector>,
+    /// What they can reach.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub egress: Vec<EgressListener>,
+}
+
+/// Selects pods by label.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct WorkloadSelector {
+    /// All of them must match.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What pods can reach.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct EgressListener {
+    /// `namespace/host`.
+    #[serde(default)]
+    pub hosts: Vec<String>,
+}
+
+/// [VirtualService](https://istio.io/latest/docs/reference/config/networking/virtual-service/).
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[kube(
+    group = "networking.istio.io",
+    version = "v1",
+    kind = "VirtualService",
+    plural = "virtualservices",
+    namespaced
+)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualServiceSpec {
+    /// The names that it routes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<String>,
+    /// Where it applies; empty means `mesh`: every sidecar.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gateways: Vec<String>,
+    /// Namespaces that see it: names, `.` or `*`; empty means the mesh's default, `*`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub export_to: Vec<String>,
+    /// HTTP rules, first match wins.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub http: Vec<Map<String, Value>>,
+}
+
+/// [ServiceEntry](https://istio.io/latest/docs/reference/config/networking/service-entry/).
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[kube(
+    group = "networking.istio.io",
+    version = "v1",
+    kind = "ServiceEntry",
+    plural = "serviceentries",
+    namespaced
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceEntrySpec {
+    /// The names that it adds to the mesh.
+    #[serde(default)]
+    pub hosts: Vec<String>,
+    /// Virtual addresses or CIDR ranges of the hosts.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    /// Ports of the hosts.
+    #[serde(default)]
+    pub ports: Vec<ServiceEntryPort>,
+    /// Namespaces that see it: names, `.` or `*`; empty means the mesh's default, `*`.
+    #[serde(default)]
+    pub export_to: Vec<String>,
+}
+
+/// A port of a ServiceEntry.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct ServiceEntryPort {
+    /// Port number.
+    pub number: u32,
+    /// `HTTP`, `HTTPS`, `GRPC`, `HTTP2`, `MONGO`, `TCP` or `TLS`.
+    #[serde(default)]
+    pub protocol: String,
+}
+
+/// [EnvoyFilter](https://istio.io/latest/docs/reference/config/networking/envoy-filter/).
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[kube(
+    group = "networking.istio.io",
+    version = "v1alpha3",
+    kind = "EnvoyFilter",
+    plural = "envoyfilters",
+    namespaced
+)]
+#[serde(rename_all = "camelCase")]
+pub struct EnvoyFilterSpec {
+    /// Patches in the order in which they are applied.
+    #[serde(default)]
+    pub config_patches: Vec<Value>,
+}

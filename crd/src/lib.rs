@@ -1,0 +1,14 @@
+//! The `ServiceFence` API, the few Istio types that the controller reads or writes, and the names
+//! that both share.
+//!
+//! What stands here is what `kubectl explain servicefence` shows and what the chart installs:
+//! `crd/servicefence.yaml` is generated from [`ServiceFence`] by `servicefence crd`.
+
+pub mod istio;
+pub mod names;
+mod service_fence;
+
+pub use service_fence::{
+    Allow, LearnedHost, Learning, Mode, NonHttp, Scope, ServiceFence, ServiceFenceSpec, ServiceFenceStatus,
+    Source, Workload,
+};

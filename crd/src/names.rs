@@ -1,0 +1,42 @@
+//! Fixed names: labels, ports and objects that the controller, the chart and Istio's configuration
+//! agree on.
+//!
+//! No key here contains `istio.io`: istiod pushes on every change of an object whose label or
+//! annotation keys do, even when its spec is equal (`config_compare.go` of Istio's pilot).
+
+/// Field manager of every server-side apply, and value of [`MANAGED_BY`] on every object we own.
+pub const MANAGER: &str = "servicefence";
+
+/// Field manager of the learned list, which any replica may extend.
+pub const LEARNING_MANAGER: &str = "servicefence-learning";
+
+/// The recommended Kubernetes label that marks generated objects.
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+
+/// Label on a Namespace or Service that opts it in (`enforce`) or out (`off`).
+pub const MODE_LABEL: &str = "servicefence.io/mode";
+
+/// Service and Gateway of the fallback gateway, installed by the chart in the system namespace.
+pub const FALLBACK: &str = "servicefence-fallback";
+
+/// `Gateway` of the tunnel for connections that are not HTTP.
+pub const FALLBACK_TUNNEL: &str = "servicefence-fallback-tunnel";
+
+/// Port of the fallback gateway for HTTP requests.
+pub const FALLBACK_PORT: u16 = 15080;
+
+/// Port of the fallback gateway for HTTP/2 CONNECT tunnels.
+pub const TUNNEL_PORT: u16 = 15081;
+
+/// Selector-less Service with one port per HTTP port number of the mesh: its import makes the
+/// listeners exist on which Envoy recognises an HTTP miss.
+pub const PORTS: &str = "servicefence-ports";
+
+/// `VirtualService` that imports clusters before routes need them.
+pub const WARM: &str = "servicefence-warm";
+
+/// Request header with the address that the caller dialled.
+pub const ORIGINAL_DST_HEADER: &str = "x-servicefence-original-dst";
+
+/// Request header with the calling pod, `namespace/name`.
+pub const SOURCE_HEADER: &str = "x-servicefence-source";

@@ -1,0 +1,81 @@
+//! `mesh call`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::WhichMesh;
+use crate::call::Call;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct CallOptions {
+    /// The pod to call from: NAMESPACE/NAME
+    pod: String,
+    /// http://, h2://, grpc://, ws://, tcp://, tcp-server-first:// or tls://, then HOST:PORT and a path
+    url: String,
+    /// Send this Host instead of the URL's
+    #[arg(long)]
+    host: Option<String>,
+    /// Send this header
+    #[arg(long, value_name = "NAME: VALUE")]
+    header: Vec<String>,
+    /// Send this body (by POST)
+    #[arg(long)]
+    data: Option<String>,
+    /// Call this many times
+    #[arg(long, default_value_t = 1)]
+    times: u32,
+    /// Give up after this many milliseconds
+    #[arg(long, default_value_t = 10_000)]
+    timeout: u64,
+    /// Print the answer's body too
+    #[arg(long)]
+    body: bool,
+    #[command(flatten)]
+    mesh: WhichMesh,
+}
+
+impl CallOptions {
+    pub(super) async fn run(self) -> Result<ExitCode> {
+        let mesh = self.mesh.attach().await?;
+        let mut call = match &self.data {
+            Some(data) => Call::post(&self.url, data.clone()),
+            None => Call::get(&self.url),
+        };
+        call = call.timeout(Duration::from_millis(self.timeout));
+        if let Some(host) = &self.host {
+            call = call.host(host);
+        }
+        for (name, value) in self.header.iter().filter_map(|header| header.split_once(':')) {
+            call = call.header(name.trim(), value.trim());
+        }
+        let proxy = if mesh.pod(&self.pod)?.proxied {
+            Some(mesh.proxy(&self.pod)?)
+        } else {
+            None
+        };
+        let mut failures = 0;
+        for _ in 0..self.times {
+            let before = match &proxy {
+                Some(proxy) => Some(proxy.traffic().await?),
+                None => None,
+            };
+            let reply = mesh.call(&self.pod, &call).await;
+            print!("{reply}");
+            if let (Some(proxy), Some(before)) = (&proxy, before) {
+                print!("  [{}]", proxy.taken_since(&before).await?);
+            }
+            println!();
+            if self.body {
+                println!("{}", reply.text().trim_end());
+            }
+            failures += u32::from(!reply.is_ok());
+        }
+        Ok(if failures == 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    }
+}

@@ -1,0 +1,63 @@
+//! `mesh up`.
+
+use anyhow::Result;
+
+use super::node;
+use crate::mesh::{Mesh, MeshOptions, Mtls, OutboundTrafficPolicy};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Up {
+    /// Refuse destinations that Istio does not know (REGISTRY_ONLY)
+    #[arg(long)]
+    registry_only: bool,
+    /// Accept plaintext between pods (PERMISSIVE)
+    #[arg(long)]
+    permissive: bool,
+    /// The id of the mesh: one to eight lower-case letters and digits
+    #[arg(long)]
+    id: Option<String>,
+    /// A YAML file to merge over MeshConfig
+    #[arg(long)]
+    mesh_config: Vec<std::path::PathBuf>,
+    /// Run the containers of Deployments whose image is IMAGE as this program; with any, Deployments' pods are run
+    #[arg(long, value_name = "IMAGE=PROGRAM")]
+    image: Vec<String>,
+}
+
+impl Up {
+    pub(super) async fn run(self) -> Result<()> {
+        let images = node::images(&self.image)?;
+        let mut options = MeshOptions {
+            id: self.id,
+            detached: true,
+            verbose: true,
+            ..MeshOptions::default()
+        };
+        if self.registry_only {
+            options.outbound_traffic_policy = OutboundTrafficPolicy::RegistryOnly;
+        }
+        if self.permissive {
+            options.mtls = Mtls::Permissive;
+        }
+        for path in self.mesh_config {
+            options.mesh_config.push(std::fs::read_to_string(path)?);
+        }
+        let mesh = Mesh::up(options).await?;
+        if let Err(error) = node::start(&mesh, &images).await {
+            mesh.down()?;
+            return Err(error);
+        }
+        println!("mesh {} is up", mesh.id());
+        println!("  export KUBECONFIG={}", mesh.kubeconfig().display());
+        println!(
+            "  mesh pod add books/reviews --http 8080     a pod with a sidecar, an echo server and a Service"
+        );
+        println!("  mesh pod add shop/web                      a pod to call from");
+        println!("  mesh call shop/web http://reviews.books:8080/");
+        println!(
+            "  mesh down                                  ends it; logs until then: {}",
+            mesh.logs().display()
+        );
+        Ok(())
+    }
+}

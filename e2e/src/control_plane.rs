@@ -1,0 +1,92 @@
+//! The control plane: one namespace `sf<id>-node` with a bridge, in which etcd, kube-apiserver,
+//! kube-controller-manager and istiod run as processes.
+//!
+//! In: the options of the mesh. Out: a ready API server with Istio's CRDs and webhook, reachable from the machine over
+//! a link of its own and from pods as 10.96.0.1:443. Ports are fixed, since nothing else lives in the namespace.
+
+mod istiod;
+mod kubernetes;
+mod network;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+
+use crate::mesh::MeshOptions;
+use crate::netns::Netns;
+use crate::objects::Objects;
+use crate::process::Process;
+use crate::state::{self, State};
+use crate::tools::Tools;
+
+pub use network::{NODE_IP, node_namespace};
+
+/// The namespace of istiod, Istio's root namespace.
+pub const ISTIO_NAMESPACE: &str = "istio-system";
+/// The name of the Node object that all pods are bound to.
+pub const NODE_NAME: &str = "node";
+
+/// What the steps of the start share.
+struct Setup<'a> {
+    tools: &'a Tools,
+    options: &'a MeshOptions,
+    folder: PathBuf,
+    node: Netns,
+}
+
+impl Setup<'_> {
+    fn logs(&self) -> PathBuf {
+        self.folder.join("logs")
+    }
+
+    fn kubeconfig(&self) -> PathBuf {
+        self.folder.join("kubeconfig")
+    }
+}
+
+/// Starts everything; `state` gets the address of the API server. `say` is told each step.
+pub async fn start(
+    tools: &Tools,
+    options: &MeshOptions,
+    state: &mut State,
+    say: impl Fn(&str),
+) -> Result<Vec<Process>> {
+    let folder = state::folder(&state.id);
+    say("network namespace and bridge");
+    let (node, address) = network::create(&state.id)?;
+    state.server = format!("https://{address}:6443");
+    state::save(state)?;
+    let setup = Setup {
+        tools,
+        options,
+        folder,
+        node,
+    };
+
+    say("etcd and kube-apiserver");
+    let mut processes = kubernetes::start_api_server(&setup, &address)?;
+    let client = client(&setup.kubeconfig()).await?;
+    kubernetes::wait_ready(&client, &mut processes).await?;
+    say("kube-controller-manager and Istio's CRDs");
+    let objects = Objects::new(client.clone());
+    processes.push(kubernetes::start_controller_manager(&setup)?);
+    kubernetes::make_node(&objects).await?;
+    istiod::install_crds(&setup, &client).await?;
+    say("istiod");
+    istiod::prepare(&setup, &objects).await?;
+    processes.push(istiod::start(&setup)?);
+    istiod::wait_ready(&setup, &client, &mut processes).await?;
+    Ok(processes)
+}
+
+/// A client for the mesh's API server.
+pub async fn client(kubeconfig: &Path) -> Result<Client> {
+    let kubeconfig =
+        Kubeconfig::read_from(kubeconfig).with_context(|| format!("cannot read {}", kubeconfig.display()))?;
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    // The API server is on a link of this machine; a proxy of the caller's environment cannot reach it.
+    config.proxy_url = None;
+    Ok(Client::try_from(config)?)
+}

@@ -1,0 +1,215 @@
+//! Istio: its CRDs, its configuration, its validating webhook, and istiod itself.
+
+use std::fs;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use futures_util::future::try_join_all;
+use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::Client;
+use kube::api::{Api, ListParams, PostParams};
+use serde_json::{Value, json};
+
+use super::{ISTIO_NAMESPACE, NODE_IP, Setup};
+use crate::objects::{self, Objects};
+use crate::process::{Process, Program};
+use crate::service_vips;
+use crate::wait::{self, Hopeless, until};
+
+const WEBHOOK: &str = "istio-validator-istio-system";
+
+/// Creates Istio's CRDs and waits until the API server serves them.
+pub(super) async fn install_crds(setup: &Setup<'_>, client: &Client) -> Result<()> {
+    let text = fs::read_to_string(setup.tools.istio_crds())?;
+    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let definitions = objects::documents(&text)?
+        .into_iter()
+        .map(serde_json::from_value)
+        .collect::<Result<Vec<CustomResourceDefinition>, _>>()?;
+    let how = PostParams::default();
+    try_join_all(definitions.iter().map(|definition| api.create(&how, definition))).await?;
+    until("Istio's CRDs are served", wait::LONG, async || {
+        let waiting = api
+            .list(&ListParams::default())
+            .await?
+            .into_iter()
+            .find(|definition| !established(definition));
+        waiting.map_or(Ok(()), |definition| {
+            Err(anyhow!("not yet {}", definition.spec.names.kind))
+        })
+    })
+    .await
+}
+
+fn established(definition: &CustomResourceDefinition) -> bool {
+    let conditions = definition
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
+    conditions.is_some_and(|all| {
+        all.iter()
+            .any(|it| it.type_ == "Established" && it.status == "True")
+    })
+}
+
+/// What istiod finds when it starts: its namespace, its Service, MeshConfig and the mTLS mode.
+pub(super) async fn prepare(setup: &Setup<'_>, objects: &Objects) -> Result<()> {
+    objects.namespace(ISTIO_NAMESPACE).await?;
+    let metadata = json!({"name": "istiod", "namespace": ISTIO_NAMESPACE, "labels": {"app": "istiod", "istio": "pilot"}});
+    let ports = [
+        ("grpc-xds", 15010, 15010),
+        ("https-dns", 15012, 15012),
+        ("https-webhook", 443, 15017),
+        ("http-monitoring", 15014, 15014),
+    ];
+    let service_ports: Vec<Value> = ports
+        .iter()
+        .map(|(name, port, target)| json!({"name": name, "port": port, "targetPort": target, "protocol": "TCP"}))
+        .collect();
+    objects
+        .apply(&json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"ports": service_ports}}))
+        .await?;
+    let slice_ports: Vec<Value> = ports
+        .iter()
+        .map(|(name, _, target)| json!({"name": name, "port": target, "protocol": "TCP"}))
+        .collect();
+    objects
+        .apply(&json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": "istiod", "namespace": ISTIO_NAMESPACE, "labels": {"kubernetes.io/service-name": "istiod"}},
+            "endpoints": [{"addresses": [NODE_IP], "conditions": {"ready": true}}], "ports": slice_ports,
+        }))
+        .await?;
+    objects
+        .apply(&json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "istio", "namespace": ISTIO_NAMESPACE},
+            "data": {"mesh": mesh_config(setup)?, "meshNetworks": "networks: {}"}}))
+        .await?;
+    objects
+        .apply(
+            &json!({"apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication",
+            "metadata": {"name": "default", "namespace": ISTIO_NAMESPACE},
+            "spec": {"mtls": {"mode": setup.options.mtls.as_str()}}}),
+        )
+        .await?;
+    objects.apply(&webhook()).await?;
+    Ok(())
+}
+
+/// MeshConfig: what the programs at hand need, the two options, then the caller's fragments over it.
+fn mesh_config(setup: &Setup<'_>) -> Result<String> {
+    let mut config = json!({
+        "rootNamespace": ISTIO_NAMESPACE,
+        "trustDomain": "cluster.local",
+        "enableAutoMtls": true,
+        "enableTracing": false,
+        "ingressControllerMode": "OFF",
+        "outboundTrafficPolicy": {"mode": setup.options.outbound_traffic_policy.as_str()},
+        "defaultConfig": {"tracing": {}},
+    });
+    for fragment in &setup.options.mesh_config {
+        for document in objects::documents(fragment).context("in a fragment of MeshConfig")? {
+            objects::merge(&mut config, document);
+        }
+    }
+    Ok(serde_json::to_string_pretty(&config)?)
+}
+
+/// As Istio's chart makes it. istiod adds the CA and turns `Ignore` into `Fail` once its endpoint answers.
+fn webhook() -> Value {
+    json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": WEBHOOK, "labels": {"app": "istiod", "istio": "istiod", "istio.io/rev": "default"}},
+        "webhooks": [{
+            "name": "rev.validation.istio.io",
+            "clientConfig": {"service": {"name": "istiod", "namespace": ISTIO_NAMESPACE, "path": "/validate"}},
+            "rules": [{
+                "operations": ["CREATE", "UPDATE"],
+                "apiGroups": ["security.istio.io", "networking.istio.io", "telemetry.istio.io", "extensions.istio.io"],
+                "apiVersions": ["*"], "resources": ["*"],
+            }],
+            "failurePolicy": "Ignore", "sideEffects": "None", "admissionReviewVersions": ["v1"],
+        }],
+    })
+}
+
+/// Starts istiod in a folder of its own, where its certificate authority keeps its files.
+pub(super) fn start(setup: &Setup<'_>) -> Result<Process> {
+    let folder = setup.folder.join("istiod");
+    fs::create_dir_all(&folder)?;
+    let kubeconfig = setup.kubeconfig();
+    let mut program = Program::new("istiod", setup.tools.program("pilot-discovery"), folder)
+        .args(["discovery", "--kubeconfig"])
+        .args([kubeconfig.to_string_lossy()])
+        .args([
+            "--grpcAddr=0.0.0.0:15010",
+            "--secureGRPCAddr=0.0.0.0:15012",
+            "--httpsAddr=0.0.0.0:15017",
+            "--httpAddr=127.0.0.1:8080",
+            "--monitoringAddr=0.0.0.0:15014",
+            "--registries=Kubernetes",
+            "--domain=cluster.local",
+            "--kubernetesApiQPS=1000",
+            "--kubernetesApiBurst=2000",
+            "--ctrlz_port=0",
+        ]);
+    for (name, value) in [
+        ("POD_NAMESPACE", ISTIO_NAMESPACE),
+        ("POD_NAME", "istiod-mesh"),
+        ("CLUSTER_ID", "Kubernetes"),
+        ("REVISION", "default"),
+        ("JWT_POLICY", "third-party-jwt"),
+        ("INJECT_ENABLED", "false"),
+        ("INJECTION_WEBHOOK_CONFIG_NAME", ""),
+        ("VALIDATION_WEBHOOK_CONFIG_NAME", WEBHOOK),
+        ("ENABLE_LEADER_ELECTION", "false"),
+        ("PILOT_ENABLE_GATEWAY_API", "false"),
+        // A plain Envoy has none of Istio's own filters.
+        ("PILOT_ENABLE_METADATA_EXCHANGE", "false"),
+        ("PILOT_ENABLE_ALPN_FILTER", "false"),
+        ("UNSAFE_ENABLE_ADMIN_ENDPOINTS", "true"),
+    ] {
+        program = program.env(name, value);
+    }
+    for (name, value) in &setup.options.istiod_env {
+        program = program.env(name, value);
+    }
+    program.start(&setup.node, &setup.logs())
+}
+
+/// istiod is ready when it says so, has published its root certificate, and refuses a bad object through its webhook.
+pub(super) async fn wait_ready(setup: &Setup<'_>, client: &Client, processes: &mut [Process]) -> Result<()> {
+    let objects = Objects::new(client.clone());
+    service_vips::apply_once(client, &setup.folder).await?;
+    until("istiod is ready", wait::LONG, async || {
+        for process in processes.iter_mut() {
+            process.still_runs().map_err(Hopeless)?;
+        }
+        let answer = setup.node.enter(|| crate::admin::get(8080, "/ready"))??;
+        if answer.status == 200 {
+            Ok(())
+        } else {
+            bail!("it answers {}", answer.status)
+        }
+    })
+    .await?;
+    objects
+        .config_map_value(ISTIO_NAMESPACE, "istio-ca-root-cert", "root-cert.pem")
+        .await?;
+    let api: Api<ValidatingWebhookConfiguration> = Api::all(client.clone());
+    until("istiod's webhook validates", wait::LONG, async || {
+        let found = api.get(WEBHOOK).await?;
+        let policies: Vec<_> = found
+            .webhooks
+            .unwrap_or_default()
+            .into_iter()
+            .map(|it| it.failure_policy)
+            .collect();
+        let fails = policies.iter().all(|policy| policy.as_deref() == Some("Fail"));
+        if fails {
+            Ok(())
+        } else {
+            bail!("its failure policy is {policies:?}")
+        }
+    })
+    .await
+}

@@ -1,0 +1,45 @@
+//! A real Istio mesh on one machine, without containers: etcd, kube-apiserver, kube-controller-manager, istiod and Envoys
+//! as processes in network namespaces, as a library for tests and as the command `mesh`.
+//!
+//! ```text
+//!  tools ──▶ control_plane ──▶ pod (netns, iptables, pilot-agent, Envoy, app) ◀── kubelet ◀── Deployments
+//!                  │                     ▲                  ▲
+//!            service_vips ───────────────┘                  │
+//!                                                call, load, proxy, istiod: what tests do and look at
+//! ```
+//!
+//! ```no_run
+//! # async fn example() -> anyhow::Result<()> {
+//! use servicefence_e2e::{Mesh, MeshOptions, PodSpec};
+//! let mesh = Mesh::up(MeshOptions::default()).await?;
+//! mesh.add_app(PodSpec::new("books/reviews").http(8080)).await?;
+//! mesh.add_pod(PodSpec::new("shop/web")).await?;
+//! let reply = mesh.get("shop/web", "http://reviews.books:8080/").await;
+//! assert!(reply.is_from("books/reviews"), "{reply}");
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod admin;
+pub mod app;
+pub mod call;
+mod certificates;
+pub mod cli;
+mod control_plane;
+pub mod dump;
+mod istiod;
+pub mod mesh;
+pub mod netns;
+pub mod objects;
+pub mod pod;
+mod process;
+pub mod proxy;
+mod service_vips;
+pub mod state;
+pub mod tools;
+pub mod wait;
+
+pub use call::{Call, HttpClient, Reply, Scheme, TcpSession, Via};
+pub use mesh::{Mesh, MeshOptions, Mtls, OutboundTrafficPolicy};
+pub use pod::{PodKind, PodRecord, PodSpec, Protocol, ServiceSpec};
+pub use proxy::{Proxy, ProxyFigures, Taken, Traffic};

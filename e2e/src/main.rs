@@ -1,0 +1,7 @@
+//! The command `mesh`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    servicefence_e2e::cli::main()
+}

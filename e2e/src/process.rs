@@ -1,0 +1,196 @@
+//! Long-running programs of the mesh: started in a network namespace, each with a log file and a session of its own.
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::process::{Child, Command};
+
+use crate::netns::Netns;
+
+/// The user of Istio's proxies: interception leaves its traffic alone.
+pub const PROXY_USER: &str = "1337";
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub struct Program {
+    name: String,
+    path: PathBuf,
+    args: Vec<String>,
+    env: BTreeMap<String, String>,
+    folder: PathBuf,
+    as_proxy_user: bool,
+    sees_hosts_file: bool,
+}
+
+impl Program {
+    /// The program at `path`, called `name` in logs, with `folder` as its working folder.
+    pub fn new(name: impl Into<String>, path: impl Into<PathBuf>, folder: impl Into<PathBuf>) -> Self {
+        // Nothing of the caller's environment: a proxy setting there must not change how the mesh behaves.
+        let path_of_system =
+            std::env::var("PATH").unwrap_or_else(|_| "/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
+        let env = [
+            ("PATH".to_owned(), path_of_system),
+            ("HOME".to_owned(), "/tmp".to_owned()),
+        ]
+        .into();
+        let (name, path, folder) = (name.into(), path.into(), folder.into());
+        Self {
+            name,
+            path,
+            args: Vec::new(),
+            env,
+            folder,
+            as_proxy_user: false,
+            sees_hosts_file: true,
+        }
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets one environment variable.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.env.insert(name.into(), value.into());
+        self
+    }
+
+    /// Runs it as Istio's proxy user.
+    #[must_use]
+    pub fn as_proxy_user(mut self) -> Self {
+        self.as_proxy_user = true;
+        self
+    }
+
+    /// Leaves it the machine's own mounts: a process that makes network namespaces must make them for all to see.
+    #[must_use]
+    pub fn with_machine_mounts(mut self) -> Self {
+        self.sees_hosts_file = false;
+        self
+    }
+
+    /// Starts it inside `netns`; its output goes to `logs/<name>.log`.
+    pub fn start(&self, netns: &Netns, logs: &Path) -> Result<Process> {
+        let log = logs.join(format!("{}.log", self.name));
+        let output = OpenOptions::new().create(true).append(true).open(&log)?;
+        let mut command = if self.sees_hosts_file {
+            let mut command = Command::new("ip");
+            command.args(["netns", "exec", netns.name()]);
+            command
+        } else {
+            let mut command = Command::new("nsenter");
+            command.arg(format!("--net={}", netns.path().display())).arg("--");
+            command
+        };
+        if self.as_proxy_user {
+            // The two capabilities let that user read a checkout below a home folder that only root may enter.
+            command
+                .args([
+                    "setpriv",
+                    "--reuid",
+                    PROXY_USER,
+                    "--regid",
+                    PROXY_USER,
+                    "--clear-groups",
+                ])
+                .args(["--inh-caps", "+dac_override,+dac_read_search"])
+                .args(["--ambient-caps", "+dac_override,+dac_read_search"]);
+        }
+        let child = command
+            .arg(&self.path)
+            .args(&self.args)
+            .env_clear()
+            .envs(&self.env)
+            .current_dir(&self.folder)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.name))?;
+        Ok(Process {
+            name: self.name.clone(),
+            log,
+            child,
+        })
+    }
+}
+
+/// A program that was started. Dropping it does not end it: the mesh ends everything in its namespaces.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    log: PathBuf,
+    child: Child,
+}
+
+impl Process {
+    /// Where its output goes.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// An error with its last words, if it has ended.
+    pub fn still_runs(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => {
+                anyhow::bail!(
+                    "{} ended with {status}:\n{}",
+                    self.name,
+                    last_lines(&self.log, 15)
+                )
+            }
+        }
+    }
+
+    /// Waits until it ends.
+    pub async fn wait(&mut self) -> Result<ExitStatus> {
+        Ok(self.child.wait().await?)
+    }
+
+    /// Asks it and its children to end, and makes them after `grace`.
+    pub async fn terminate(&mut self, grace: Duration) -> Result<()> {
+        self.signal(Signal::SIGTERM);
+        if tokio::time::timeout(grace, self.child.wait()).await.is_err() {
+            self.signal(Signal::SIGKILL);
+            self.child.wait().await?;
+        }
+        Ok(())
+    }
+
+    /// Ends it and its children without asking.
+    pub async fn kill(&mut self) -> Result<()> {
+        self.terminate(Duration::ZERO).await
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok());
+        if let Some(pid) = pid {
+            // It may have ended in between.
+            let _ = killpg(Pid::from_raw(pid), signal);
+        }
+    }
+}
+
+/// The last lines of a text file.
+pub fn last_lines(path: &Path, count: usize) -> String {
+    let bytes = std::fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    let last = lines[lines.len().saturating_sub(count)..].iter();
+    // A line may hold a whole object; its beginning says enough.
+    last.map(|line| line.chars().take(400).collect::<String>())
+        .collect::<Vec<_>>()
+        .join("\n")
+}

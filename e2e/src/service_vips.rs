@@ -1,0 +1,217 @@
+//! The stand-in for kube-proxy and cluster DNS: Service addresses lead to ready endpoints, Service names to addresses.
+//!
+//! In: Services and EndpointSlices. Out: a chain `VIP` of DNAT rules and a hosts file in every namespace of the mesh.
+//! Only endpoints that really run here get a rule; the made-up ones of background services get none.
+//! `vips.json` in the mesh's folder says what is in force, so that any process can wait for it.
+
+mod rules;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use futures_util::StreamExt as _;
+use futures_util::stream::select;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::Client;
+use kube::api::{Api, ListParams};
+use kube::runtime::{WatchStreamExt as _, reflector, watcher};
+
+use crate::mesh::{Core, Mesh};
+use crate::netns::{self, Netns};
+use crate::state::write_whole;
+use crate::wait::{self, until};
+
+pub(crate) use rules::Table;
+
+/// The label of Services that nobody calls: they get neither rules nor names.
+pub(crate) const BACKGROUND_LABEL: &str = "mesh-background";
+
+const FILE: &str = "vips.json";
+/// Says that the task has made its first pass.
+const KEPT: &str = "vips.kept";
+
+/// Whether the task of a mesh has made its first pass.
+pub(crate) fn is_kept(folder: &Path) -> bool {
+    folder.join(KEPT).exists()
+}
+
+/// Computes and applies once; for the start, before the task runs.
+pub(crate) async fn apply_once(client: &Client, folder: &Path) -> Result<()> {
+    let services = Api::<Service>::all(client.clone())
+        .list(&ListParams::default())
+        .await?;
+    let slices = Api::<EndpointSlice>::all(client.clone())
+        .list(&ListParams::default())
+        .await?;
+    let id = folder
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let table = Table::of(&services.items, &slices.items, &is_real(&id));
+    apply(&id, folder, &table, &mut HashMap::new())
+}
+
+/// Follows Services and EndpointSlices until the mesh ends.
+pub(crate) async fn keep(core: Arc<Core>) {
+    let (services, services_writer) = reflector::store::<Service>();
+    let (slices, slices_writer) = reflector::store::<EndpointSlice>();
+    let config = watcher::Config::default;
+    let service_events = reflector(services_writer, watcher(Api::all(core.client.clone()), config()));
+    let slice_events = reflector(slices_writer, watcher(Api::all(core.client.clone()), config()));
+    let changes = select(
+        service_events.default_backoff().map(|event| event.map(drop)),
+        slice_events.default_backoff().map(|event| event.map(drop)),
+    );
+    let mut changes = pin!(changes);
+    let mut applied = HashMap::new();
+    let mut last = None;
+    while changes.next().await.is_some() {
+        // A burst of changes becomes one pass.
+        while tokio::time::timeout(Duration::from_millis(20), changes.next())
+            .await
+            .is_ok_and(|next| next.is_some())
+        {}
+        let both =
+            async { services.wait_until_ready().await.is_ok() && slices.wait_until_ready().await.is_ok() };
+        if !tokio::time::timeout(Duration::from_millis(1), both)
+            .await
+            .is_ok_and(|ready| ready)
+        {
+            continue;
+        }
+        let table = Table::of(
+            services.state().iter().map(AsRef::as_ref),
+            slices.state().iter().map(AsRef::as_ref),
+            &is_real(&core.id),
+        );
+        if last.as_ref() == Some(&table) {
+            continue;
+        }
+        match apply(&core.id, &core.folder, &table, &mut applied) {
+            Ok(()) => {
+                last = Some(table);
+                // Whoever started the task waits for this mark; without it they wait on and say so.
+                let _ = fs::write(core.folder.join(KEPT), "");
+            }
+            // A pod that goes away in the middle is the usual reason; the next change tries again.
+            Err(error) => eprintln!("mesh {}: Service addresses: {error:#}", core.id),
+        }
+    }
+}
+
+/// An address is real when its namespace exists, or when it is the node's.
+fn is_real(id: &str) -> impl Fn(&str) -> bool {
+    let id = id.to_owned();
+    move |ip| {
+        ip == crate::control_plane::NODE_IP
+            || crate::pod::network::namespace_of(&id, ip).is_some_and(|netns| netns.exists())
+    }
+}
+
+fn apply(id: &str, folder: &Path, table: &Table, applied: &mut HashMap<String, String>) -> Result<()> {
+    let lock = File::create(folder.join("vips.lock"))?;
+    lock.lock()?;
+    write_whole(&folder.join(FILE), &serde_json::to_vec_pretty(table)?)?;
+    for netns in netns::with_prefix(&format!("sf{id}-")) {
+        apply_in(&netns, folder, table, applied)?;
+    }
+    Ok(())
+}
+
+fn apply_in(
+    netns: &Netns,
+    folder: &Path,
+    table: &Table,
+    applied: &mut HashMap<String, String>,
+) -> Result<()> {
+    let rules = table.iptables();
+    if applied.get(netns.name()) != Some(&rules) {
+        netns.run("iptables-restore", &["--noflush"], &rules)?;
+        applied.insert(netns.name().to_owned(), rules);
+    }
+    let home = fs::read_to_string(home_file(folder, netns)).unwrap_or_default();
+    netns.write_hosts(&table.hosts(&home, &externals(folder)))
+}
+
+/// Gives a new namespace the rules that are in force. Its later changes come from the task.
+pub(crate) fn install(netns: &Netns, folder: &Path, home: &str) -> Result<()> {
+    fs::write(home_file(folder, netns), home)?;
+    let lock = File::create(folder.join("vips.lock"))?;
+    lock.lock()?;
+    apply_in(netns, folder, &in_force(folder)?, &mut HashMap::new())
+}
+
+/// Where it is written which Kubernetes namespace a network namespace is at home in: short names depend on it.
+fn home_file(folder: &Path, netns: &Netns) -> std::path::PathBuf {
+    let number = netns.name().rsplit('-').next().unwrap_or_default();
+    folder.join("net").join(number).join("home")
+}
+
+fn in_force(folder: &Path) -> Result<Table> {
+    Ok(serde_json::from_slice(&fs::read(folder.join(FILE))?)?)
+}
+
+/// Names outside the mesh and their addresses.
+pub(crate) fn externals(folder: &Path) -> BTreeMap<String, String> {
+    let text = fs::read(folder.join("externals.json")).unwrap_or_default();
+    serde_json::from_slice(&text).unwrap_or_default()
+}
+
+/// Adds a name outside the mesh and tells every namespace.
+pub(crate) fn add_external(core: &Core, name: &str, ip: &str) -> Result<()> {
+    let mut names = externals(&core.folder);
+    names.insert(name.to_owned(), ip.to_owned());
+    write_whole(
+        &core.folder.join("externals.json"),
+        &serde_json::to_vec_pretty(&names)?,
+    )?;
+    let table = in_force(&core.folder)?;
+    for netns in netns::with_prefix(&format!("sf{}-", core.id)) {
+        let home = fs::read_to_string(home_file(&core.folder, &netns)).unwrap_or_default();
+        netns.write_hosts(&table.hosts(&home, &names))?;
+    }
+    Ok(())
+}
+
+/// How many ready endpoints of a Service are in force everywhere.
+fn endpoints(folder: &Path, service: &str) -> Result<usize> {
+    in_force(folder)?
+        .endpoints(service)
+        .context("there is no such Service")
+}
+
+impl Mesh {
+    /// Waits until `namespace/name` has exactly this many ready endpoints and its address leads to them, everywhere.
+    pub async fn wait_service(&self, service: &str, count: usize) -> Result<()> {
+        until(
+            format!("Service {service} with {count} endpoints"),
+            wait::SHORT,
+            async || {
+                let ready = endpoints(&self.core().folder, service)?;
+                ensure!(ready == count, "it has {ready}");
+                Ok(())
+            },
+        )
+        .await
+    }
+
+    /// Waits until a Service's address leads to at least one endpoint.
+    pub async fn wait_endpoint(&self, service: &str) -> Result<()> {
+        until(
+            format!("an endpoint of Service {service}"),
+            wait::SHORT,
+            async || {
+                ensure!(endpoints(&self.core().folder, service)? > 0, "it has none");
+                Ok(())
+            },
+        )
+        .await
+    }
+}

@@ -1,0 +1,175 @@
+//! Pure: from Services and EndpointSlices to iptables rules and hosts lines.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use serde::{Deserialize, Serialize};
+
+use super::BACKGROUND_LABEL;
+
+/// What is in force: every Service of the mesh that can be called.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Table {
+    /// By `namespace/name`.
+    services: BTreeMap<String, Entry>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Entry {
+    /// None for a headless Service.
+    cluster_ip: Option<String>,
+    /// Ready endpoints (address, port) by Service port.
+    ports: BTreeMap<i32, Vec<(String, i32)>>,
+    /// The ready addresses.
+    addresses: Vec<String>,
+}
+
+impl Table {
+    /// Of all Services and slices; `is_real` tells the addresses that exist here.
+    pub(super) fn of<'a>(
+        services: impl IntoIterator<Item = &'a Service>,
+        slices: impl IntoIterator<Item = &'a EndpointSlice>,
+        is_real: &impl Fn(&str) -> bool,
+    ) -> Self {
+        let mut by_service: BTreeMap<String, Vec<&EndpointSlice>> = BTreeMap::new();
+        for slice in slices {
+            let label = slice
+                .metadata
+                .labels
+                .as_ref()
+                .and_then(|all| all.get("kubernetes.io/service-name"));
+            if let (Some(namespace), Some(service)) = (&slice.metadata.namespace, label) {
+                by_service
+                    .entry(format!("{namespace}/{service}"))
+                    .or_default()
+                    .push(slice);
+            }
+        }
+        let mut table = Self::default();
+        for service in services {
+            let metadata = &service.metadata;
+            let background = metadata
+                .labels
+                .as_ref()
+                .is_some_and(|all| all.contains_key(BACKGROUND_LABEL));
+            let (Some(namespace), Some(name), false) = (&metadata.namespace, &metadata.name, background)
+            else {
+                continue;
+            };
+            let key = format!("{namespace}/{name}");
+            let slices = by_service.remove(&key).unwrap_or_default();
+            table.services.insert(key, Entry::of(service, &slices, is_real));
+        }
+        table
+    }
+
+    /// How many ready endpoints a Service has.
+    pub(super) fn endpoints(&self, service: &str) -> Option<usize> {
+        Some(self.services.get(service)?.addresses.len())
+    }
+
+    /// The chain `VIP` for `iptables-restore --noflush`: naming a chain empties it, all in one step.
+    pub(super) fn iptables(&self) -> String {
+        let mut text = "*nat\n:VIP - [0:0]\n".to_owned();
+        for entry in self.services.values() {
+            let Some(ip) = &entry.cluster_ip else { continue };
+            for (port, endpoints) in &entry.ports {
+                for (index, (address, target)) in endpoints.iter().enumerate() {
+                    let left = endpoints.len() - index;
+                    // Each rule takes its share of what the rules before it left over.
+                    let share = match left {
+                        1 => String::new(),
+                        _ => format!(
+                            " -m statistic --mode random --probability {:.6}",
+                            1.0 / left as f64
+                        ),
+                    };
+                    let _ = writeln!(
+                        text,
+                        "-A VIP -p tcp -d {ip} --dport {port}{share} -j DNAT --to-destination {address}:{target}"
+                    );
+                }
+            }
+        }
+        text + "COMMIT\n"
+    }
+
+    /// A hosts file for processes at home in the Kubernetes namespace `home`.
+    pub(super) fn hosts(&self, home: &str, externals: &BTreeMap<String, String>) -> String {
+        let mut text = format!(
+            "127.0.0.1 localhost\n{} istiod.istio-system.svc\n",
+            crate::control_plane::NODE_IP
+        );
+        for (key, entry) in &self.services {
+            let Some((namespace, name)) = key.split_once('/') else {
+                continue;
+            };
+            if key == "istio-system/istiod" {
+                continue;
+            }
+            let short = if namespace == home {
+                format!(" {name}")
+            } else {
+                String::new()
+            };
+            let addresses = entry
+                .cluster_ip
+                .as_ref()
+                .map_or(entry.addresses.as_slice(), std::slice::from_ref);
+            for address in addresses {
+                let full = format!("{name}.{namespace}.svc");
+                let _ = writeln!(
+                    text,
+                    "{address} {full}.cluster.local {full} {name}.{namespace}{short}"
+                );
+            }
+        }
+        for (name, address) in externals {
+            let _ = writeln!(text, "{address} {name}");
+        }
+        text
+    }
+}
+
+impl Entry {
+    fn of(service: &Service, slices: &[&EndpointSlice], is_real: &impl Fn(&str) -> bool) -> Self {
+        let spec = service.spec.as_ref();
+        let ip = spec
+            .and_then(|spec| spec.cluster_ip.clone())
+            .filter(|ip| !ip.is_empty() && ip != "None");
+        let mut entry = Self {
+            cluster_ip: ip,
+            ..Self::default()
+        };
+        for slice in slices {
+            let addresses: Vec<&String> = slice
+                .endpoints
+                .iter()
+                .flatten()
+                .filter(|endpoint| endpoint.conditions.as_ref().and_then(|it| it.ready) != Some(false))
+                .filter_map(|endpoint| endpoint.addresses.first())
+                .filter(|address| is_real(address))
+                .collect();
+            entry
+                .addresses
+                .extend(addresses.iter().map(|address| (*address).clone()));
+            for port in spec.and_then(|spec| spec.ports.as_ref()).into_iter().flatten() {
+                let name = port.name.as_deref().unwrap_or_default();
+                let target = slice
+                    .ports
+                    .iter()
+                    .flatten()
+                    .find(|it| it.name.as_deref().unwrap_or_default() == name)
+                    .and_then(|it| it.port);
+                let Some(target) = target else { continue };
+                let endpoints = addresses.iter().map(|address| ((*address).clone(), target));
+                entry.ports.entry(port.port).or_default().extend(endpoints);
+            }
+        }
+        entry.addresses.sort();
+        entry.addresses.dedup();
+        entry
+    }
+}

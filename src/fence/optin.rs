@@ -1,0 +1,228 @@
+//! Who is fenced: the mode of each workload, which fences are generated, and which pods belong to
+//! which fence.
+//!
+//! Flows in: labels of Namespaces and Services, fences, pods. Flows out: answers. Invariant: a pod
+//! belongs to at most one fence, since Istio lets one Sidecar per pod win.
+
+use std::collections::BTreeSet;
+
+use servicefence_crd::Mode;
+
+use super::engine::{Engine, Fence};
+use super::facts::{Labels, SidecarFacts};
+use super::name::{ConfigKey, FenceKey, PodKey, ServiceKey};
+use super::render;
+
+/// Why a fence that should be enforced is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Conflict {
+    /// A Sidecar that is not ours applies to the same pods.
+    UserSidecar(ConfigKey),
+    /// An object that is not ours has the name that we would write.
+    NameTaken(ConfigKey),
+    /// An older fence has the same pods.
+    OlderFence(FenceKey),
+}
+
+/// What a fence's workload resolves to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Workload<'a> {
+    /// Pods by label.
+    Selector(&'a Labels),
+    /// The Service does not exist.
+    NoService(ServiceKey),
+    /// The Service has no selector, or is an alias: no pods of its own to scope.
+    NoPods(ServiceKey),
+}
+
+/// Whether all of `selector`'s labels are among `labels`.
+pub fn matches(selector: &Labels, labels: &Labels) -> bool {
+    !selector.is_empty() && selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+impl Engine {
+    /// The Service that a fence scopes.
+    pub(super) fn workload_service(key: &FenceKey, fence: &Fence) -> ServiceKey {
+        let service = fence
+            .resource
+            .spec
+            .workload
+            .as_ref()
+            .and_then(|workload| workload.service.as_deref());
+        ServiceKey::new(key.namespace.clone(), service.unwrap_or(&key.name))
+    }
+
+    /// What a fence's workload resolves to.
+    pub(super) fn workload<'a>(&'a self, key: &FenceKey, fence: &Fence) -> Workload<'a> {
+        let service = Self::workload_service(key, fence);
+        match self.registry.service(&service) {
+            None => Workload::NoService(service),
+            Some(facts)
+                if facts.selector.is_empty() || facts.kind == super::facts::ServiceKind::ExternalName =>
+            {
+                Workload::NoPods(service)
+            }
+            Some(facts) => Workload::Selector(&facts.selector),
+        }
+    }
+
+    /// Whether nothing in the namespace is ever fenced.
+    pub(super) fn is_excluded(&self, namespace: &str) -> bool {
+        self.settings.excluded_namespaces.contains(namespace)
+    }
+
+    /// The mode that labels and the default give to a Service.
+    fn label_mode(&self, service: &ServiceKey) -> Mode {
+        let of_service = self.registry.service(service).and_then(|facts| facts.mode.mode());
+        let of_namespace = || {
+            self.registry
+                .namespace(&service.namespace)
+                .and_then(|facts| facts.mode.mode())
+        };
+        of_service
+            .or_else(of_namespace)
+            .unwrap_or(self.settings.default_mode)
+    }
+
+    /// The mode of a fence: its spec's, else its Service's, else its Namespace's, else the default.
+    /// A generated fence that nobody asks for any more is `Off`.
+    pub(super) fn mode(&self, key: &FenceKey, fence: &Fence) -> Mode {
+        if self.is_excluded(&key.namespace) || (fence.generated && !self.is_wanted(key)) {
+            return Mode::Off;
+        }
+        let labels = || self.label_mode(&Self::workload_service(key, fence));
+        fence.resource.spec.mode.unwrap_or_else(labels)
+    }
+
+    /// The fences that must exist in a namespace because of labels: one per group of Services with
+    /// an equal selector, unless somebody wrote one for it by hand.
+    pub(super) fn wanted_fences(&self, namespace: &str) -> &BTreeSet<FenceKey> {
+        static NONE: BTreeSet<FenceKey> = BTreeSet::new();
+        self.wanted
+            .get(namespace)
+            .map_or(&NONE, |wanted| wanted.get_or_init(|| self.find_wanted(namespace)))
+    }
+
+    /// Whether labels ask for this generated fence.
+    pub(super) fn is_wanted(&self, key: &FenceKey) -> bool {
+        self.wanted_fences(&key.namespace).contains(key)
+    }
+
+    fn find_wanted(&self, namespace: &str) -> BTreeSet<FenceKey> {
+        let mut wanted = BTreeSet::new();
+        if self.is_excluded(namespace)
+            || self
+                .registry
+                .namespace(namespace)
+                .is_none_or(|facts| facts.terminating)
+        {
+            return wanted;
+        }
+        let (mut hand_written, mut generated) = (BTreeSet::new(), BTreeSet::new());
+        for (key, fence) in self.fences_in(namespace) {
+            let services = if fence.generated {
+                &mut generated
+            } else {
+                &mut hand_written
+            };
+            services.insert(Self::workload_service(key, fence));
+        }
+        for group in self.registry.workloads_in(namespace).values() {
+            let keys = || group.iter().map(|(key, _)| *key);
+            if keys().any(|key| hand_written.contains(key))
+                || !keys().any(|key| self.label_mode(key) == Mode::Enforce)
+            {
+                continue;
+            }
+            // The one that is there stays, so that a new alias Service moves nothing.
+            if let Some(service) = keys()
+                .find(|key| generated.contains(*key))
+                .or_else(|| keys().next())
+            {
+                wanted.insert(FenceKey::new(service.namespace.clone(), service.name.clone()));
+            }
+        }
+        wanted
+    }
+
+    /// What keeps a fence from being enforced.
+    pub(super) fn conflict(&self, key: &FenceKey, fence: &Fence, selector: &Labels) -> Option<Conflict> {
+        let own_name = ConfigKey::new(key.namespace.clone(), render::sidecar_name(&key.name));
+        if self.sidecars.get(&own_name).is_some_and(|sidecar| !sidecar.ours) {
+            return Some(Conflict::NameTaken(own_name));
+        }
+        let pods: Vec<&Labels> = self
+            .pods_in(&key.namespace)
+            .map(|(_, labels)| labels)
+            .filter(|labels| matches(selector, labels))
+            .collect();
+        let overlaps = |other: &Labels| other == selector || pods.iter().any(|labels| matches(other, labels));
+        let user = self
+            .sidecars_in(&key.namespace)
+            .find(|(_, sidecar)| !sidecar.ours && sidecar.selector.as_ref().is_none_or(overlaps));
+        if let Some((user, _)) = user {
+            return Some(Conflict::UserSidecar(user.clone()));
+        }
+        self.fences_in(&key.namespace)
+            .filter(|(other_key, other)| (other.created(), *other_key) < (fence.created(), key))
+            .filter(|(other_key, other)| match self.workload(other_key, other) {
+                Workload::Selector(other) => overlaps(other),
+                Workload::NoService(_) | Workload::NoPods(_) => false,
+            })
+            .find(|(other_key, other)| self.mode(other_key, other) == Mode::Enforce)
+            .map(|(other, _)| Conflict::OlderFence(other.clone()))
+    }
+
+    /// The enforced fence that a pod belongs to.
+    pub(super) fn fence_of_pod<'a>(&'a self, pod: &'a PodKey) -> Option<(&'a FenceKey, &'a Fence)> {
+        let labels = self.pods.get(pod)?;
+        self.fences_selecting(&pod.namespace, labels)
+            .filter(|(key, fence)| self.mode(key, fence) == Mode::Enforce)
+            .min_by_key(|(key, fence)| (fence.created(), *key))
+    }
+
+    /// The fences whose workload a pod with these labels is part of.
+    pub(super) fn fences_selecting<'a>(
+        &'a self,
+        namespace: &'a str,
+        labels: &'a Labels,
+    ) -> impl Iterator<Item = (&'a FenceKey, &'a Fence)> {
+        self.fences_in(namespace)
+            .filter(move |(key, fence)| match self.workload(key, fence) {
+                Workload::Selector(selector) => matches(selector, labels),
+                Workload::NoService(_) | Workload::NoPods(_) => false,
+            })
+    }
+
+    pub(super) fn fences_in<'a>(
+        &'a self,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = (&'a FenceKey, &'a Fence)> {
+        self.fences
+            .range(FenceKey::new(namespace, "")..)
+            .take_while(move |(key, _)| &*key.namespace == namespace)
+    }
+
+    /// The known pods of a namespace.
+    pub fn pods_of(&self, namespace: &str) -> Vec<PodKey> {
+        self.pods_in(namespace).map(|(key, _)| key.clone()).collect()
+    }
+
+    pub(super) fn pods_in<'a>(
+        &'a self,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = (&'a PodKey, &'a Labels)> {
+        self.pods
+            .range(PodKey::new(namespace, "")..)
+            .take_while(move |(key, _)| &*key.namespace == namespace)
+    }
+
+    pub(super) fn sidecars_in<'a>(
+        &'a self,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = (&'a ConfigKey, &'a SidecarFacts)> {
+        self.sidecars
+            .range(ConfigKey::new(namespace, "")..)
+            .take_while(move |(key, _)| &*key.namespace == namespace)
+    }
+}

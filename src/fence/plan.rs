@@ -1,0 +1,44 @@
+//! What to do: the writes that make the mesh as it must be.
+//!
+//! Flows in: the engine and the time. Flows out: plans. Planning changes nothing, and a plan that
+//! has been carried out and observed is followed by one that writes nothing.
+
+mod fence;
+mod mesh;
+mod namespace;
+mod status;
+#[cfg(test)]
+mod tests;
+
+pub use fence::FencePlan;
+pub use mesh::{PortsPlan, RoutesPlan};
+pub use namespace::NamespacePlan;
+pub use status::{Reason, Said};
+
+use super::name::ServiceKey;
+use super::optin::Conflict;
+
+/// Why a fence is not enforced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Held {
+    /// Its mode is Off.
+    Off,
+    /// Its namespace is never fenced.
+    Excluded,
+    /// Its Service does not exist.
+    NoService(ServiceKey),
+    /// Its Service has no pods of its own.
+    NoPods(ServiceKey),
+    /// Somebody else has its pods or its name.
+    Conflict(Conflict),
+    /// The fallback gateway has no ready endpoint.
+    NoGateway,
+    /// The gateway's routes to this namespace are not written yet.
+    NoRoutes(String),
+    /// The placeholder Service is not written yet.
+    NoPorts,
+    /// The namespace's EnvoyFilter is not written yet.
+    NoEnvoyFilter,
+    /// Clusters are on their way in or out.
+    Warming,
+}

@@ -1,0 +1,290 @@
+//! The plan of one fence: its Sidecar and its status.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use servicefence_crd::{Mode, ServiceFenceStatus};
+
+use super::Held;
+use super::status::Said;
+use crate::fence::engine::{Engine, Fence};
+use crate::fence::facts::{Labels, SidecarFacts};
+use crate::fence::name::{ConfigKey, FenceKey, Fingerprint, Name, ScopeHost, ServiceKey};
+use crate::fence::optin::Workload;
+use crate::fence::registry::has_routes;
+use crate::fence::render::{self, Kind, Write};
+use crate::fence::scope::{self, Scope};
+use crate::fence::transition::{Moving, step};
+
+/// What to do for one fence.
+#[derive(Debug, Default)]
+pub struct FencePlan {
+    /// Services that move into or out of its scope; they must be warm.
+    pub moving: Moving,
+    /// The Sidecar's write, if any.
+    pub sidecar: Option<Write>,
+    /// Whether the write only adds hosts: such writes go first.
+    pub widens: bool,
+    /// The fence itself is no longer asked for, and nothing is left of it.
+    pub delete: bool,
+    /// The status as it must be, without `learned`; `None` where it is so already.
+    pub status: Option<ServiceFenceStatus>,
+    /// What its owner must know, once.
+    pub said: Option<Said>,
+    /// When the passing of time alone may change this plan.
+    pub again_at: Option<Timestamp>,
+}
+
+/// Where a fence is going.
+enum Goal<'a> {
+    /// No Sidecar.
+    Unscoped(Held),
+    /// A Sidecar with this scope.
+    Scoped(Scope, &'a Labels),
+    /// Stay as it is: there is no knowing what it should be.
+    Stay(Held),
+}
+
+impl Engine {
+    /// The plan of a fence; `None` where there is no such fence.
+    pub fn plan_fence(&self, key: &FenceKey, now: Timestamp) -> Option<FencePlan> {
+        let fence = self.fences.get(key)?;
+        let mode = self.mode(key, fence);
+        let current = self.own_sidecar(key);
+        let mut plan = FencePlan::default();
+        let held = match self.goal(key, fence, mode) {
+            Goal::Stay(held) => Some(held),
+            Goal::Unscoped(held) => Some(self.plan_unscoped(&mut plan, key, current, held, now)),
+            Goal::Scoped(scope, selector) => {
+                let held = self.plan_scoped(&mut plan, key, fence, current, &scope, selector, now);
+                if plan.sidecar.is_none() {
+                    let unknown = scope.unknown;
+                    self.plan_status(&mut plan, key, fence, mode, held.as_ref(), &unknown, now);
+                    return Some(plan);
+                }
+                held
+            }
+        };
+        plan.delete = fence.generated && !self.is_wanted(key) && current.is_none();
+        // A write is followed by a plan of its own, which sees what it did.
+        if plan.sidecar.is_none() && !plan.delete {
+            self.plan_status(&mut plan, key, fence, mode, held.as_ref(), &[], now);
+        }
+        Some(plan)
+    }
+
+    fn goal<'a>(&'a self, key: &FenceKey, fence: &Fence, mode: Mode) -> Goal<'a> {
+        if self.is_excluded(&key.namespace) {
+            return Goal::Unscoped(Held::Excluded);
+        }
+        if mode == Mode::Off {
+            return Goal::Unscoped(Held::Off);
+        }
+        let selector = match self.workload(key, fence) {
+            Workload::NoService(service) => return Goal::Stay(Held::NoService(service)),
+            Workload::NoPods(service) => return Goal::Unscoped(Held::NoPods(service)),
+            Workload::Selector(selector) => selector,
+        };
+        if let Some(conflict) = self.conflict(key, fence, selector) {
+            return Goal::Unscoped(Held::Conflict(conflict));
+        }
+        Goal::Scoped(self.scope_of(key, fence), selector)
+    }
+
+    /// The scope that a fence should have.
+    pub fn scope_of(&self, key: &FenceKey, fence: &Fence) -> Scope {
+        let own = scope::own_hosts(&self.settings.system_namespace, &key.namespace);
+        let baseline = &self.settings.baseline;
+        scope::scope(
+            &self.registry,
+            &own,
+            baseline,
+            &key.namespace,
+            &fence.resource.spec,
+            fence.learned(),
+        )
+    }
+
+    fn plan_unscoped(
+        &self,
+        plan: &mut FencePlan,
+        key: &FenceKey,
+        current: Option<&SidecarFacts>,
+        held: Held,
+        now: Timestamp,
+    ) -> Held {
+        let Some(current) = current else { return held };
+        let known = services(&current.hosts);
+        let joining = self
+            .warmable(&key.namespace)
+            .difference(&known)
+            .cloned()
+            .collect();
+        let step = step(
+            self.transitions.get(&key.namespace),
+            joining,
+            BTreeSet::new(),
+            self.settle_time(),
+            now,
+        );
+        plan.moving = step.moving;
+        plan.again_at = step.again_at;
+        plan.widens = true;
+        if step.not_yet_in.is_empty() {
+            let name = render::sidecar_name(&key.name);
+            plan.sidecar = Some(Write::Delete(Kind::Sidecar, key.namespace.clone(), name.into()));
+        }
+        held
+    }
+
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one decision, and all of these are its facts"
+    )]
+    fn plan_scoped(
+        &self,
+        plan: &mut FencePlan,
+        key: &FenceKey,
+        fence: &Fence,
+        current: Option<&SidecarFacts>,
+        scope: &Scope,
+        selector: &Labels,
+        now: Timestamp,
+    ) -> Option<Held> {
+        if current.is_none()
+            && let Some(held) = self.not_ready_for(&key.namespace)
+        {
+            return Some(held);
+        }
+        let target = scope.imports();
+        let (wanted, known) = (services(&target), current.map(|sidecar| services(&sidecar.hosts)));
+        let (joining, mut leaving): (BTreeSet<_>, BTreeSet<_>) = match &known {
+            Some(known) => (
+                wanted.difference(known).cloned().collect(),
+                known.difference(&wanted).cloned().collect(),
+            ),
+            None => (
+                BTreeSet::new(),
+                self.warmable(&key.namespace)
+                    .difference(&wanted)
+                    .cloned()
+                    .collect(),
+            ),
+        };
+        let mut stays = BTreeSet::new();
+        if !self.gateway_ready {
+            // Nobody would serve a host that leaves now.
+            stays = std::mem::take(&mut leaving);
+        }
+        let has_clusters = |key: &ServiceKey| {
+            self.registry
+                .service(key)
+                .is_some_and(|facts| !facts.ports.is_empty())
+        };
+        let joining = joining.into_iter().filter(has_clusters).collect();
+        let gone: BTreeSet<_> = leaving.iter().filter(|key| !has_clusters(key)).cloned().collect();
+        let leaving = leaving.difference(&gone).cloned().collect();
+        let step = step(
+            self.transitions.get(&key.namespace),
+            joining,
+            leaving,
+            self.settle_time(),
+            now,
+        );
+        plan.moving = step.moving;
+        plan.again_at = step.again_at;
+        if current.is_none() && !step.not_yet_out.is_empty() {
+            return Some(Held::Warming);
+        }
+        stays.extend(step.not_yet_out);
+        let hosts = next_hosts(&target, current, &step.not_yet_in, &stays);
+        plan.widens = current.is_some_and(|sidecar| sidecar.hosts.is_subset(&hosts));
+        let uid = fence.resource.metadata.uid.as_deref();
+        let object = render::sidecar(key, uid, selector, &hosts);
+        if current.is_none_or(|sidecar| sidecar.fingerprint != object.fingerprint()) {
+            plan.sidecar = Some(Write::Apply(object));
+        }
+        None
+    }
+
+    /// What must exist before the first Sidecar of a namespace: with any of it missing, a miss
+    /// would fail.
+    fn not_ready_for(&self, namespace: &Name) -> Option<Held> {
+        if !self.gateway_ready {
+            return Some(Held::NoGateway);
+        }
+        if let Some(missing) = self.routes_missing() {
+            return Some(Held::NoRoutes(missing.to_string()));
+        }
+        if self.ports_write().is_some() {
+            return Some(Held::NoPorts);
+        }
+        let wanted = self.wanted_envoy_filter();
+        let ready = self
+            .envoy_filters
+            .get(namespace)
+            .is_some_and(|is| is.ours && is.fingerprint == wanted);
+        (!ready).then_some(Held::NoEnvoyFilter)
+    }
+
+    /// A namespace whose routes have not been seen to be as they must since the start.
+    pub(in crate::fence) fn routes_missing(&self) -> Option<&Name> {
+        self.registry
+            .routed_namespaces()
+            .into_iter()
+            .find(|name| !self.routes_confirmed.contains(*name))
+    }
+
+    /// Digest of the spec that every EnvoyFilter of ours must have.
+    pub(in crate::fence) fn wanted_envoy_filter(&self) -> Fingerprint {
+        *self
+            .envoy_filter
+            .get_or_init(|| render::envoy_filter(&"".into(), &self.envoy_filter_spec()).fingerprint())
+    }
+
+    pub(in crate::fence) fn envoy_filter_spec(&self) -> serde_json::Value {
+        let namespaces = self.registry.routed_namespaces();
+        render::envoy_filter_spec(&self.settings.system_namespace, &namespaces, &self.service_cidrs)
+    }
+
+    /// A fence's Sidecar, if it is there and ours.
+    pub(in crate::fence) fn own_sidecar(&self, key: &FenceKey) -> Option<&SidecarFacts> {
+        let name = ConfigKey::new(key.namespace.clone(), render::sidecar_name(&key.name));
+        self.sidecars.get(&name).filter(|sidecar| sidecar.ours)
+    }
+
+    /// The Services that an unscoped proxy of a namespace has and that can be kept warm: those that
+    /// the fallback gateway routes. All others are in every scope.
+    pub(in crate::fence) fn warmable(&self, namespace: &str) -> BTreeSet<ServiceKey> {
+        let visible = self
+            .registry
+            .services()
+            .filter(|(_, facts)| has_routes(facts) && facts.visibility.to(namespace));
+        visible.map(|(key, _)| key.clone()).collect()
+    }
+}
+
+/// The target without what may not come in yet, and with what may not go yet.
+fn next_hosts(
+    target: &BTreeSet<ScopeHost>,
+    current: Option<&SidecarFacts>,
+    not_yet_in: &BTreeSet<ServiceKey>,
+    stays: &BTreeSet<ServiceKey>,
+) -> BTreeSet<ScopeHost> {
+    let is_of = |host: &ScopeHost, services: &BTreeSet<ServiceKey>| {
+        !services.is_empty() && ServiceKey::of_host(&host.name).is_some_and(|key| services.contains(&key))
+    };
+    let coming = target.iter().filter(|host| !is_of(host, not_yet_in));
+    let staying = current
+        .into_iter()
+        .flat_map(|sidecar| &sidecar.hosts)
+        .filter(|host| is_of(host, stays));
+    coming.chain(staying).cloned().collect()
+}
+
+fn services(hosts: &BTreeSet<ScopeHost>) -> BTreeSet<ServiceKey> {
+    hosts
+        .iter()
+        .filter_map(|host| ServiceKey::of_host(&host.name))
+        .collect()
+}

@@ -1,0 +1,98 @@
+//! The plans of what the whole mesh shares: the gateway's routes and the placeholder Service.
+
+use std::collections::BTreeSet;
+
+use servicefence_crd::names;
+
+use crate::fence::engine::Engine;
+use crate::fence::name::Name;
+use crate::fence::render::{self, Kind, NotCarried, Write, namespace_of_routes};
+
+/// What to do for the routes to one namespace's Services.
+#[derive(Debug, Default)]
+pub struct RoutesPlan {
+    /// The writes; none when all is as it must be.
+    pub writes: Vec<Write>,
+    /// The users' rules that first calls do not follow.
+    pub not_carried: BTreeSet<NotCarried>,
+    /// Object names that somebody else has.
+    pub taken: Vec<Name>,
+}
+
+/// What to do for the placeholder Service.
+#[derive(Debug, Default)]
+pub struct PortsPlan {
+    /// The write, if any.
+    pub write: Option<Write>,
+    /// Somebody else has its name.
+    pub taken: bool,
+}
+
+impl Engine {
+    /// The plan of the routes to a namespace's Services.
+    pub fn plan_routes(&self, namespace: &Name) -> RoutesPlan {
+        let routes = render::routes(&self.registry, &self.settings.system_namespace, namespace);
+        let mut plan = RoutesPlan {
+            not_carried: routes.not_carried,
+            ..RoutesPlan::default()
+        };
+        let mut wanted = BTreeSet::new();
+        for object in routes.objects {
+            wanted.insert(object.name.clone());
+            match self.routes.get(&object.name) {
+                Some(is) if !is.ours => plan.taken.push(object.name.clone()),
+                Some(is) if is.fingerprint == object.fingerprint() => {}
+                _ => plan.writes.push(Write::Apply(object)),
+            }
+        }
+        for (name, is) in &self.routes {
+            let theirs = namespace_of_routes(name).is_none_or(|of| of != *namespace);
+            if !theirs && is.ours && !wanted.contains(name) {
+                let system = self.settings.system_namespace.clone();
+                plan.writes
+                    .push(Write::Delete(Kind::VirtualService, system, name.clone()));
+            }
+        }
+        plan
+    }
+
+    /// The plan of the placeholder Service.
+    pub fn plan_ports(&self) -> PortsPlan {
+        let taken = self.ports.as_ref().is_some_and(|is| !is.ours);
+        PortsPlan {
+            write: self.ports_write().filter(|_| !taken),
+            taken,
+        }
+    }
+
+    pub(in crate::fence) fn ports_write(&self) -> Option<Write> {
+        let numbers = self.registry.placeholder_ports();
+        if numbers.is_empty() {
+            // A Service must have a port, and a mesh without HTTP has no miss to recognise.
+            let system = self.settings.system_namespace.clone();
+            return self
+                .ports
+                .as_ref()
+                .map(|_| Write::Delete(Kind::Service, system, names::PORTS.into()));
+        }
+        let object = render::ports(&self.settings.system_namespace, &numbers);
+        let same = self
+            .ports
+            .as_ref()
+            .is_some_and(|is| is.ours && is.fingerprint == object.fingerprint());
+        (!same).then_some(Write::Apply(object))
+    }
+
+    /// How many objects each kind of ours has, for the metrics.
+    pub fn written(&self) -> impl Iterator<Item = (Kind, usize)> {
+        let sidecars = self.sidecars.values().filter(|sidecar| sidecar.ours).count();
+        [
+            (Kind::ServiceFence, self.fences.len()),
+            (Kind::Sidecar, sidecars),
+            (Kind::VirtualService, self.routes.len() + self.warm.len()),
+            (Kind::EnvoyFilter, self.envoy_filters.len()),
+            (Kind::Service, usize::from(self.ports.is_some())),
+        ]
+        .into_iter()
+    }
+}

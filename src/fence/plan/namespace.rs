@@ -1,0 +1,149 @@
+//! The plan of one namespace: its generated fences, its EnvoyFilter and its warm objects.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use servicefence_crd::{Mode, names};
+
+use crate::fence::engine::Engine;
+use crate::fence::facts::ServiceFacts;
+use crate::fence::name::{ConfigKey, Name, ServiceKey};
+use crate::fence::optin::Workload;
+use crate::fence::render::{self, Kind, Write};
+
+/// Most destinations of one warm object, so that each stays well below what etcd stores.
+const MOST_DESTINATIONS: usize = 500;
+
+/// What to do for one namespace.
+#[derive(Debug, Default)]
+pub struct NamespacePlan {
+    /// The writes, in order.
+    pub writes: Vec<Write>,
+    /// When the passing of time alone may change this plan.
+    pub again_at: Option<Timestamp>,
+}
+
+impl Engine {
+    /// The plan of a namespace.
+    pub fn plan_namespace(&self, namespace: &Name, now: Timestamp) -> NamespacePlan {
+        let mut plan = NamespacePlan::default();
+        let terminating = self
+            .registry
+            .namespace(namespace)
+            .is_none_or(|facts| facts.terminating);
+        if terminating {
+            return plan;
+        }
+        for key in self
+            .wanted_fences(namespace)
+            .iter()
+            .filter(|key| !self.fences.contains_key(key))
+        {
+            plan.writes.push(Write::Apply(render::service_fence(key)));
+        }
+        self.plan_envoy_filter(namespace, &mut plan);
+        self.plan_warm(namespace, now, &mut plan);
+        plan
+    }
+
+    fn plan_envoy_filter(&self, namespace: &Name, plan: &mut NamespacePlan) {
+        let is = self.envoy_filters.get(namespace);
+        if is.is_some_and(|is| !is.ours) {
+            return;
+        }
+        if self.needs_envoy_filter(namespace) {
+            if is.is_none_or(|is| is.fingerprint != self.wanted_envoy_filter()) {
+                let object = render::envoy_filter(namespace, &self.envoy_filter_spec());
+                plan.writes.push(Write::Apply(object));
+            }
+        } else if is.is_some() {
+            let name = render::ENVOY_FILTER.into();
+            plan.writes
+                .push(Write::Delete(Kind::EnvoyFilter, namespace.clone(), name));
+        }
+    }
+
+    /// While some proxy is scoped or about to be, and until the last has settled after it was.
+    fn needs_envoy_filter(&self, namespace: &Name) -> bool {
+        self.sidecars_in(namespace).any(|(_, sidecar)| sidecar.ours)
+            || self
+                .transitions
+                .get(namespace)
+                .is_some_and(|transitions| !transitions.is_idle())
+            || self.fences_in(namespace).any(|(key, fence)| {
+                self.mode(key, fence) == Mode::Enforce
+                    && match self.workload(key, fence) {
+                        Workload::Selector(selector) => self.conflict(key, fence, selector).is_none(),
+                        Workload::NoService(_) | Workload::NoPods(_) => false,
+                    }
+            })
+    }
+
+    /// A Service stays in the warm object that it is in, so that no change of the set interrupts
+    /// its settle time; a new one goes where there is room.
+    fn plan_warm(&self, namespace: &Name, now: Timestamp, plan: &mut NamespacePlan) {
+        let Some(transitions) = self.transitions.get(namespace) else {
+            return;
+        };
+        let (mut wanted, next) = transitions.wanted(now);
+        plan.again_at = next;
+        let with_facts = |key: &ServiceKey| Some((key.clone(), self.registry.service(key)?));
+        let size = |facts: &ServiceFacts| facts.ports.len();
+        let mut objects: BTreeMap<Name, BTreeMap<ServiceKey, &ServiceFacts>> = BTreeMap::new();
+        for (name, services) in transitions.objects() {
+            let stay = services
+                .iter()
+                .filter(|key| wanted.remove(*key))
+                .filter_map(with_facts);
+            objects.insert(name.clone(), stay.collect());
+        }
+        for (key, facts) in wanted.iter().filter_map(with_facts) {
+            let room = |services: &BTreeMap<ServiceKey, &ServiceFacts>| {
+                services.values().map(|facts| size(facts)).sum::<usize>() + size(facts) <= MOST_DESTINATIONS
+            };
+            let name = (1..)
+                .map(object_name)
+                .find(|name| {
+                    let ours = self
+                        .warm
+                        .get(&ConfigKey::new(namespace.clone(), name.clone()))
+                        .is_none_or(|is| is.ours);
+                    ours && objects
+                        .get(name)
+                        .is_none_or(|services| services.is_empty() || room(services))
+                })
+                .unwrap_or_else(|| object_name(1));
+            objects.entry(name).or_default().insert(key, facts);
+        }
+        for (name, services) in objects {
+            let is = self.warm.get(&ConfigKey::new(namespace.clone(), name.clone()));
+            if services.is_empty() {
+                if is.is_some() {
+                    plan.writes
+                        .push(Write::Delete(Kind::VirtualService, namespace.clone(), name));
+                }
+                continue;
+            }
+            let services = services.iter().map(|(key, facts)| (key, *facts));
+            let object = render::warm(&self.settings.system_namespace, namespace, &name, services);
+            if is.is_none_or(|is| is.fingerprint != object.fingerprint()) {
+                plan.writes.push(Write::Apply(object));
+            }
+        }
+    }
+
+    /// The Services that some scope of the namespace is about to gain or lose.
+    pub fn moving_in(&self, namespace: &str, now: Timestamp) -> BTreeSet<ServiceKey> {
+        self.transitions
+            .get(namespace)
+            .map(|transitions| transitions.wanted(now).0)
+            .unwrap_or_default()
+    }
+}
+
+fn object_name(number: usize) -> Name {
+    match number {
+        1 => names::WARM.into(),
+        _ => format!("{}-{number}", names::WARM).into(),
+    }
+}

@@ -1,0 +1,303 @@
+//! What a fence's owner reads: conditions and Events, with reasons from a bounded list.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use servicefence_crd::{Mode, Scope, ServiceFenceStatus};
+
+use super::{FencePlan, Held};
+use crate::fence::engine::{Engine, Fence, Target};
+use crate::fence::name::FenceKey;
+use crate::fence::optin::Conflict;
+use crate::fence::render::sidecar_name;
+use crate::fence::scope::own_hosts;
+
+/// Reasons of the conditions `Ready` and `Enforced`, and of the Events on a fence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reason {
+    /// The workload's proxies know the scope only.
+    Scoped,
+    /// The mode is Off: the workload's proxies know the whole mesh.
+    Off,
+    /// Nothing is ever fenced in this namespace.
+    NamespaceExcluded,
+    /// The workload's Service does not exist.
+    ServiceNotFound,
+    /// The workload's Service selects no pods.
+    ServiceWithoutSelector,
+    /// A Sidecar that ServiceFence does not manage applies to the same pods.
+    ForeignSidecar,
+    /// An object that ServiceFence does not manage has the name that it would write.
+    NameTaken,
+    /// An older fence scopes the same pods.
+    OverlappingFence,
+    /// The fallback gateway has no ready endpoint.
+    GatewayNotReady,
+    /// The fallback gateway's routes or the caller's EnvoyFilter are not written yet.
+    FallbackNotReady,
+    /// Clusters are moving in or out before the Sidecar changes.
+    Transitioning,
+    /// The API server refused a write.
+    WriteFailed,
+}
+
+impl Reason {
+    /// All reasons, for the documentation.
+    pub const ALL: [Self; 12] = [
+        Self::Scoped,
+        Self::Off,
+        Self::NamespaceExcluded,
+        Self::ServiceNotFound,
+        Self::ServiceWithoutSelector,
+        Self::ForeignSidecar,
+        Self::NameTaken,
+        Self::OverlappingFence,
+        Self::GatewayNotReady,
+        Self::FallbackNotReady,
+        Self::Transitioning,
+        Self::WriteFailed,
+    ];
+
+    /// The reason as written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Scoped => "Scoped",
+            Self::Off => "Off",
+            Self::NamespaceExcluded => "NamespaceExcluded",
+            Self::ServiceNotFound => "ServiceNotFound",
+            Self::ServiceWithoutSelector => "ServiceWithoutSelector",
+            Self::ForeignSidecar => "ForeignSidecar",
+            Self::NameTaken => "NameTaken",
+            Self::OverlappingFence => "OverlappingFence",
+            Self::GatewayNotReady => "GatewayNotReady",
+            Self::FallbackNotReady => "FallbackNotReady",
+            Self::Transitioning => "Transitioning",
+            Self::WriteFailed => "WriteFailed",
+        }
+    }
+
+    /// Whether somebody has to act.
+    pub fn is_warning(self) -> bool {
+        !matches!(
+            self,
+            Self::Scoped | Self::Off | Self::Transitioning | Self::FallbackNotReady
+        )
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A sentence with its reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// Why.
+    pub reason: Reason,
+    /// What is so, and what to do where somebody has to act.
+    pub message: String,
+}
+
+impl Engine {
+    #[allow(clippy::too_many_arguments, reason = "all that a status speaks of")]
+    pub(super) fn plan_status(
+        &self,
+        plan: &mut FencePlan,
+        key: &FenceKey,
+        fence: &Fence,
+        mode: Mode,
+        held: Option<&Held>,
+        unknown: &[String],
+        now: Timestamp,
+    ) {
+        let before = fence.resource.status.clone().unwrap_or_default();
+        let scope = self.scope_status(key, fence, before.scope.as_ref(), now);
+        let service = Self::workload_service(key, fence).name;
+        let mut said = match held {
+            Some(held) => say_held(held, &service),
+            None => Said {
+                reason: Reason::Scoped,
+                message: say_scoped(&service, scope.as_ref()),
+            },
+        };
+        let enforced = held.is_none();
+        let mut ready = enforced || matches!(held, Some(Held::Off));
+        if scope.is_some()
+            && !enforced
+            && matches!(held, Some(Held::Off | Held::Conflict(_) | Held::Excluded))
+        {
+            said = Said {
+                reason: Reason::Transitioning,
+                message: format!("giving the whole mesh back to the proxies of Service {service}"),
+            };
+            ready = false;
+        }
+        if let Some(error) = self.write_error(key, held) {
+            said = Said {
+                reason: Reason::WriteFailed,
+                message: error,
+            };
+            ready = false;
+        }
+        if ready && !unknown.is_empty() {
+            said.message
+                .push_str("; allow names what the mesh does not have: ");
+            said.message.push_str(&unknown.join(", "));
+        }
+        let generation = fence.resource.metadata.generation;
+        let condition = |kind: &str, is: bool| Condition {
+            type_: kind.to_owned(),
+            status: if is { "True" } else { "False" }.to_owned(),
+            reason: said.reason.to_string(),
+            message: said.message.clone(),
+            observed_generation: generation,
+            last_transition_time: Time(now),
+        };
+        let scoped = scope.is_some();
+        let conditions = vec![
+            keep_time(condition("Ready", ready), &before.conditions),
+            keep_time(condition("Enforced", scoped), &before.conditions),
+        ];
+        let status = ServiceFenceStatus {
+            observed_generation: generation,
+            mode: Some(mode),
+            learned: Vec::new(),
+            scope,
+            conditions,
+        };
+        let was = before
+            .conditions
+            .iter()
+            .find(|condition| condition.type_ == "Ready")
+            .map(|is| is.reason.as_str());
+        let is_news = was != Some(said.reason.as_str()) && !(was.is_none() && said.reason == Reason::Off);
+        if (ServiceFenceStatus {
+            learned: Vec::new(),
+            ..before
+        }) != status
+        {
+            plan.status = Some(status);
+            plan.said = is_news.then_some(said);
+        }
+    }
+
+    /// The scope as the Sidecar carries it. The size of the mesh is that of the last write, so that
+    /// the mesh may grow without a write to every fence.
+    fn scope_status(
+        &self,
+        key: &FenceKey,
+        fence: &Fence,
+        before: Option<&Scope>,
+        now: Timestamp,
+    ) -> Option<Scope> {
+        let sidecar = self.own_sidecar(key)?;
+        let own = own_hosts(&self.settings.system_namespace, &key.namespace);
+        let hosts = sidecar.hosts.iter().filter(|host| !own.contains(host));
+        let hosts: std::collections::BTreeSet<_> = hosts.map(|host| &host.name).collect();
+        let hosts = i32::try_from(hosts.len()).unwrap_or(i32::MAX);
+        let name = sidecar_name(&key.name);
+        if let Some(before) = before
+            && before.sidecar == name
+            && before.hosts == hosts
+            && fence
+                .sidecar_changed
+                .is_none_or(|at| seconds(at) == before.written_at)
+        {
+            return Some(before.clone());
+        }
+        let mesh = self.registry.hosts_visible_to(&key.namespace);
+        Some(Scope {
+            hosts,
+            mesh_hosts: i32::try_from(mesh).unwrap_or(i32::MAX),
+            sidecar: name,
+            written_at: seconds(fence.sidecar_changed.unwrap_or(now)),
+        })
+    }
+
+    /// What the API server refused, where it stands in this fence's way.
+    fn write_error(&self, key: &FenceKey, held: Option<&Held>) -> Option<String> {
+        let of = |target: Target| self.write_errors.get(&target).cloned();
+        let blocking = match held {
+            Some(Held::NoRoutes(namespace)) => of(Target::Routes(namespace.as_str().into())),
+            Some(Held::NoPorts) => of(Target::Ports),
+            Some(Held::NoEnvoyFilter | Held::Warming) => of(Target::Namespace(key.namespace.clone())),
+            _ => None,
+        };
+        of(Target::Fence(key.clone())).or(blocking)
+    }
+}
+
+/// Kubernetes writes times of conditions in whole seconds.
+fn seconds(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
+}
+
+/// A condition's time moves only with its status.
+fn keep_time(mut condition: Condition, before: &[Condition]) -> Condition {
+    let old = before
+        .iter()
+        .find(|old| old.type_ == condition.type_ && old.status == condition.status);
+    match old {
+        Some(old) => condition.last_transition_time = old.last_transition_time.clone(),
+        None => condition.last_transition_time = Time(seconds(condition.last_transition_time.0)),
+    }
+    condition
+}
+
+fn say_scoped(service: &str, scope: Option<&Scope>) -> String {
+    match scope {
+        Some(scope) => format!(
+            "the proxies of Service {service} know {} of {} hosts, the fallback gateway serves the rest",
+            scope.hosts, scope.mesh_hosts
+        ),
+        None => format!("the proxies of Service {service} are scoped"),
+    }
+}
+
+fn say_held(held: &Held, service: &str) -> Said {
+    let (reason, message) = match held {
+        Held::Off => (Reason::Off, format!("the proxies of Service {service} know the whole mesh")),
+        Held::Excluded => (
+            Reason::NamespaceExcluded,
+            "nothing is fenced in this namespace: it is the system's, Istio's, or named by excludedNamespaces of the chart".to_owned(),
+        ),
+        Held::NoService(key) => (
+            Reason::ServiceNotFound,
+            format!("there is no Service {} in this namespace: create it, set spec.workload.service, or delete the fence", key.name),
+        ),
+        Held::NoPods(key) => (
+            Reason::ServiceWithoutSelector,
+            format!("Service {} has no selector, so it has no pods to scope: name another one in spec.workload.service, or delete the fence", key.name),
+        ),
+        Held::Conflict(Conflict::UserSidecar(key)) => (
+            Reason::ForeignSidecar,
+            format!("Sidecar {key} applies to the same pods and Istio uses only one: delete it, or set spec.mode: Off"),
+        ),
+        Held::Conflict(Conflict::NameTaken(key)) => (
+            Reason::NameTaken,
+            format!("Sidecar {key} exists and is not managed by ServiceFence: rename or delete it"),
+        ),
+        Held::Conflict(Conflict::OlderFence(key)) => (
+            Reason::OverlappingFence,
+            format!("the older fence {key} scopes the same pods: delete one of the two, or set spec.mode: Off"),
+        ),
+        Held::NoGateway => (
+            Reason::GatewayNotReady,
+            "the fallback gateway has no ready endpoint, so a call out of scope would fail: see Deployment servicefence-fallback".to_owned(),
+        ),
+        Held::NoRoutes(namespace) => (
+            Reason::FallbackNotReady,
+            format!("waiting for the fallback gateway's routes to namespace {namespace}"),
+        ),
+        Held::NoPorts => (Reason::FallbackNotReady, "waiting for Service servicefence-ports".to_owned()),
+        Held::NoEnvoyFilter => (Reason::FallbackNotReady, "waiting for EnvoyFilter servicefence of this namespace".to_owned()),
+        Held::Warming => (
+            Reason::Transitioning,
+            format!("preparing the proxies of Service {service} before their first Sidecar"),
+        ),
+    };
+    Said { reason, message }
+}

@@ -1,0 +1,40 @@
+//! Decisions, from the outside: what happens in a cluster, and what is written.
+
+mod enforce;
+mod invariants;
+mod optin;
+mod routes;
+
+use serde_json::json;
+
+use crate::fence::name::{FenceKey, ServiceKey};
+use crate::fence::world::World;
+
+/// A shop that calls books, in a mesh with another Service; everything enforced and at rest.
+fn shop() -> World {
+    let mut world = World::new();
+    world.namespace("shop", Some("enforce"));
+    world.namespace("books", None);
+    world.service("shop", "web", &["http:8080"]);
+    world.service("books", "reviews", &["http:8080"]);
+    world.service("books", "ratings", &["http:8080"]);
+    world.pod("shop", "web-1", &[("app", "web")]);
+    world.settle();
+    world
+}
+
+fn web() -> FenceKey {
+    FenceKey::new("shop", "web")
+}
+
+fn reviews() -> ServiceKey {
+    ServiceKey::new("books", "reviews")
+}
+
+fn learn(world: &mut World, service: &ServiceKey) {
+    world.learned(&web(), service);
+}
+
+fn allow(hosts: &[&str]) -> serde_json::Value {
+    json!({"allow": hosts.iter().map(|host| json!({"host": host})).collect::<Vec<_>>()})
+}

@@ -1,0 +1,178 @@
+//! What must hold whatever happens.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::fence::render::Kind;
+
+const NAMESPACES: [&str; 3] = ["a", "b", "c"];
+const NAMES: [&str; 4] = ["s", "t", "u", "v"];
+
+#[derive(Clone, Debug)]
+enum Happening {
+    Label(usize, Option<&'static str>),
+    Service(usize, usize, &'static [&'static str]),
+    NoService(usize, usize),
+    Allow(usize, usize, Vec<(usize, usize)>),
+    Learn(usize, usize, (usize, usize)),
+    Rules(usize, (usize, usize)),
+    GatewayReady(bool),
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    let service = || (0..NAMESPACES.len(), 0..NAMES.len());
+    let ports = prop_oneof![
+        3 => Just(&["http:8080"][..]),
+        1 => Just(&["tcp:5432"][..]),
+        1 => Just(&["http:8080", "tcp:9000"][..]),
+        1 => Just(&["tcp:8080"][..]),
+    ];
+    prop_oneof![
+        (
+            0..NAMESPACES.len(),
+            prop_oneof![Just(Some("enforce")), Just(Some("off")), Just(None)]
+        )
+            .prop_map(|(namespace, mode)| Happening::Label(namespace, mode)),
+        (service(), ports).prop_map(|((namespace, name), ports)| Happening::Service(namespace, name, ports)),
+        service().prop_map(|(namespace, name)| Happening::NoService(namespace, name)),
+        (service(), prop::collection::vec(service(), 0..3))
+            .prop_map(|((namespace, name), hosts)| Happening::Allow(namespace, name, hosts)),
+        (service(), service()).prop_map(|((namespace, name), to)| Happening::Learn(namespace, name, to)),
+        (0..NAMESPACES.len(), service()).prop_map(|(namespace, to)| Happening::Rules(namespace, to)),
+        any::<bool>().prop_map(Happening::GatewayReady),
+    ]
+}
+
+fn host((namespace, name): (usize, usize)) -> String {
+    format!("{}.{}.svc.cluster.local", NAMES[name], NAMESPACES[namespace])
+}
+
+fn happens(world: &mut World, happening: &Happening) {
+    match happening {
+        Happening::Label(namespace, mode) => world.namespace(NAMESPACES[*namespace], *mode),
+        Happening::Service(namespace, name, ports) => {
+            world.service(NAMESPACES[*namespace], NAMES[*name], ports);
+        }
+        Happening::NoService(namespace, name) => {
+            world.no_service(&ServiceKey::new(NAMESPACES[*namespace], NAMES[*name]));
+        }
+        Happening::Allow(namespace, name, hosts) => {
+            let (namespace, name) = (NAMESPACES[*namespace], NAMES[*name]);
+            if world.fence(namespace, name).is_some() {
+                let hosts: Vec<_> = hosts.iter().map(|to| json!({"host": host(*to)})).collect();
+                world.edit(
+                    namespace,
+                    name,
+                    json!({"allow": hosts, "learning": {"nonHttp": "Learn"}}),
+                );
+            }
+        }
+        Happening::Learn(namespace, name, (to_namespace, to_name)) => {
+            let fence = FenceKey::new(NAMESPACES[*namespace], NAMES[*name]);
+            if world.engine.fence(&fence).is_some() {
+                world.learned(
+                    &fence,
+                    &ServiceKey::new(NAMESPACES[*to_namespace], NAMES[*to_name]),
+                );
+            }
+        }
+        Happening::Rules(namespace, to) => {
+            world.object(
+                "VirtualService",
+                NAMESPACES[*namespace],
+                "rules",
+                json!({"hosts": [host(*to)], "http": [{"route": []}]}),
+            );
+        }
+        Happening::GatewayReady(ready) => world.apply(crate::fence::Change::GatewayReady(*ready)),
+    }
+}
+
+fn a_world(happenings: &[Happening]) -> World {
+    let mut world = World::new();
+    for namespace in NAMESPACES {
+        world.namespace(namespace, Some("enforce"));
+    }
+    for happening in happenings {
+        happens(&mut world, happening);
+        // Things also happen while others are under way.
+        world.step();
+    }
+    world.apply(crate::fence::Change::GatewayReady(true));
+    world.settle();
+    world
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn writes_end_and_then_nothing_is_written(happenings in prop::collection::vec(happening(), 0..40)) {
+        let mut world = a_world(&happenings);
+        let written = world.writes.len();
+        world.settle();
+        prop_assert_eq!(world.writes.len(), written);
+        prop_assert!(!world.objects.keys().any(|(.., name)| name.starts_with("servicefence-warm")));
+    }
+
+    #[test]
+    fn a_scope_contains_what_is_allowed_and_learned(happenings in prop::collection::vec(happening(), 0..40)) {
+        let world = a_world(&happenings);
+        for (key, fence) in world.engine.fences() {
+            let Some(hosts) = world.scope(&key.namespace, &key.name) else { continue };
+            let hosts: BTreeSet<_> = hosts.iter().filter_map(|host| Some(host.split_once('/')?.1)).collect();
+            let allowed = fence.resource.spec.allow.iter().filter_map(|allow| allow.host.as_deref());
+            for host in allowed.chain(fence.learned().iter().map(|learned| learned.host.as_str())) {
+                prop_assert!(hosts.contains(host), "{} lacks {}: {:?}", key, host, hosts);
+            }
+        }
+    }
+
+    #[test]
+    fn no_fence_is_widened_by_what_another_one_does(happenings in prop::collection::vec(happening(), 0..40)) {
+        let world = a_world(&happenings);
+        for (key, fence) in world.engine.fences() {
+            let others = || world.engine.fences().filter(|(other, _)| *other != key);
+            let elsewhere: BTreeSet<_> =
+                others().flat_map(|(_, other)| other.learned()).map(|learned| learned.host.clone()).collect();
+            let scope = world.engine.scope_of(key, fence);
+            for (host, why) in &scope.hosts {
+                if *why == crate::fence::Why::Learned {
+                    prop_assert!(fence.learned_host(&host.name).is_some(), "{} has {} of {:?}", key, host, elsewhere);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_restart_writes_nothing_whatever_the_order_in_which_it_learns_what_exists(
+        happenings in prop::collection::vec(happening(), 0..40),
+        seed in any::<u64>(),
+    ) {
+        let world = a_world(&happenings);
+        let mut again = world.restarted(|changes| {
+            changes.sort_by_cached_key(|change| {
+                use std::hash::{DefaultHasher, Hash, Hasher};
+                let mut hasher = DefaultHasher::new();
+                (seed, format!("{change:?}")).hash(&mut hasher);
+                hasher.finish()
+            });
+        });
+        again.settle();
+        prop_assert_eq!(&again.writes, &[] as &[String]);
+        prop_assert_eq!(&again.objects, &world.objects);
+    }
+
+    #[test]
+    fn a_sidecar_never_exists_without_the_filter_that_serves_its_misses(happenings in prop::collection::vec(happening(), 0..40)) {
+        let world = a_world(&happenings);
+        for (kind, namespace, _) in world.objects.keys() {
+            if *kind == Kind::Sidecar {
+                prop_assert!(world.has(Kind::EnvoyFilter, namespace, "servicefence"));
+            }
+        }
+    }
+}

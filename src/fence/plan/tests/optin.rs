@@ -1,0 +1,193 @@
+//! Who is fenced.
+
+use serde_json::json;
+
+use super::*;
+use crate::fence::render::Kind;
+use crate::fence::world::mode_label;
+use crate::source::convert::Watched;
+
+fn fences(world: &World) -> Vec<String> {
+    world.engine.fences().map(|(key, _)| key.to_string()).collect()
+}
+
+#[test]
+fn services_without_pods_of_their_own_are_never_fenced() {
+    let mut world = World::new();
+    world.namespace("shop", Some("enforce"));
+    world.service("shop", "web", &["http:8080"]);
+    world.service("shop", "cart", &["http:8080"]);
+    world.service_with(
+        "shop",
+        "manual",
+        &["http:8080"],
+        &json!({"spec": {"selector": null}}),
+    );
+    world.service_with("shop", "alias", &[], &json!({"spec": {"type": "ExternalName"}}));
+    world.settle();
+    assert_eq!(fences(&world), ["shop/cart", "shop/web"]);
+}
+
+#[test]
+fn a_service_label_wins_over_the_namespace_and_a_spec_over_both() {
+    let mut world = World::new();
+    world.namespace("shop", Some("enforce"));
+    world.service_with("shop", "web", &["http:8080"], &mode_label("off"));
+    world.service("shop", "cart", &["http:8080"]);
+    world.settle();
+    assert_eq!(fences(&world), ["shop/cart"]);
+    world.edit("shop", "cart", json!({"mode": "Off"}));
+    world.settle();
+    assert_eq!(world.condition("shop", "cart", "Ready"), "True Off");
+    assert_eq!(world.condition("shop", "cart", "Enforced"), "False Off");
+    assert_eq!(world.scope("shop", "cart"), None);
+}
+
+#[test]
+fn services_with_one_selector_share_a_fence_and_a_new_one_moves_nothing() {
+    let mut world = World::new();
+    world.namespace("shop", Some("enforce"));
+    world.service("shop", "web", &["http:8080"]);
+    world.settle();
+    world.service_with(
+        "shop",
+        "alpha",
+        &["http:9090"],
+        &json!({"spec": {"selector": {"app": "web"}}}),
+    );
+    world.settle();
+    assert_eq!(fences(&world), ["shop/web"]);
+}
+
+#[test]
+fn labels_never_touch_a_fence_that_was_written_by_hand() {
+    let mut world = World::new();
+    world.namespace("shop", None);
+    world.service("shop", "web", &["http:8080"]);
+    world.service("shop", "cart", &["http:8080"]);
+    world.object(
+        "ServiceFence",
+        "shop",
+        "mine",
+        json!({"workload": {"service": "web"}}),
+    );
+    world.settle();
+    assert_eq!(world.condition("shop", "mine", "Ready"), "True Off");
+    world.namespace("shop", Some("enforce"));
+    world.settle();
+    assert_eq!(fences(&world), ["shop/cart", "shop/mine"]);
+    assert_eq!(world.condition("shop", "mine", "Enforced"), "True Scoped");
+    world.namespace("shop", None);
+    world.settle();
+    assert_eq!(fences(&world), ["shop/mine"]);
+    assert!(!world.has(Kind::Sidecar, "shop", "servicefence-mine"));
+}
+
+#[test]
+fn nothing_is_fenced_in_excluded_namespaces() {
+    let mut world = World::new();
+    world.namespace("kube-system", Some("enforce"));
+    world.service("kube-system", "dns", &["http:8080"]);
+    world.object(
+        "ServiceFence",
+        "kube-system",
+        "mine",
+        json!({"mode": "Enforce", "workload": {"service": "dns"}}),
+    );
+    world.settle();
+    assert_eq!(fences(&world), ["kube-system/mine"]);
+    assert_eq!(
+        world.condition("kube-system", "mine", "Ready"),
+        "False NamespaceExcluded"
+    );
+    assert!(!world.writes.iter().any(|write| write.contains("Sidecar")));
+}
+
+#[test]
+fn an_unknown_mode_is_said_once_and_counts_as_absent() {
+    let mut world = World::new();
+    let facts = |mode: &str| crate::fence::facts::NamespaceFacts {
+        mode: crate::fence::facts::ModeLabel::parse(Some(mode)),
+        terminating: false,
+    };
+    let change = |mode: &str| crate::fence::Change::Namespace("shop".into(), Some(facts(mode)));
+    let now = world.now;
+    let dirty = world.engine.apply(change("enforced"), now);
+    assert_eq!(dirty.unknown_mode.unwrap().value, "enforced");
+    assert!(world.engine.apply(change("enforced"), now).unknown_mode.is_none());
+    world.service("shop", "web", &["http:8080"]);
+    world.settle();
+    assert_eq!(fences(&world), [] as [&str; 0]);
+}
+
+#[test]
+fn a_missing_service_is_said_and_nothing_is_touched() {
+    let mut world = shop();
+    world.object("ServiceFence", "shop", "ghost", json!({"mode": "Enforce"}));
+    world.settle();
+    assert_eq!(world.condition("shop", "ghost", "Ready"), "False ServiceNotFound");
+    assert_eq!(world.condition("shop", "web", "Ready"), "True Scoped");
+}
+
+#[test]
+fn the_older_of_two_fences_has_the_pods() {
+    let mut world = shop();
+    world.service_with(
+        "shop",
+        "canary",
+        &["http:8080"],
+        &json!({"spec": {"selector": {"track": "canary"}}}),
+    );
+    world.settle();
+    assert_eq!(world.condition("shop", "canary", "Ready"), "True Scoped");
+    world.pod("shop", "web-2", &[("app", "web"), ("track", "canary")]);
+    world.settle();
+    assert_eq!(world.condition("shop", "web", "Ready"), "True Scoped");
+    assert_eq!(
+        world.condition("shop", "canary", "Ready"),
+        "False OverlappingFence"
+    );
+    assert_eq!(world.scope("shop", "canary"), None);
+}
+
+#[test]
+fn a_users_sidecar_for_the_pods_is_respected() {
+    let mut world = shop();
+    world.object(
+        "Sidecar",
+        "shop",
+        "elsewhere",
+        json!({"workloadSelector": {"labels": {"app": "cart"}}}),
+    );
+    world.settle();
+    assert_eq!(world.condition("shop", "web", "Ready"), "True Scoped");
+    world.object(
+        "Sidecar",
+        "shop",
+        "default",
+        json!({"egress": [{"hosts": ["./*"]}]}),
+    );
+    world.settle();
+    assert_eq!(world.condition("shop", "web", "Ready"), "False ForeignSidecar");
+    assert_eq!(world.scope("shop", "web"), None);
+    world.gone(Watched::Sidecars, "shop", "default");
+    world.settle();
+    assert_eq!(world.condition("shop", "web", "Ready"), "True Scoped");
+}
+
+#[test]
+fn a_selector_that_changes_is_followed() {
+    let mut world = shop();
+    world.service_with(
+        "shop",
+        "web",
+        &["http:8080"],
+        &json!({"spec": {"selector": {"app": "web", "tier": "front"}}}),
+    );
+    world.settle();
+    let sidecar = &world.objects[&(Kind::Sidecar, "shop".into(), "servicefence-web".into())];
+    assert_eq!(
+        sidecar["spec"]["workloadSelector"]["labels"],
+        json!({"app": "web", "tier": "front"})
+    );
+}

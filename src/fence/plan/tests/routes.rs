@@ -1,0 +1,192 @@
+//! Where the fallback gateway sends a miss.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::fence::render::Kind;
+use crate::fence::world::SYSTEM;
+
+fn rules(world: &World, namespace: &str) -> Vec<Value> {
+    let object = &world.objects[&(
+        Kind::VirtualService,
+        SYSTEM.into(),
+        format!("fallback-{namespace}").into(),
+    )];
+    object["spec"]["http"].as_array().unwrap().clone()
+}
+
+#[test]
+fn a_service_is_routed_by_the_address_that_was_dialled() {
+    let mut world = World::new();
+    world.service("books", "reviews", &["http:8080", "tcp-debug:9000"]);
+    world.settle();
+    let remove = json!({"request": {"remove": ["x-servicefence-original-dst", "x-servicefence-source"]}});
+    let host = "reviews.books.svc.cluster.local";
+    assert_eq!(
+        rules(&world, "books"),
+        [
+            json!({
+                "match": [
+                    {"gateways": ["servicefence-fallback"], "headers": {"x-servicefence-original-dst": {"exact": "10.96.0.1:8080"}}},
+                    {"gateways": ["servicefence-fallback-tunnel"], "authority": {"exact": "10.96.0.1:8080"}},
+                ],
+                "route": [{"destination": {"host": host, "port": {"number": 8080}}}],
+                "headers": remove,
+            }),
+            json!({
+                "match": [{"gateways": ["servicefence-fallback-tunnel"], "authority": {"exact": "10.96.0.1:9000"}}],
+                "route": [{"destination": {"host": host, "port": {"number": 9000}}}],
+                "headers": remove,
+            }),
+        ]
+    );
+}
+
+#[test]
+fn the_users_rules_are_carried_over_with_every_match_bound_to_the_address() {
+    let mut world = World::new();
+    world.service("books", "reviews", &["http:8080"]);
+    world.service("books", "v2", &["http:9090"]);
+    world.object("VirtualService", "books", "reviews", json!({
+        "hosts": ["reviews"],
+        "http": [
+            {"match": [{"uri": {"prefix": "/api"}, "sourceNamespace": "shop"}, {"port": 81}, {"gateways": ["edge"]}],
+             "route": [{"destination": {"host": "reviews", "subset": "v1"}, "weight": 90}, {"destination": {"host": "v2"}, "weight": 10}],
+             "timeout": "3s", "headers": {"request": {"set": {"x-a": "b"}}}},
+            {"redirect": {"uri": "/other"}},
+        ],
+    }));
+    world.settle();
+    let rules = rules(&world, "books");
+    let address = json!({"exact": "10.96.0.1:8080"});
+    assert_eq!(
+        rules[0],
+        json!({
+            "match": [{
+                "gateways": ["servicefence-fallback"],
+                "uri": {"prefix": "/api"},
+                "headers": {"x-servicefence-original-dst": address, "x-servicefence-source": {"prefix": "shop/"}},
+            }],
+            "route": [
+                {"destination": {"host": "reviews.books.svc.cluster.local", "subset": "v1", "port": {"number": 8080}}, "weight": 90},
+                {"destination": {"host": "v2.books.svc.cluster.local", "port": {"number": 9090}}, "weight": 10},
+            ],
+            "timeout": "3s",
+            "headers": {"request": {"set": {"x-a": "b"}, "remove": ["x-servicefence-original-dst", "x-servicefence-source"]}},
+        })
+    );
+    assert_eq!(rules[1]["redirect"], json!({"uri": "/other"}));
+    assert_eq!(rules[2]["directResponse"], json!({"status": 404}));
+    assert_eq!(
+        rules[3]["route"][0]["destination"]["host"],
+        "reviews.books.svc.cluster.local"
+    );
+}
+
+#[test]
+fn rules_that_few_namespaces_see_come_first_and_bind_to_them() {
+    let mut world = World::new();
+    world.service("books", "reviews", &["http:8080"]);
+    let rule = |host: &str| json!([{"route": [{"destination": {"host": host}}]}]);
+    world.object(
+        "VirtualService",
+        "books",
+        "public",
+        json!({"hosts": ["reviews"], "http": rule("public")}),
+    );
+    world.object(
+        "VirtualService",
+        "shop",
+        "own",
+        json!({
+            "hosts": ["reviews.books.svc.cluster.local"], "exportTo": ["."], "http": rule("own"),
+        }),
+    );
+    world.settle();
+    let rules = rules(&world, "books");
+    assert_eq!(
+        rules[0]["route"][0]["destination"]["host"],
+        "own.shop.svc.cluster.local"
+    );
+    assert_eq!(
+        rules[0]["match"][0]["headers"]["x-servicefence-source"],
+        json!({"prefix": "shop/"})
+    );
+    assert_eq!(rules[1]["directResponse"], json!({"status": 404}));
+    assert_eq!(
+        rules[2]["route"][0]["destination"]["host"],
+        "public.books.svc.cluster.local"
+    );
+}
+
+#[test]
+fn a_rule_that_cannot_be_carried_is_said_and_the_service_still_answers() {
+    let mut world = World::new();
+    world.service("books", "reviews", &["http:8080"]);
+    world.object("VirtualService", "books", "reviews", json!({
+        "hosts": ["reviews"],
+        "http": [{"match": [{"sourceLabels": {"app": "web"}}], "route": [{"destination": {"host": "v2"}}]}],
+    }));
+    let plan = world.engine.plan_routes(&"books".into());
+    let said: Vec<_> = plan.not_carried.iter().map(|rule| rule.because).collect();
+    assert_eq!(said, ["it matches sourceLabels, which the gateway does not know"]);
+    world.settle();
+    let rules = rules(&world, "books");
+    assert_eq!(rules.len(), 1);
+    assert_eq!(
+        rules[0]["route"][0]["destination"]["host"],
+        "reviews.books.svc.cluster.local"
+    );
+}
+
+#[test]
+fn malformed_rules_harm_nobody() {
+    let mut world = World::new();
+    world.service("books", "reviews", &["http:8080"]);
+    world.object("VirtualService", "books", "odd", json!({
+        "hosts": ["reviews"],
+        "http": [{"match": "x", "route": [1, {"destination": 2}, {}], "mirror": 3, "headers": 4}, {"match": [{"headers": 5}]}],
+    }));
+    world.settle();
+    assert!(!rules(&world, "books").is_empty());
+}
+
+#[test]
+fn the_objects_of_a_big_namespace_are_split_and_those_of_none_are_deleted() {
+    let mut world = World::new();
+    let services: Vec<_> = (0..1_500)
+        .map(|number| world.service("books", &format!("s{number}"), &["http:80"]))
+        .collect();
+    world.settle();
+    assert!(world.has(Kind::VirtualService, SYSTEM, "fallback-books.2"));
+    for service in &services[..600] {
+        world.no_service(service);
+    }
+    world.settle();
+    assert!(!world.has(Kind::VirtualService, SYSTEM, "fallback-books.2"));
+    for service in &services[600..] {
+        world.no_service(service);
+    }
+    world.settle();
+    assert!(
+        world
+            .objects
+            .keys()
+            .all(|(kind, ..)| *kind != Kind::VirtualService)
+    );
+    assert!(!world.has(Kind::Service, SYSTEM, "servicefence-ports"));
+}
+
+#[test]
+fn a_new_http_port_number_is_one_write_of_the_placeholder() {
+    let mut world = shop();
+    world.service("books", "odd", &["grpc:7777"]);
+    let writes: Vec<_> = world.settle().to_vec();
+    assert_eq!(
+        writes,
+        [
+            "apply VirtualService servicefence-system/fallback-books",
+            "apply Service servicefence-system/servicefence-ports"
+        ]
+    );
+}

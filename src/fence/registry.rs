@@ -1,0 +1,274 @@
+//! What the mesh consists of: Services, ServiceEntries and the users' VirtualServices.
+//!
+//! Flows in: facts, one object at a time. Flows out: answers to "which Service has this address",
+//! "which rules concern this host", "which ports does the mesh have". Invariant: every index
+//! follows from the maps beside it; `set_*` is the only way to change either.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+
+use super::facts::{
+    Labels, NamespaceFacts, Protocol, ServiceEntryFacts, ServiceFacts, ServiceKind, VirtualServiceFacts,
+};
+use super::name::{ConfigKey, Name, ServiceKey};
+
+/// Port numbers that every istio-proxy listens on itself.
+/// <https://istio.io/latest/docs/ops/deployment/application-requirements/>
+const PROXY_PORTS: [u16; 13] = [
+    15000, 15001, 15002, 15003, 15004, 15005, 15006, 15007, 15008, 15020, 15021, 15053, 15090,
+];
+
+/// The mesh, as far as it can be a destination.
+#[derive(Default)]
+pub struct Registry {
+    namespaces: BTreeMap<Name, NamespaceFacts>,
+    services: BTreeMap<ServiceKey, ServiceFacts>,
+    service_entries: BTreeMap<ConfigKey, ServiceEntryFacts>,
+    virtual_services: BTreeMap<ConfigKey, VirtualServiceFacts>,
+    by_address: HashMap<IpAddr, ServiceKey>,
+    /// Services that a protocol rule may put into scopes: headless ones, and those with a port that
+    /// is not HTTP.
+    protocol_bound: BTreeSet<ServiceKey>,
+    rules_by_host: HashMap<Name, BTreeSet<ConfigKey>>,
+    http_ports: BTreeMap<u16, usize>,
+    other_ports: BTreeMap<u16, usize>,
+    /// Services with routes at the fallback gateway, per namespace.
+    routed: BTreeMap<Name, usize>,
+}
+
+impl Registry {
+    /// Adds, replaces or removes a Namespace; returns what was there.
+    pub fn set_namespace(&mut self, name: Name, facts: Option<NamespaceFacts>) -> Option<NamespaceFacts> {
+        match facts {
+            Some(facts) => self.namespaces.insert(name, facts),
+            None => self.namespaces.remove(&name),
+        }
+    }
+
+    /// Adds, replaces or removes a Service; returns what was there.
+    pub fn set_service(&mut self, key: &ServiceKey, facts: Option<ServiceFacts>) -> Option<ServiceFacts> {
+        let old = self.services.remove(key);
+        if let Some(old) = &old {
+            for address in &old.addresses {
+                if self.by_address.get(address) == Some(key) {
+                    self.by_address.remove(address);
+                }
+            }
+            self.count(key, old, false);
+            self.protocol_bound.remove(key);
+        }
+        if let Some(new) = facts {
+            for address in &new.addresses {
+                self.by_address.insert(*address, key.clone());
+            }
+            self.count(key, &new, true);
+            if is_protocol_bound(&new) {
+                self.protocol_bound.insert(key.clone());
+            }
+            self.services.insert(key.clone(), new);
+        }
+        old
+    }
+
+    fn count(&mut self, key: &ServiceKey, facts: &ServiceFacts, add: bool) {
+        for port in &facts.ports {
+            let counts = match port.protocol {
+                Protocol::Http => &mut self.http_ports,
+                Protocol::Other => &mut self.other_ports,
+            };
+            count(counts, &port.number, add);
+        }
+        if has_routes(facts) {
+            count(&mut self.routed, &key.namespace, add);
+        }
+    }
+
+    /// Adds, replaces or removes a ServiceEntry; returns what was there.
+    pub fn set_service_entry(
+        &mut self,
+        key: &ConfigKey,
+        facts: Option<ServiceEntryFacts>,
+    ) -> Option<ServiceEntryFacts> {
+        match facts {
+            Some(facts) => self.service_entries.insert(key.clone(), facts),
+            None => self.service_entries.remove(key),
+        }
+    }
+
+    /// Adds, replaces or removes a user's VirtualService; returns what was there.
+    pub fn set_virtual_service(
+        &mut self,
+        key: &ConfigKey,
+        facts: Option<VirtualServiceFacts>,
+    ) -> Option<VirtualServiceFacts> {
+        let old = self.virtual_services.remove(key);
+        for host in old.iter().flat_map(|old| &old.hosts) {
+            if let Some(keys) = self.rules_by_host.get_mut(host) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.rules_by_host.remove(host);
+                }
+            }
+        }
+        if let Some(facts) = facts {
+            for host in &facts.hosts {
+                self.rules_by_host
+                    .entry(host.clone())
+                    .or_default()
+                    .insert(key.clone());
+            }
+            self.virtual_services.insert(key.clone(), facts);
+        }
+        old
+    }
+
+    /// A Namespace by name.
+    pub fn namespace(&self, name: &str) -> Option<&NamespaceFacts> {
+        self.namespaces.get(name)
+    }
+
+    /// A Service by name.
+    pub fn service(&self, key: &ServiceKey) -> Option<&ServiceFacts> {
+        self.services.get(key)
+    }
+
+    /// All Services, by namespace and name.
+    pub fn services(&self) -> impl Iterator<Item = (&ServiceKey, &ServiceFacts)> {
+        self.services.iter()
+    }
+
+    /// The Services of one namespace.
+    pub fn services_in<'a>(
+        &'a self,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = (&'a ServiceKey, &'a ServiceFacts)> {
+        self.services
+            .range(ServiceKey::new(namespace, "")..)
+            .take_while(move |(key, _)| &*key.namespace == namespace)
+    }
+
+    /// Services that a protocol rule may put into scopes.
+    pub fn protocol_bound(&self) -> impl Iterator<Item = (&ServiceKey, &ServiceFacts)> {
+        self.protocol_bound
+            .iter()
+            .filter_map(|key| Some((key, self.services.get(key)?)))
+    }
+
+    /// ServiceEntries that proxies of `namespace` see.
+    pub fn service_entries_for<'a>(
+        &'a self,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = (&'a ConfigKey, &'a ServiceEntryFacts)> {
+        self.service_entries
+            .iter()
+            .filter(move |(_, entry)| entry.visibility.to(namespace))
+    }
+
+    /// VirtualServices for sidecars that proxies of `namespace` see.
+    pub fn rules_for<'a>(
+        &'a self,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = (&'a ConfigKey, &'a VirtualServiceFacts)> {
+        self.virtual_services
+            .iter()
+            .filter(move |(_, rules)| rules.mesh && rules.visibility.to(namespace))
+    }
+
+    /// VirtualServices for sidecars that name `host`, also by a wildcard.
+    pub fn rules_of_host<'a>(
+        &'a self,
+        host: &'a str,
+    ) -> impl Iterator<Item = (&'a ConfigKey, &'a VirtualServiceFacts)> {
+        wildcards_of(host)
+            .filter_map(|name| self.rules_by_host.get(name.as_str()))
+            .flatten()
+            .filter_map(|key| Some((key, self.virtual_services.get(key)?)))
+            .filter(|(_, rules)| rules.mesh)
+    }
+
+    /// The Service and port that an address belongs to.
+    pub fn at(&self, address: SocketAddr) -> Option<&ServiceKey> {
+        let key = self.by_address.get(&address.ip())?;
+        let facts = self.services.get(key)?;
+        facts
+            .ports
+            .iter()
+            .any(|port| port.number == address.port())
+            .then_some(key)
+    }
+
+    /// Namespaces that have a Service with routes at the fallback gateway.
+    pub fn routed_namespaces(&self) -> BTreeSet<&Name> {
+        self.routed.keys().collect()
+    }
+
+    /// Port numbers on which a miss can safely be taken for HTTP: some Service of the mesh declares
+    /// HTTP on them and none declares anything else. An HTTP listener waits for the client's first
+    /// bytes, so a protocol in which the server speaks first would hang on it.
+    pub fn placeholder_ports(&self) -> BTreeSet<u16> {
+        self.http_ports
+            .keys()
+            .filter(|number| !self.other_ports.contains_key(number) && !PROXY_PORTS.contains(number))
+            .copied()
+            .collect()
+    }
+
+    /// How many hosts an unscoped proxy of `namespace` knows.
+    pub fn hosts_visible_to(&self, namespace: &str) -> usize {
+        let services = self
+            .services
+            .values()
+            .filter(|facts| facts.kind != ServiceKind::ExternalName && facts.visibility.to(namespace))
+            .count();
+        services
+            + self
+                .service_entries_for(namespace)
+                .map(|(_, entry)| entry.hosts.len())
+                .sum::<usize>()
+    }
+
+    /// The Services of `namespace` whose fences may be generated: they have a selector and are not
+    /// an alias. Grouped by selector, since a proxy has one Sidecar only.
+    pub fn workloads_in<'a>(
+        &'a self,
+        namespace: &'a str,
+    ) -> BTreeMap<&'a Labels, Vec<(&'a ServiceKey, &'a ServiceFacts)>> {
+        let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (key, facts) in self.services_in(namespace) {
+            if facts.kind != ServiceKind::ExternalName && !facts.selector.is_empty() {
+                groups.entry(&facts.selector).or_default().push((key, facts));
+            }
+        }
+        groups
+    }
+}
+
+/// Whether a protocol rule may put the Service into scopes.
+pub fn is_protocol_bound(facts: &ServiceFacts) -> bool {
+    match facts.kind {
+        ServiceKind::Headless => true,
+        ServiceKind::ClusterIp => !facts.is_http(),
+        ServiceKind::ExternalName => false,
+    }
+}
+
+/// Whether the fallback gateway has routes for the Service.
+pub fn has_routes(facts: &ServiceFacts) -> bool {
+    facts.kind == ServiceKind::ClusterIp && !facts.addresses.is_empty() && !facts.ports.is_empty()
+}
+
+/// `a.b.c`, `*.b.c`, `*.c` and `*`: the hosts of a VirtualService that can name `a.b.c`.
+fn wildcards_of(host: &str) -> impl Iterator<Item = String> {
+    let suffixes = host.match_indices('.').map(|(at, _)| format!("*{}", &host[at..]));
+    std::iter::once(host.to_owned())
+        .chain(suffixes)
+        .chain(std::iter::once("*".to_owned()))
+}
+
+fn count<K: Ord + Clone>(counts: &mut BTreeMap<K, usize>, key: &K, add: bool) {
+    let count = counts.entry(key.clone()).or_default();
+    *count = if add { *count + 1 } else { count.saturating_sub(1) };
+    if *count == 0 {
+        counts.remove(key);
+    }
+}

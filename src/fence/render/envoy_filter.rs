@@ -1,0 +1,195 @@
+//! The callers' EnvoyFilter: where a miss goes. One static object per namespace.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+use servicefence_crd::names;
+
+use super::{Kind, Object};
+use crate::fence::name::{CLUSTER_DOMAIN, Cidr, Name, ServiceKey};
+
+/// Name of the object in each namespace.
+pub const ENVOY_FILTER: &str = "servicefence";
+
+/// Longest list of namespace names in the pattern: RE2 refuses programs of more than 32,768
+/// instructions in Istio's proxies, and a character costs one or two.
+const LONGEST_NAMES: usize = 12_000;
+
+/// The EnvoyFilter of a namespace.
+pub fn envoy_filter(namespace: &Name, spec: &Value) -> Object {
+    Object::new(Kind::EnvoyFilter, namespace, ENVOY_FILTER, spec.clone())
+}
+
+/// The spec, the same in every namespace.
+///
+/// Known hosts have a virtual host of their own and never reach `allow_any` (or `block_all` where
+/// the mesh is `REGISTRY_ONLY`), so the inserted route sees misses only. It takes in-mesh names and
+/// Service addresses; external names keep Istio's own behaviour. Connections that are not HTTP and
+/// go to a Service address are tunnelled by HTTP/2 CONNECT, so that they too are authenticated and
+/// arrive under STRICT mutual TLS.
+pub fn envoy_filter_spec(
+    system_namespace: &Name,
+    namespaces: &BTreeSet<&Name>,
+    cidrs: &BTreeSet<Cidr>,
+) -> Value {
+    let mut patches = vec![
+        http_miss("allow_any", system_namespace, namespaces, cidrs),
+        http_miss("block_all", system_namespace, namespaces, cidrs),
+    ];
+    if !cidrs.is_empty() {
+        patches.push(tcp_miss(system_namespace, cidrs));
+    }
+    json!({"configPatches": patches})
+}
+
+fn cluster(system_namespace: &Name, port: u16) -> String {
+    format!(
+        "outbound|{port}||{}",
+        ServiceKey::new(system_namespace.clone(), names::FALLBACK).host()
+    )
+}
+
+fn source_header() -> Value {
+    json!({
+        "header": {"key": names::SOURCE_HEADER, "value": "%ENVIRONMENT(POD_NAMESPACE)%/%ENVIRONMENT(POD_NAME)%"},
+        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+    })
+}
+
+fn http_miss(
+    catch_all: &str,
+    system_namespace: &Name,
+    namespaces: &BTreeSet<&Name>,
+    cidrs: &BTreeSet<Cidr>,
+) -> Value {
+    json!({
+        "applyTo": "HTTP_ROUTE",
+        "match": {
+            "context": "SIDECAR_OUTBOUND",
+            "routeConfiguration": {"vhost": {"name": catch_all, "route": {"name": catch_all}}},
+        },
+        "patch": {
+            "operation": "INSERT_FIRST",
+            "value": {
+                "name": "servicefence",
+                "match": {
+                    "prefix": "/",
+                    "headers": [{
+                        "name": ":authority",
+                        "string_match": {"safe_regex": {"regex": authority_pattern(namespaces, cidrs)}},
+                    }],
+                },
+                "route": {"cluster": cluster(system_namespace, names::FALLBACK_PORT), "timeout": "0s"},
+                "request_headers_to_add": [
+                    {
+                        "header": {"key": names::ORIGINAL_DST_HEADER, "value": "%DOWNSTREAM_LOCAL_ADDRESS%"},
+                        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+                    },
+                    source_header(),
+                ],
+            },
+        },
+    })
+}
+
+fn tcp_miss(system_namespace: &Name, cidrs: &BTreeSet<Cidr>) -> Value {
+    let ranges: Vec<_> = cidrs
+        .iter()
+        .map(|cidr| json!({"address_prefix": cidr.address.to_string(), "prefix_len": cidr.prefix}))
+        .collect();
+    json!({
+        "applyTo": "FILTER_CHAIN",
+        "match": {"context": "SIDECAR_OUTBOUND", "listener": {"name": "virtualOutbound"}},
+        "patch": {
+            "operation": "ADD",
+            "value": {
+                "name": "servicefence",
+                "filter_chain_match": {"prefix_ranges": ranges},
+                "filters": [{
+                    "name": "envoy.filters.network.tcp_proxy",
+                    "typed_config": {
+                        "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+                        "stat_prefix": "servicefence",
+                        "cluster": cluster(system_namespace, names::TUNNEL_PORT),
+                        "tunneling_config": {
+                            "hostname": "%DOWNSTREAM_LOCAL_ADDRESS%",
+                            "headers_to_add": [source_header()],
+                        },
+                    },
+                }],
+            },
+        },
+    })
+}
+
+/// Matches, in whole: `reviews`, `reviews.<namespace>`, `reviews.<any>.svc`, `….svc.cluster.local`,
+/// each with an optional trailing dot and port and in any case, and addresses of Services.
+fn authority_pattern(namespaces: &BTreeSet<&Name>, cidrs: &BTreeSet<Cidr>) -> String {
+    let names: Vec<&str> = namespaces.iter().map(|name| &***name).collect();
+    let names = match names.join("|") {
+        none if none.is_empty() => "[^.:]+".to_owned(),
+        long if long.len() > LONGEST_NAMES => "[^.:]+".to_owned(),
+        names => names,
+    };
+    let domain = CLUSTER_DOMAIN.replace('.', r"\.");
+    let mut pattern = format!(r"[^.:]+(\.({names})|\.[^.:]+\.svc(\.{domain})?)?\.?");
+    for addresses in cidrs.iter().filter_map(ipv4_pattern) {
+        pattern.push('|');
+        pattern.push_str(&addresses);
+    }
+    format!("(?i)({pattern})(:[0-9]+)?")
+}
+
+/// Matches the IPv4 addresses of a range; an octet that is partly fixed lists its values.
+fn ipv4_pattern(cidr: &Cidr) -> Option<String> {
+    let IpAddr::V4(address) = cidr.address else {
+        return None;
+    };
+    let octets = address
+        .octets()
+        .into_iter()
+        .zip([0u8, 8, 16, 24])
+        .map(
+            |(octet, before)| match cidr.prefix.saturating_sub(before).min(8) {
+                0 => "[0-9]+".to_owned(),
+                8 => octet.to_string(),
+                fixed => {
+                    let free = 0xff_u8 >> fixed;
+                    let values: Vec<_> = (octet & !free..=octet | free)
+                        .map(|value| value.to_string())
+                        .collect();
+                    format!("({})", values.join("|"))
+                }
+            },
+        );
+    Some(octets.collect::<Vec<_>>().join(r"\."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pattern(cidr: &str) -> String {
+        ipv4_pattern(&cidr.parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn ranges_become_patterns() {
+        assert_eq!(pattern("10.96.0.0/16"), r"10\.96\.[0-9]+\.[0-9]+");
+        assert_eq!(pattern("10.96.0.0/14"), r"10\.(96|97|98|99)\.[0-9]+\.[0-9]+");
+        assert_eq!(pattern("10.0.0.0/8"), r"10\.[0-9]+\.[0-9]+\.[0-9]+");
+        assert_eq!(
+            pattern("10.96.0.128/25").split_once(r"0\.(").unwrap().0,
+            r"10\.96\."
+        );
+        assert_eq!(ipv4_pattern(&"fd00::/108".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn very_many_namespaces_become_any_name() {
+        let names: Vec<Name> = (0..2000).map(|n| format!("namespace-{n}").into()).collect();
+        let pattern = authority_pattern(&names.iter().collect(), &BTreeSet::new());
+        assert!(pattern.len() < 200, "{pattern}");
+    }
+}

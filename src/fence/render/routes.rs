@@ -1,0 +1,302 @@
+//! The fallback gateway's routes to the Services of one namespace.
+//!
+//! A miss is routed by the address that the caller dialled, not by its Host: an alias, a short name
+//! or any other Host reaches what it would have reached. The users' HTTP rules bind to `mesh` and do
+//! not apply at a gateway, so they are carried over, each match and-ed with the original address.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value, json};
+use servicefence_crd::names;
+
+use super::{Kind, Object};
+use crate::fence::facts::{Port, Protocol, ServiceFacts, VirtualServiceFacts, Visibility};
+use crate::fence::name::{ConfigKey, Name, ServiceKey, envoy_address, qualify};
+use crate::fence::registry::{Registry, has_routes};
+
+const PREFIX: &str = "fallback-";
+
+/// Most rules of one object: about a third of what etcd stores in one (1.5 MiB by default).
+const MOST_RULES: usize = 1_000;
+
+/// The namespace that an object of routes is for. Further objects of a namespace are named
+/// `fallback-<namespace>.2` and so on; a namespace's own name has no dot.
+pub fn namespace_of_routes(object: &str) -> Option<Name> {
+    let rest = object.strip_prefix(PREFIX)?;
+    Some(rest.split('.').next().unwrap_or(rest).into())
+}
+
+/// A user's rule that the gateway cannot apply to first calls.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NotCarried {
+    /// The VirtualService that has it.
+    pub rules: ConfigKey,
+    /// What stands in the way.
+    pub because: &'static str,
+}
+
+/// Routes to the Services of a namespace.
+#[derive(Debug, Default)]
+pub struct Routes {
+    /// The objects that carry them.
+    pub objects: Vec<Object>,
+    /// The users' rules that could not be carried over.
+    pub not_carried: BTreeSet<NotCarried>,
+}
+
+/// Routes to all Services of `namespace`.
+pub fn routes(registry: &Registry, system_namespace: &Name, namespace: &Name) -> Routes {
+    let mut routes = Routes::default();
+    let mut rules = Vec::new();
+    for (key, facts) in registry
+        .services_in(namespace)
+        .filter(|(_, facts)| has_routes(facts))
+    {
+        let host = key.host();
+        for port in &facts.ports {
+            let target = Target {
+                registry,
+                host: &host,
+                facts,
+                port,
+            };
+            if port.protocol == Protocol::Http {
+                rules.extend(target.carried(&mut routes.not_carried));
+            }
+            rules.push(target.plain());
+        }
+    }
+    for (at, chunk) in rules.chunks(MOST_RULES).enumerate() {
+        let name = match at {
+            0 => format!("{PREFIX}{namespace}"),
+            _ => format!("{PREFIX}{namespace}.{}", at + 1),
+        };
+        let spec = json!({
+            "hosts": ["*"],
+            "gateways": [names::FALLBACK, names::FALLBACK_TUNNEL],
+            "exportTo": ["."],
+            "http": chunk,
+        });
+        routes
+            .objects
+            .push(Object::new(Kind::VirtualService, system_namespace, &name, spec));
+    }
+    routes
+}
+
+/// One port of one Service.
+struct Target<'a> {
+    registry: &'a Registry,
+    host: &'a Name,
+    facts: &'a ServiceFacts,
+    port: &'a Port,
+}
+
+impl Target<'_> {
+    fn addresses(&self) -> impl Iterator<Item = String> {
+        self.facts
+            .addresses
+            .iter()
+            .map(|address| envoy_address(*address, self.port.number))
+    }
+
+    /// To the Service itself. An HTTP port also has a tunnel rule, for a miss on a port number that
+    /// has no HTTP listener at the caller.
+    fn plain(&self) -> Value {
+        let mut matches = Vec::new();
+        for address in self.addresses() {
+            if self.port.protocol == Protocol::Http {
+                matches.push(json!({
+                    "gateways": [names::FALLBACK],
+                    "headers": {names::ORIGINAL_DST_HEADER: {"exact": address}},
+                }));
+            }
+            matches.push(json!({"gateways": [names::FALLBACK_TUNNEL], "authority": {"exact": address}}));
+        }
+        json!({
+            "match": matches,
+            "route": [{"destination": {"host": &**self.host, "port": {"number": self.port.number}}}],
+            "headers": {"request": {"remove": [names::ORIGINAL_DST_HEADER, names::SOURCE_HEADER]}},
+        })
+    }
+
+    /// The users' rules for this port, in Istio's order: those that only some namespaces see before
+    /// those for all, older before newer.
+    fn carried(&self, not_carried: &mut BTreeSet<NotCarried>) -> Vec<Value> {
+        let mut sources: Vec<_> = self
+            .registry
+            .rules_of_host(self.host)
+            .filter(|(_, rules)| !rules.http.is_empty())
+            .collect();
+        sources.sort_by_key(|(key, rules)| (rules.visibility == Visibility::All, rules.created, *key));
+        let mut carried = Vec::new();
+        for (key, rules) in sources {
+            let callers: Vec<Option<&Name>> = match &rules.visibility {
+                Visibility::All => vec![None],
+                Visibility::Only(namespaces) => namespaces.iter().map(Some).collect(),
+            };
+            if callers.is_empty() {
+                continue;
+            }
+            let mut complete = true;
+            for rule in &rules.http {
+                match self.carry(key, rules, rule, &callers) {
+                    Ok(Some(rule)) => carried.push(rule),
+                    Ok(None) => {}
+                    Err(because) => {
+                        complete = false;
+                        not_carried.insert(NotCarried {
+                            rules: key.clone(),
+                            because,
+                        });
+                    }
+                }
+            }
+            if complete {
+                carried.push(self.nothing_matched(&callers));
+            }
+            if callers.contains(&None) {
+                break;
+            }
+        }
+        carried
+    }
+
+    /// Istio answers 404 where a host has rules and none matches.
+    fn nothing_matched(&self, callers: &[Option<&Name>]) -> Value {
+        json!({"match": self.matches(&Map::new(), callers), "directResponse": {"status": 404}})
+    }
+
+    fn carry(
+        &self,
+        key: &ConfigKey,
+        rules: &VirtualServiceFacts,
+        rule: &Map<String, Value>,
+        callers: &[Option<&Name>],
+    ) -> Result<Option<Value>, &'static str> {
+        debug_assert!(rules.mesh, "rules of a gateway do not apply to sidecars");
+        if rule.contains_key("delegate") {
+            return Err("it delegates to another VirtualService");
+        }
+        let mut matches = Vec::new();
+        match rule
+            .get("match")
+            .and_then(Value::as_array)
+            .filter(|list| !list.is_empty())
+        {
+            None => matches = self.matches(&Map::new(), callers),
+            Some(list) => {
+                for one in list.iter().filter_map(Value::as_object) {
+                    if one.contains_key("sourceLabels") {
+                        return Err("it matches sourceLabels, which the gateway does not know");
+                    }
+                    let of_mesh = one
+                        .get("gateways")
+                        .and_then(Value::as_array)
+                        .is_none_or(|gateways| {
+                            gateways.is_empty() || gateways.iter().any(|name| name == "mesh")
+                        });
+                    let of_port = one.get("port").is_none_or(|port| port == self.port.number);
+                    if of_mesh && of_port {
+                        matches.extend(self.matches(one, callers));
+                    }
+                }
+            }
+        }
+        if matches.is_empty() {
+            return Ok(None);
+        }
+        let mut carried = rule.clone();
+        carried.insert("match".into(), Value::Array(matches));
+        for list in ["route", "mirrors"] {
+            for route in carried
+                .get_mut(list)
+                .and_then(Value::as_array_mut)
+                .into_iter()
+                .flatten()
+            {
+                if let Some(destination) = route.get_mut("destination") {
+                    self.aim(destination, &key.namespace);
+                }
+            }
+        }
+        if let Some(mirror) = carried.get_mut("mirror") {
+            self.aim(mirror, &key.namespace);
+        }
+        hide_headers(&mut carried);
+        Ok(Some(Value::Object(carried)))
+    }
+
+    /// One user's match, and-ed with each address and each calling namespace.
+    fn matches(&self, one: &Map<String, Value>, callers: &[Option<&Name>]) -> Vec<Value> {
+        let mut matches = Vec::new();
+        let from = one.get("sourceNamespace").and_then(Value::as_str);
+        for address in self.addresses() {
+            for caller in callers {
+                let caller = match (caller.map(|name| &**name), from) {
+                    (Some(seen_by), Some(from)) if seen_by != from => continue,
+                    (seen_by, from) => from.or(seen_by),
+                };
+                let mut all = one.clone();
+                for key in ["gateways", "port", "sourceNamespace"] {
+                    all.remove(key);
+                }
+                all.insert("gateways".into(), json!([names::FALLBACK]));
+                let headers = child(&mut all, "headers");
+                headers.insert(names::ORIGINAL_DST_HEADER.into(), json!({"exact": address}));
+                if let Some(caller) = caller {
+                    headers.insert(
+                        names::SOURCE_HEADER.into(),
+                        json!({"prefix": format!("{caller}/")}),
+                    );
+                }
+                matches.push(Value::Object(all));
+            }
+        }
+        matches
+    }
+
+    /// Makes a destination mean at the gateway what it means at the caller's proxy: a short name is
+    /// of the rule's namespace, and a missing port is the destination's only port, else the port
+    /// that was called (`GetDestinationCluster` of Istio's pilot).
+    fn aim(&self, destination: &mut Value, namespace: &str) {
+        let Some(destination) = destination.as_object_mut() else {
+            return;
+        };
+        let Some(host) = destination.get("host").and_then(Value::as_str) else {
+            return;
+        };
+        let host = qualify(host, namespace);
+        if !destination.contains_key("port") {
+            let service = ServiceKey::of_host(&host).and_then(|key| self.registry.service(&key));
+            let number = match service.map(|facts| &*facts.ports) {
+                Some([only]) => only.number,
+                _ => self.port.number,
+            };
+            destination.insert("port".into(), json!({"number": number}));
+        }
+        destination.insert("host".into(), Value::from(&*host));
+    }
+}
+
+/// The destination must not see our headers, whatever else the rule does with headers.
+fn hide_headers(rule: &mut Map<String, Value>) {
+    let request = child(child(rule, "headers"), "request");
+    let mut removed: Vec<Value> = request
+        .get("remove")
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
+    removed.extend([names::ORIGINAL_DST_HEADER, names::SOURCE_HEADER].map(Value::from));
+    request.insert("remove".into(), Value::Array(removed));
+}
+
+/// The object at `key`, made where there is none.
+fn child<'a>(parent: &'a mut Map<String, Value>, key: &str) -> &'a mut Map<String, Value> {
+    let value = parent.entry(key).or_insert(Value::Null);
+    if !value.is_object() {
+        *value = Value::Object(Map::new());
+    }
+    #[allow(clippy::expect_used, reason = "the line above made it an object")]
+    value.as_object_mut().expect("an object")
+}

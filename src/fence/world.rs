@@ -1,0 +1,430 @@
+//! A world for tests: the engine, an API server of maps, and a clock that stands still.
+//!
+//! It carries out plans as the reconcilers do and feeds back what was written, through the same
+//! reading of objects that production uses.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use kube::api::{DynamicObject, TypeMeta};
+use serde_json::{Value, json};
+use servicefence_crd::{Mode, ServiceFence, ServiceFenceStatus, Source, names};
+
+use super::engine::{Change, Engine, Settings, Target};
+use super::facts::{ModeLabel, NamespaceFacts};
+use super::learn::{Observation, learn};
+use super::name::{FenceKey, Name, PodKey, ServiceKey};
+use super::plan::Said;
+use super::render::{Kind, Object, Write};
+use crate::source::convert::{Observe, Watched};
+
+pub(crate) const SYSTEM: &str = "servicefence-system";
+
+/// More steps than any test needs: a loop of writes ends the test.
+const MOST_STEPS: usize = 20_000;
+
+pub(crate) fn settings() -> Settings {
+    Settings {
+        system_namespace: SYSTEM.into(),
+        default_mode: Mode::Off,
+        excluded_namespaces: [SYSTEM, "istio-system", "kube-system"].map(Name::from).into(),
+        settle_time: SignedDuration::from_secs(1),
+        baseline: Vec::new(),
+    }
+}
+
+/// The world.
+pub(crate) struct World {
+    pub(crate) engine: Engine,
+    pub(crate) now: Timestamp,
+    pub(crate) objects: BTreeMap<(Kind, Name, Name), Value>,
+    /// Every write, in order, as `verb Kind namespace/name`.
+    pub(crate) writes: Vec<String>,
+    pub(crate) said: Vec<(FenceKey, Said)>,
+    /// Changes that did not come from our writes, for replay.
+    pub(crate) history: Vec<Change>,
+    due: BTreeSet<(Timestamp, Target)>,
+    version: u64,
+    next_ip: u32,
+}
+
+impl World {
+    /// A mesh with a ready gateway and nothing else.
+    pub(crate) fn new() -> Self {
+        Self::with(settings())
+    }
+
+    pub(crate) fn with(settings: Settings) -> Self {
+        let mut world = Self {
+            engine: Engine::new(settings),
+            now: Timestamp::from_second(1_800_000_000).unwrap(),
+            objects: BTreeMap::new(),
+            writes: Vec::new(),
+            said: Vec::new(),
+            history: Vec::new(),
+            due: BTreeSet::new(),
+            version: 0,
+            next_ip: 0x0a60_0001,
+        };
+        world.apply(Change::ServiceCidrs(["10.96.0.0/16".parse().unwrap()].into()));
+        world.apply(Change::GatewayReady(true));
+        world.namespace(SYSTEM, None);
+        world
+    }
+
+    /// Something happens in the cluster.
+    pub(crate) fn apply(&mut self, change: Change) {
+        self.history.push(change.clone());
+        self.take_in(change);
+    }
+
+    fn take_in(&mut self, change: Change) {
+        let dirty = self.engine.apply(change, self.now);
+        self.due
+            .extend(dirty.targets.into_iter().map(|target| (self.now, target)));
+    }
+
+    pub(crate) fn namespace(&mut self, name: &str, mode: Option<&str>) {
+        let facts = NamespaceFacts {
+            mode: ModeLabel::parse(mode),
+            terminating: false,
+        };
+        self.apply(Change::Namespace(name.into(), Some(facts)));
+    }
+
+    /// A Service of pods `app: <name>`; ports are `name:number`.
+    pub(crate) fn service(&mut self, namespace: &str, name: &str, ports: &[&str]) -> ServiceKey {
+        self.service_with(namespace, name, ports, &json!({}))
+    }
+
+    /// The same with more of a Service: `merge` is merged into its spec and labels.
+    pub(crate) fn service_with(
+        &mut self,
+        namespace: &str,
+        name: &str,
+        ports: &[&str],
+        more: &Value,
+    ) -> ServiceKey {
+        let ip = IpAddr::V4(Ipv4Addr::from(self.next_ip)).to_string();
+        self.next_ip += 1;
+        let ports: Vec<_> = ports
+            .iter()
+            .map(|port| port.split_once(':').unwrap())
+            .map(|(name, number)| json!({"name": name, "port": number.parse::<u16>().unwrap()}))
+            .collect();
+        let mut service = json!({
+            "metadata": {"namespace": namespace, "name": name},
+            "spec": {"clusterIP": ip, "ports": ports, "selector": null},
+        });
+        merge(
+            &mut service,
+            &json!({"spec": {"selector": more["spec"].get("selector").unwrap_or(&json!({"app": name}))}}),
+        );
+        merge(&mut service, more);
+        let service: k8s_openapi::api::core::v1::Service = serde_json::from_value(service).unwrap();
+        self.apply(service.observe(SYSTEM).unwrap());
+        ServiceKey::new(namespace, name)
+    }
+
+    pub(crate) fn no_service(&mut self, key: &ServiceKey) {
+        self.apply(Change::Service(key.clone(), None));
+    }
+
+    pub(crate) fn pod(&mut self, namespace: &str, name: &str, labels: &[(&str, &str)]) {
+        let labels = labels
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
+        self.apply(Change::Pod(PodKey::new(namespace, name), Some(labels)));
+    }
+
+    /// An Istio object, or a fence, as a user writes it.
+    pub(crate) fn object(&mut self, kind: &str, namespace: &str, name: &str, spec: Value) {
+        self.version += 1;
+        let created = self.now + SignedDuration::from_secs(i64::try_from(self.version).unwrap());
+        let object = dynamic(
+            kind,
+            json!({
+                "metadata": {
+                    "namespace": namespace, "name": name, "uid": format!("uid-{kind}-{name}"), "generation": 1,
+                    "creationTimestamp": created.to_string(),
+                },
+                "spec": spec,
+            }),
+        );
+        self.apply(object.observe(SYSTEM).unwrap());
+    }
+
+    pub(crate) fn gone(&mut self, watched: Watched, namespace: &str, name: &str) {
+        self.apply(watched.gone(namespace, name, SYSTEM));
+    }
+
+    pub(crate) fn fence(&self, namespace: &str, name: &str) -> Option<Arc<ServiceFence>> {
+        self.engine
+            .fence(&FenceKey::new(namespace, name))
+            .map(|fence| fence.resource.clone())
+    }
+
+    pub(crate) fn status(&self, namespace: &str, name: &str) -> ServiceFenceStatus {
+        self.fence(namespace, name)
+            .and_then(|fence| fence.status.clone())
+            .unwrap_or_default()
+    }
+
+    /// `True Scoped` and the like.
+    pub(crate) fn condition(&self, namespace: &str, name: &str, kind: &str) -> String {
+        let status = self.status(namespace, name);
+        let condition = status.conditions.iter().find(|condition| condition.type_ == kind);
+        condition.map_or_else(String::new, |condition| {
+            format!("{} {}", condition.status, condition.reason)
+        })
+    }
+
+    /// The user changes a fence's spec.
+    pub(crate) fn edit(&mut self, namespace: &str, name: &str, spec: Value) {
+        let mut fence = (*self.fence(namespace, name).unwrap()).clone();
+        fence.spec = serde_json::from_value(spec).unwrap();
+        fence.metadata.generation = fence.metadata.generation.map(|generation| generation + 1);
+        self.apply(Change::Fence(
+            FenceKey::new(namespace, name),
+            Some(Arc::new(fence)),
+        ));
+    }
+
+    /// A call from a fence's workload to a Service is seen.
+    pub(crate) fn learned(&mut self, fence: &FenceKey, service: &ServiceKey) {
+        let mut resource = (*self.engine.fence(fence).unwrap().resource).clone();
+        let seen = Observation {
+            fence: fence.clone(),
+            service: service.clone(),
+            source: Source::AccessLog,
+        };
+        let mut status = resource.status.unwrap_or_default();
+        if let Some(list) = learn(&status.learned, [&seen], self.now) {
+            status.learned = list;
+        }
+        resource.status = Some(status);
+        self.apply(Change::Fence(fence.clone(), Some(Arc::new(resource))));
+    }
+
+    /// Hosts of a fence's Sidecar, without those that ServiceFence itself needs.
+    pub(crate) fn scope(&self, namespace: &str, name: &str) -> Option<Vec<String>> {
+        let sidecar = self.objects.get(&(
+            Kind::Sidecar,
+            namespace.into(),
+            format!("servicefence-{name}").into(),
+        ))?;
+        let hosts = sidecar["spec"]["egress"][0]["hosts"].as_array().unwrap();
+        let hosts = hosts.iter().map(|host| host.as_str().unwrap().to_owned());
+        Some(
+            hosts
+                .filter(|host| !host.contains(&format!(".{SYSTEM}.")))
+                .collect(),
+        )
+    }
+
+    pub(crate) fn has(&self, kind: Kind, namespace: &str, name: &str) -> bool {
+        self.objects.contains_key(&(kind, namespace.into(), name.into()))
+    }
+
+    /// Carries out plans until nothing is left to do, letting time pass where a plan waits for it.
+    pub(crate) fn settle(&mut self) -> &[String] {
+        let from = self.writes.len();
+        for _ in 0..MOST_STEPS {
+            let Some((at, target)) = self.due.pop_first() else {
+                return &self.writes[from..];
+            };
+            self.now = self.now.max(at);
+            self.reconcile(&target);
+        }
+        panic!(
+            "writes never end: {:?}",
+            &self.writes[self.writes.len().saturating_sub(10)..]
+        );
+    }
+
+    /// Carries out what is due now, and no more.
+    pub(crate) fn step(&mut self) -> Vec<String> {
+        let from = self.writes.len();
+        while let Some((at, target)) = self.due.first().cloned().filter(|(at, _)| *at <= self.now) {
+            self.due.remove(&(at, target.clone()));
+            self.reconcile(&target);
+        }
+        self.writes[from..].to_vec()
+    }
+
+    pub(crate) fn pass(&mut self, time: SignedDuration) {
+        self.now += time;
+    }
+
+    fn reconcile(&mut self, target: &Target) {
+        let mut again_at = None;
+        match target {
+            Target::Fence(key) => {
+                let Some(plan) = self.engine.plan_fence(key, self.now) else {
+                    return;
+                };
+                self.take_in(Change::Moving(key.clone(), plan.moving));
+                self.carry_out(plan.sidecar);
+                if plan.delete {
+                    self.write(Write::Delete(
+                        Kind::ServiceFence,
+                        key.namespace.clone(),
+                        key.name.clone(),
+                    ));
+                }
+                if let Some(mut status) = plan.status {
+                    self.writes.push(format!("status {key}"));
+                    let mut fence = (*self.engine.fence(key).unwrap().resource).clone();
+                    status.learned = fence.status.unwrap_or_default().learned;
+                    fence.status = Some(status);
+                    self.take_in(Change::Fence(key.clone(), Some(Arc::new(fence))));
+                }
+                self.said.extend(plan.said.map(|said| (key.clone(), said)));
+                again_at = plan.again_at;
+            }
+            Target::Namespace(name) => {
+                let plan = self.engine.plan_namespace(name, self.now);
+                self.carry_out(plan.writes);
+                again_at = plan.again_at;
+            }
+            Target::Routes(namespace) => {
+                let plan = self.engine.plan_routes(namespace);
+                if plan.taken.is_empty() {
+                    self.carry_out(plan.writes);
+                    self.take_in(Change::RoutesConfirmed(namespace.clone()));
+                }
+            }
+            Target::Ports => {
+                let plan = self.engine.plan_ports();
+                self.carry_out(plan.write);
+            }
+        }
+        self.due.extend(again_at.map(|at| (at, target.clone())));
+    }
+
+    fn carry_out(&mut self, writes: impl IntoIterator<Item = Write>) {
+        for write in writes {
+            self.write(write);
+        }
+    }
+
+    fn write(&mut self, write: Write) {
+        match write {
+            Write::Apply(Object {
+                kind,
+                namespace,
+                name,
+                mut body,
+            }) => {
+                self.writes
+                    .push(format!("apply {} {namespace}/{name}", kind.as_str()));
+                if kind == Kind::ServiceFence {
+                    self.version += 1;
+                    let created = self.now + SignedDuration::from_secs(i64::try_from(self.version).unwrap());
+                    merge(
+                        &mut body,
+                        &json!({"metadata": {
+                            "uid": format!("uid-{name}"), "generation": 1, "creationTimestamp": created.to_string(),
+                        }}),
+                    );
+                }
+                self.objects.insert((kind, namespace, name), body.clone());
+                let change = observe(kind, body);
+                self.take_in(change);
+            }
+            Write::Delete(kind, namespace, name) => {
+                self.writes
+                    .push(format!("delete {} {namespace}/{name}", kind.as_str()));
+                self.objects.remove(&(kind, namespace.clone(), name.clone()));
+                self.take_in(Watched::of(kind).gone(&namespace, &name, SYSTEM));
+            }
+        }
+    }
+
+    /// A new engine that is told, in any order, what exists: a restart.
+    pub(crate) fn restarted(&self, order: impl Fn(&mut Vec<Change>)) -> Self {
+        let mut newest: BTreeMap<String, Change> = BTreeMap::new();
+        for change in &self.history {
+            newest.insert(identity(change), change.clone());
+        }
+        newest.retain(|_, change| !matches!(change, Change::Fence(..)));
+        let mut changes: Vec<Change> = newest.into_values().collect();
+        for (key, fence) in self.engine.fences() {
+            changes.push(Change::Fence(key.clone(), Some(fence.resource.clone())));
+        }
+        for ((kind, ..), body) in self
+            .objects
+            .iter()
+            .filter(|((kind, ..), _)| *kind != Kind::ServiceFence)
+        {
+            changes.push(observe(*kind, body.clone()));
+        }
+        order(&mut changes);
+        let mut world = Self {
+            engine: Engine::new(self.engine.settings.clone()),
+            now: self.now,
+            objects: self.objects.clone(),
+            writes: Vec::new(),
+            said: Vec::new(),
+            history: Vec::new(),
+            due: BTreeSet::new(),
+            version: self.version,
+            next_ip: self.next_ip,
+        };
+        changes.into_iter().for_each(|change| world.apply(change));
+        world
+    }
+}
+
+/// What a change is about.
+fn identity(change: &Change) -> String {
+    let text = format!("{change:?}");
+    let end = text.find(['{', '[']).unwrap_or(text.len());
+    match change {
+        Change::GatewayReady(_) => "gateway".to_owned(),
+        Change::ServiceCidrs(_) => "cidrs".to_owned(),
+        Change::Namespace(name, _) => format!("namespace {name}"),
+        Change::Service(key, _) => format!("service {key}"),
+        Change::Pod(key, _) => format!("pod {key}"),
+        Change::VirtualService(key, _) => format!("virtualservice {key}"),
+        Change::ServiceEntry(key, _) => format!("serviceentry {key}"),
+        Change::Sidecar(key, _) => format!("sidecar {key}"),
+        _ => text[..end].to_owned(),
+    }
+}
+
+fn observe(kind: Kind, body: Value) -> Change {
+    if kind == Kind::Service {
+        let service: k8s_openapi::api::core::v1::Service = serde_json::from_value(body).unwrap();
+        return service.observe(SYSTEM).unwrap();
+    }
+    dynamic(kind.as_str(), body).observe(SYSTEM).unwrap()
+}
+
+fn dynamic(kind: &str, body: Value) -> DynamicObject {
+    let mut object: DynamicObject = serde_json::from_value(body).unwrap();
+    object.types = Some(TypeMeta {
+        api_version: String::new(),
+        kind: kind.to_owned(),
+    });
+    object
+}
+
+fn merge(into: &mut Value, more: &Value) {
+    match (into, more) {
+        (Value::Object(into), Value::Object(more)) => {
+            for (key, value) in more {
+                merge(into.entry(key.clone()).or_insert(Value::Null), value);
+            }
+        }
+        (into, more) => *into = more.clone(),
+    }
+}
+
+/// The label that opts a Service in or out.
+pub(crate) fn mode_label(mode: &str) -> Value {
+    json!({"metadata": {"labels": {names::MODE_LABEL: mode}}})
+}

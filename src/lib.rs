@@ -1,0 +1,28 @@
+//! ServiceFence keeps Istio sidecars small by itself.
+//!
+//! ```text
+//!  Envoy access logs (gRPC) ─┐
+//!  API watches ──────────────┴▶ source ─▶ state: Engine ─▶ plan ─▶ reconcile ─▶ writer ─▶ API server ─▶ istiod ─▶ Envoy
+//!         ▲                              (fence: pure)                                        │
+//!         └──────────────── status.learned: the durable memory, watched by every replica ◀────┘
+//! ```
+//!
+//! The modules stand in the order of the flow. [`fence`] decides and does nothing else; everything
+//! around it is IO.
+
+pub mod fence;
+
+pub mod source;
+pub mod state;
+
+pub mod reconcile;
+pub mod writer;
+
+pub mod admin;
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod metrics;
+pub mod readiness;
+pub mod supervisor;
+pub mod telemetry;

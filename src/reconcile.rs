@@ -1,0 +1,227 @@
+//! From what a change touched to writes.
+//!
+//! Flows in: dirty targets. Flows out: writes, Events, and what became of them, back into the
+//! engine. Invariants: one target is reconciled by one task at a time; nothing is planned before
+//! every watch has seen what exists, so a restart writes nothing; one target that cannot be written
+//! waits longer and longer and never holds up another.
+
+mod queue;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use self::queue::Queue;
+use crate::fence::name::{FenceKey, Name};
+use crate::fence::render::{Kind, Write};
+use crate::fence::{Change, Dirty, Target};
+use crate::metrics::Metrics;
+use crate::readiness::Readiness;
+use crate::state::State;
+use crate::writer::{Events, Priority, WriteError, Writer};
+
+/// Most reconciles under way at once.
+const MOST_RUNNING: usize = 32;
+
+/// Carries out plans.
+#[derive(Clone)]
+pub struct Reconciler {
+    state: Arc<State>,
+    writer: Writer,
+    events: Events,
+    metrics: Arc<Metrics>,
+}
+
+impl Reconciler {
+    /// Plans by `state` and writes with `writer`.
+    pub fn new(state: Arc<State>, writer: Writer, events: Events, metrics: Arc<Metrics>) -> Self {
+        Self {
+            state,
+            writer,
+            events,
+            metrics,
+        }
+    }
+
+    /// Runs until `shutdown`, and then until the writes under way are done.
+    pub async fn run(
+        self,
+        mut dirty: mpsc::UnboundedReceiver<Dirty>,
+        readiness: Readiness,
+        shutdown: CancellationToken,
+    ) {
+        tokio::select! {
+            () = readiness.ready() => {}
+            () = shutdown.cancelled() => return,
+        }
+        let mut queue = Queue::default();
+        let mut running = JoinSet::new();
+        loop {
+            self.metrics
+                .queue
+                .set(i64::try_from(queue.len()).unwrap_or(i64::MAX));
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                Some(touched) = dirty.recv() => self.touch(&mut queue, touched).await,
+                Some(done) = running.join_next(), if !running.is_empty() => match done {
+                    Ok((target, outcome)) => self.done(&mut queue, target, outcome),
+                    Err(error) => std::panic::resume_unwind(error.into_panic()),
+                },
+                target = queue.next(), if running.len() < MOST_RUNNING => {
+                    let this = self.clone();
+                    running.spawn(async move {
+                        let outcome = this.reconcile(&target).await;
+                        (target, outcome)
+                    });
+                }
+            }
+        }
+        while running.join_next().await.is_some() {}
+    }
+
+    async fn touch(&self, queue: &mut Queue, dirty: Dirty) {
+        for target in dirty.targets {
+            queue.add(target, Duration::ZERO);
+        }
+        if let Some(unknown) = dirty.unknown_mode {
+            self.events.unknown_mode(&unknown).await;
+        }
+    }
+
+    fn done(&self, queue: &mut Queue, target: Target, outcome: Result<Option<Timestamp>, WriteError>) {
+        match outcome {
+            Ok(again_at) => {
+                self.state.apply(Change::WriteError(target.clone(), None));
+                queue.done(&target);
+                if let Some(at) = again_at {
+                    let wait = at.duration_since(Timestamp::now());
+                    // A millisecond more, so that the time has come when it is planned again.
+                    let wait = Duration::try_from(wait).unwrap_or_default() + Duration::from_millis(1);
+                    queue.add(target, wait);
+                }
+            }
+            Err(error) => {
+                let category = error.category();
+                self.metrics
+                    .reconcile_errors
+                    .with_label_values(&[name_of(&target), category])
+                    .inc();
+                let wait = queue.failed(&target);
+                if category == "conflict" {
+                    tracing::debug!(?target, %error, "somebody else wrote at the same time");
+                } else {
+                    tracing::warn!(?target, category, %error, retry_in = ?wait, "a write failed and is tried again");
+                    self.state
+                        .apply(Change::WriteError(target, Some(error.to_string())));
+                }
+            }
+        }
+    }
+
+    async fn reconcile(&self, target: &Target) -> Result<Option<Timestamp>, WriteError> {
+        match target {
+            Target::Fence(key) => self.fence(key).await,
+            Target::Namespace(name) => self.namespace(name).await,
+            Target::Routes(namespace) => self.routes(namespace).await.map(|()| None),
+            Target::Ports => self.ports().await.map(|()| None),
+        }
+    }
+
+    async fn fence(&self, key: &FenceKey) -> Result<Option<Timestamp>, WriteError> {
+        let (plan, uid) = {
+            let engine = self.state.engine();
+            let Some(plan) = engine.plan_fence(key, Timestamp::now()) else {
+                return Ok(None);
+            };
+            (
+                plan,
+                engine
+                    .fence(key)
+                    .and_then(|fence| fence.resource.metadata.uid.clone()),
+            )
+        };
+        self.state.apply(Change::Moving(key.clone(), plan.moving));
+        if let Some(write) = plan.sidecar {
+            let priority = if plan.widens {
+                Priority::Widen
+            } else {
+                Priority::Narrow
+            };
+            self.writer.write(write, priority).await?;
+        }
+        if plan.delete {
+            let write = Write::Delete(Kind::ServiceFence, key.namespace.clone(), key.name.clone());
+            self.writer.write(write, Priority::Narrow).await?;
+        }
+        if let Some(status) = plan.status {
+            self.writer.status(key, &status).await?;
+        }
+        if let Some(said) = plan.said {
+            tracing::info!(fence = %key, reason = %said.reason, "{}", said.message);
+            self.events.fence(key, uid, &said).await;
+        }
+        Ok(plan.again_at)
+    }
+
+    async fn namespace(&self, name: &Name) -> Result<Option<Timestamp>, WriteError> {
+        let plan = self.state.engine().plan_namespace(name, Timestamp::now());
+        let mut first_error = None;
+        for write in plan.writes {
+            // One that is refused does not hold up the others.
+            if let Err(error) = self.writer.write(write, Priority::Widen).await {
+                first_error.get_or_insert(error);
+            }
+        }
+        first_error.map_or(Ok(plan.again_at), Err)
+    }
+
+    async fn routes(&self, namespace: &Name) -> Result<(), WriteError> {
+        let plan = self.state.engine().plan_routes(namespace);
+        if let Some(name) = plan.taken.first() {
+            return Err(WriteError::NameTaken {
+                kind: Kind::VirtualService.as_str(),
+                namespace: self.writer.system_namespace().to_owned(),
+                name: name.to_string(),
+            });
+        }
+        let changed = !plan.writes.is_empty();
+        for write in plan.writes {
+            self.writer.write(write, Priority::Widen).await?;
+        }
+        self.state.apply(Change::RoutesConfirmed(namespace.clone()));
+        if changed {
+            for rule in plan.not_carried {
+                self.events.not_carried(&rule.rules, rule.because).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn ports(&self) -> Result<(), WriteError> {
+        let plan = self.state.engine().plan_ports();
+        if plan.taken {
+            return Err(WriteError::NameTaken {
+                kind: Kind::Service.as_str(),
+                namespace: self.writer.system_namespace().to_owned(),
+                name: servicefence_crd::names::PORTS.to_owned(),
+            });
+        }
+        match plan.write {
+            Some(write) => self.writer.write(write, Priority::Widen).await,
+            None => Ok(()),
+        }
+    }
+}
+
+fn name_of(target: &Target) -> &'static str {
+    match target {
+        Target::Fence(_) => "fence",
+        Target::Namespace(_) => "namespace",
+        Target::Routes(_) => "routes",
+        Target::Ports => "ports",
+    }
+}

@@ -1,0 +1,6 @@
+//! IO in: turns the outside into changes and observations.
+
+pub mod als;
+pub mod convergence;
+pub mod convert;
+pub mod watch;

@@ -1,0 +1,367 @@
+//! From API objects to facts: only what decisions need is kept.
+//!
+//! Flows in: objects as the API server has them, from a watch or as the answer to a write. Flows
+//! out: [`Change`]s. An object that cannot be read is an error of its own and touches no other.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1 as core;
+use kube::api::{DynamicObject, ObjectMeta};
+use kube::core::PartialObjectMeta;
+use serde::de::{DeserializeOwned, Error as _};
+use serde_json::Value;
+use servicefence_crd::istio::{ServiceEntrySpec, SidecarSpec, VirtualServiceSpec};
+use servicefence_crd::{ServiceFence, names};
+
+use crate::fence::Change;
+use crate::fence::facts::{
+    ModeLabel, NamespaceFacts, Port, Protocol, ServiceEntryFacts, ServiceFacts, ServiceKind, SidecarFacts,
+    VirtualServiceFacts, Visibility, Written,
+};
+use crate::fence::name::{ConfigKey, FenceKey, Name, PodKey, ScopeHost, ServiceKey, qualify};
+use crate::fence::render::{self, Kind};
+
+/// Annotation with the `exportTo` of a Kubernetes Service.
+const EXPORT_TO: &str = "networking.istio.io/exportTo";
+
+/// An object that cannot be read. The sentence is for its author.
+#[derive(Debug, thiserror::Error)]
+#[error("ServiceFence cannot read this {kind} and goes on with what it knew of it before: {source}")]
+pub struct Unreadable {
+    kind: String,
+    source: serde_json::Error,
+}
+
+/// What is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Watched {
+    /// Namespaces.
+    Namespaces,
+    /// Services.
+    Services,
+    /// Pods of namespaces with fences.
+    Pods,
+    /// ServiceFences.
+    ServiceFences,
+    /// Istio's Sidecars.
+    Sidecars,
+    /// Istio's VirtualServices.
+    VirtualServices,
+    /// Istio's ServiceEntries.
+    ServiceEntries,
+    /// Istio's EnvoyFilters, those named as ours are.
+    EnvoyFilters,
+}
+
+impl Watched {
+    /// The resource's name, in metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Namespaces => "namespaces",
+            Self::Services => "services",
+            Self::Pods => "pods",
+            Self::ServiceFences => "servicefences",
+            Self::Sidecars => "sidecars",
+            Self::VirtualServices => "virtualservices",
+            Self::ServiceEntries => "serviceentries",
+            Self::EnvoyFilters => "envoyfilters",
+        }
+    }
+
+    /// What is watched of the kind of an object that we write.
+    pub fn of(kind: Kind) -> Self {
+        match kind {
+            Kind::ServiceFence => Self::ServiceFences,
+            Kind::Sidecar => Self::Sidecars,
+            Kind::VirtualService => Self::VirtualServices,
+            Kind::EnvoyFilter => Self::EnvoyFilters,
+            Kind::Service => Self::Services,
+        }
+    }
+
+    /// The change that an object's disappearance is.
+    pub fn gone(self, namespace: &str, name: &str, system_namespace: &str) -> Change {
+        let config = || ConfigKey::new(namespace, name);
+        match self {
+            Self::Namespaces => Change::Namespace(name.into(), None),
+            Self::Services if is_placeholder(namespace, name, system_namespace) => Change::Ports(None),
+            Self::Services => Change::Service(ServiceKey::new(namespace, name), None),
+            Self::Pods => Change::Pod(PodKey::new(namespace, name), None),
+            Self::ServiceFences => Change::Fence(FenceKey::new(namespace, name), None),
+            Self::Sidecars => Change::Sidecar(config(), None),
+            Self::VirtualServices => match OwnName::of(namespace, name, system_namespace) {
+                Some(OwnName::Routes) => Change::Routes(name.into(), None),
+                Some(OwnName::Warm) => Change::Warm(config(), None),
+                None => Change::VirtualService(config(), None),
+            },
+            Self::ServiceEntries => Change::ServiceEntry(config(), None),
+            Self::EnvoyFilters => Change::EnvoyFilter(namespace.into(), None),
+        }
+    }
+}
+
+fn is_placeholder(namespace: &str, name: &str, system_namespace: &str) -> bool {
+    namespace == system_namespace && name == names::PORTS
+}
+
+/// VirtualServices named as ours are.
+enum OwnName {
+    Routes,
+    Warm,
+}
+
+impl OwnName {
+    fn of(namespace: &str, name: &str, system_namespace: &str) -> Option<Self> {
+        if namespace == system_namespace && render::namespace_of_routes(name).is_some() {
+            Some(Self::Routes)
+        } else if name
+            .strip_prefix(names::WARM)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        {
+            Some(Self::Warm)
+        } else {
+            None
+        }
+    }
+}
+
+/// An object of the API server, read for what decisions need.
+pub trait Observe {
+    /// The change that the object's presence is.
+    fn observe(&self, system_namespace: &str) -> Result<Change, Unreadable>;
+}
+
+fn namespace_of(meta: &ObjectMeta) -> Name {
+    meta.namespace.as_deref().unwrap_or_default().into()
+}
+
+fn name_of(meta: &ObjectMeta) -> Name {
+    meta.name.as_deref().unwrap_or_default().into()
+}
+
+fn label<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
+    meta.labels.as_ref()?.get(key).map(String::as_str)
+}
+
+fn is_ours(meta: &ObjectMeta) -> bool {
+    label(meta, names::MANAGED_BY) == Some(names::MANAGER)
+}
+
+fn created(meta: &ObjectMeta) -> Timestamp {
+    meta.creation_timestamp
+        .as_ref()
+        .map_or(Timestamp::UNIX_EPOCH, |time| time.0)
+}
+
+impl Observe for PartialObjectMeta<core::Namespace> {
+    fn observe(&self, _: &str) -> Result<Change, Unreadable> {
+        let facts = NamespaceFacts {
+            mode: ModeLabel::parse(label(&self.metadata, names::MODE_LABEL)),
+            terminating: self.metadata.deletion_timestamp.is_some(),
+        };
+        Ok(Change::Namespace(name_of(&self.metadata), Some(facts)))
+    }
+}
+
+impl Observe for PartialObjectMeta<core::Pod> {
+    fn observe(&self, _: &str) -> Result<Change, Unreadable> {
+        let key = PodKey::new(namespace_of(&self.metadata), name_of(&self.metadata));
+        Ok(Change::Pod(
+            key,
+            Some(self.metadata.labels.clone().unwrap_or_default()),
+        ))
+    }
+}
+
+impl Observe for core::Service {
+    fn observe(&self, system_namespace: &str) -> Result<Change, Unreadable> {
+        let key = ServiceKey::new(namespace_of(&self.metadata), name_of(&self.metadata));
+        let spec = self.spec.clone().unwrap_or_default();
+        if is_placeholder(&key.namespace, &key.name, system_namespace) {
+            let ports = spec.ports.iter().flatten();
+            let ports: Value = ports
+                .map(|port| serde_json::json!({"name": port.name, "port": port.port}))
+                .collect();
+            let written = Written {
+                ours: is_ours(&self.metadata),
+                fingerprint: render::fingerprint(
+                    Kind::Service,
+                    &serde_json::json!({"spec": {"ports": ports}}),
+                ),
+            };
+            return Ok(Change::Ports(Some(written)));
+        }
+        let facts = service_facts(&self.metadata, spec, &key.namespace);
+        Ok(Change::Service(key, Some(facts)))
+    }
+}
+
+fn service_facts(meta: &ObjectMeta, spec: core::ServiceSpec, namespace: &str) -> ServiceFacts {
+    let addresses: Vec<_> = match &spec.cluster_ips {
+        Some(all) => all.iter().filter_map(|ip| ip.parse().ok()).collect(),
+        None => spec.cluster_ip.iter().filter_map(|ip| ip.parse().ok()).collect(),
+    };
+    let kind = match (spec.type_.as_deref(), spec.cluster_ip.as_deref()) {
+        (Some("ExternalName"), _) => ServiceKind::ExternalName,
+        (_, Some("None")) => ServiceKind::Headless,
+        _ => ServiceKind::ClusterIp,
+    };
+    let ports = spec
+        .ports
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|port| port.protocol.as_deref() != Some("UDP"));
+    let ports = ports
+        .filter(|port| port.protocol.as_deref() != Some("SCTP"))
+        .filter_map(|port| {
+            let protocol = Protocol::select(
+                port.name.as_deref().unwrap_or_default(),
+                port.app_protocol.as_deref(),
+            );
+            Some(Port {
+                number: u16::try_from(port.port).ok()?,
+                protocol,
+            })
+        });
+    let export_to = meta.annotations.as_ref().and_then(|all| all.get(EXPORT_TO));
+    ServiceFacts {
+        kind,
+        addresses,
+        ports: ports.collect(),
+        selector: spec.selector.unwrap_or_default(),
+        mode: ModeLabel::parse(label(meta, names::MODE_LABEL)),
+        visibility: Visibility::parse(export_to.iter().flat_map(|list| list.split(',')), namespace),
+    }
+}
+
+/// A custom resource, read by its kind.
+impl Observe for DynamicObject {
+    fn observe(&self, system_namespace: &str) -> Result<Change, Unreadable> {
+        let key = ConfigKey::new(namespace_of(&self.metadata), name_of(&self.metadata));
+        match self.types.as_ref().map(|types| types.kind.as_str()) {
+            Some("ServiceFence") => Ok(Change::Fence(
+                FenceKey::new(key.namespace, key.name),
+                Some(Arc::new(read_fence(self)?)),
+            )),
+            Some("Sidecar") => observe_sidecar(self, key),
+            Some("VirtualService") => observe_virtual_service(self, key, system_namespace),
+            Some("ServiceEntry") => observe_service_entry(self, key),
+            Some("EnvoyFilter") => Ok(Change::EnvoyFilter(
+                key.namespace,
+                Some(written(self, Kind::EnvoyFilter)),
+            )),
+            _ => Err(unreadable(
+                self,
+                serde_json::Error::custom("its kind is not known"),
+            )),
+        }
+    }
+}
+
+fn body(object: &DynamicObject) -> Value {
+    serde_json::json!({
+        "metadata": {"ownerReferences": object.metadata.owner_references},
+        "spec": object.data.get("spec"),
+    })
+}
+
+fn written(object: &DynamicObject, kind: Kind) -> Written {
+    Written {
+        ours: is_ours(&object.metadata),
+        fingerprint: render::fingerprint(kind, &body(object)),
+    }
+}
+
+fn spec<T: DeserializeOwned + Default>(object: &DynamicObject) -> Result<T, Unreadable> {
+    let Some(spec) = object.data.get("spec") else {
+        return Ok(T::default());
+    };
+    T::deserialize(spec).map_err(|source| unreadable(object, source))
+}
+
+fn unreadable(object: &DynamicObject, source: serde_json::Error) -> Unreadable {
+    let kind = object
+        .types
+        .as_ref()
+        .map_or("object", |types| types.kind.as_str());
+    Unreadable {
+        kind: kind.to_owned(),
+        source,
+    }
+}
+
+fn read_fence(object: &DynamicObject) -> Result<ServiceFence, Unreadable> {
+    let mut fence = ServiceFence::new("", spec(object)?);
+    let status = object.data.get("status").filter(|status| !status.is_null());
+    fence.status = status
+        .map(|status| serde::Deserialize::deserialize(status))
+        .transpose()
+        .map_err(|source| unreadable(object, source))?;
+    fence.metadata = object.metadata.clone();
+    fence.metadata.managed_fields = None;
+    fence.metadata.annotations = None;
+    Ok(fence)
+}
+
+fn observe_sidecar(object: &DynamicObject, key: ConfigKey) -> Result<Change, Unreadable> {
+    let spec: SidecarSpec = spec(object)?;
+    let hosts = spec.egress.iter().flat_map(|listener| &listener.hosts);
+    let is = written(object, Kind::Sidecar);
+    let facts = SidecarFacts {
+        ours: is.ours,
+        selector: spec.workload_selector.map(|selector| selector.labels),
+        hosts: hosts.filter_map(|host| ScopeHost::parse(host)).collect(),
+        fingerprint: is.fingerprint,
+    };
+    Ok(Change::Sidecar(key, Some(facts)))
+}
+
+fn observe_virtual_service(
+    object: &DynamicObject,
+    key: ConfigKey,
+    system_namespace: &str,
+) -> Result<Change, Unreadable> {
+    let is = || written(object, Kind::VirtualService);
+    match OwnName::of(&key.namespace, &key.name, system_namespace) {
+        Some(OwnName::Routes) => return Ok(Change::Routes(key.name, Some(is()))),
+        Some(OwnName::Warm) => {
+            let services = object
+                .data
+                .get("spec")
+                .map(render::services_of_warm)
+                .unwrap_or_default();
+            return Ok(Change::Warm(key, Some((is(), services))));
+        }
+        None => {}
+    }
+    let spec: VirtualServiceSpec = spec(object)?;
+    let facts = VirtualServiceFacts {
+        hosts: spec
+            .hosts
+            .iter()
+            .map(|host| qualify(host, &key.namespace))
+            .collect(),
+        mesh: spec.gateways.is_empty() || spec.gateways.iter().any(|gateway| gateway == "mesh"),
+        visibility: Visibility::parse(spec.export_to.iter().map(String::as_str), &key.namespace),
+        http: spec.http,
+        created: created(&object.metadata),
+    };
+    Ok(Change::VirtualService(key, Some(facts)))
+}
+
+fn observe_service_entry(object: &DynamicObject, key: ConfigKey) -> Result<Change, Unreadable> {
+    let spec: ServiceEntrySpec = spec(object)?;
+    let is_http = |protocol: &str| matches!(protocol, "HTTP" | "HTTP2" | "GRPC" | "GRPC-WEB");
+    let takes_all = |protocol: &str| spec.addresses.is_empty() || is_http(protocol);
+    let ports = spec
+        .ports
+        .iter()
+        .filter(|port| takes_all(&port.protocol.to_ascii_uppercase()));
+    let facts = ServiceEntryFacts {
+        hosts: spec.hosts.iter().map(|host| Name::from(host.as_str())).collect(),
+        wildcard_ports: ports.filter_map(|port| u16::try_from(port.number).ok()).collect(),
+        visibility: Visibility::parse(spec.export_to.iter().map(String::as_str), &key.namespace),
+    };
+    Ok(Change::ServiceEntry(key, Some(facts)))
+}

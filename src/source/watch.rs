@@ -1,0 +1,213 @@
+//! Watches: the cluster's objects as changes.
+//!
+//! Flows in: lists and watch events of the API server. Flows out: [`crate::fence::Change`]s into the
+//! engine. Nothing is cached here but names: what decisions need is in the engine. Invariant: after
+//! a relist, what vanished meanwhile is gone from the engine too.
+
+mod gateway;
+mod pods;
+
+use std::collections::{BTreeSet, HashSet};
+use std::pin::pin;
+use std::sync::Arc;
+
+use futures_util::{Stream, TryStreamExt as _};
+use k8s_openapi::api::core::v1 as core;
+use kube::api::{Api, DynamicObject};
+use kube::core::{PartialObjectMeta, Resource};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event};
+
+use super::convert::{Observe, Watched};
+use crate::fence::name::Cidr;
+use crate::fence::render;
+use crate::metrics::Metrics;
+use crate::readiness::{Pending, Readiness};
+use crate::state::{ObjectId, State};
+use crate::supervisor::Supervisor;
+use crate::writer::{Events, resource};
+
+/// What every watch needs.
+#[derive(Clone)]
+pub struct Context {
+    /// To talk to the API server.
+    pub client: kube::Client,
+    /// Where changes go.
+    pub state: Arc<State>,
+    /// Where authors are told about what cannot be read.
+    pub events: Events,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Namespace of the controller.
+    pub system_namespace: Arc<str>,
+    /// Ranges of Service addresses where the operator gave them.
+    pub service_cidrs: BTreeSet<Cidr>,
+}
+
+/// Starts all watches. Readiness waits for each to have seen what exists.
+pub fn start(context: &Context, tasks: &mut Supervisor, readiness: &Readiness) {
+    let client = || context.client.clone();
+    let all = watcher::Config::default;
+    let namespaces: Api<PartialObjectMeta<core::Namespace>> = Api::all(client());
+    spawn(
+        Watched::Namespaces,
+        watcher::watcher(namespaces, all()),
+        context,
+        tasks,
+        readiness,
+    );
+    let services: Api<core::Service> = Api::all(client());
+    spawn(
+        Watched::Services,
+        watcher::watcher(services, all()),
+        context,
+        tasks,
+        readiness,
+    );
+    for watched in [
+        Watched::ServiceEntries,
+        Watched::ServiceFences,
+        Watched::Sidecars,
+        Watched::VirtualServices,
+        Watched::EnvoyFilters,
+    ] {
+        let api: Api<DynamicObject> = Api::all_with(client(), &resource(watched));
+        let config = match watched {
+            Watched::EnvoyFilters => all().fields(&format!("metadata.name={}", render::ENVOY_FILTER)),
+            _ => all(),
+        };
+        spawn(watched, watcher::watcher(api, config), context, tasks, readiness);
+    }
+    gateway::start(context, tasks, readiness);
+    pods::start(context, tasks);
+}
+
+fn spawn<K>(
+    watched: Watched,
+    events: impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static,
+    context: &Context,
+    tasks: &mut Supervisor,
+    readiness: &Readiness,
+) where
+    K: Observe + Resource + Send + Sync + 'static,
+{
+    let synced = readiness.wait_for(watched.as_str());
+    let mut watch = Watch::new(watched, context.clone(), Some(synced));
+    tasks.critical(watched.as_str(), async move { watch.run(events).await });
+}
+
+/// One watch.
+struct Watch {
+    watched: Watched,
+    context: Context,
+    known: HashSet<Key>,
+    listed: HashSet<Key>,
+    synced: Option<Pending>,
+}
+
+impl Watch {
+    fn new(watched: Watched, context: Context, synced: Option<Pending>) -> Self {
+        Self {
+            watched,
+            context,
+            known: HashSet::new(),
+            listed: HashSet::new(),
+            synced,
+        }
+    }
+
+    /// Runs until the stream ends, which a watcher's does only when it is dropped.
+    async fn run<K>(&mut self, events: impl Stream<Item = watcher::Result<Event<K>>>)
+    where
+        K: Observe + Resource,
+    {
+        let mut events = pin!(events.default_backoff());
+        loop {
+            match events.try_next().await {
+                Ok(Some(event)) => self.take(event).await,
+                Ok(None) => return,
+                Err(error) => {
+                    self.context
+                        .metrics
+                        .watch_errors
+                        .with_label_values(&[self.watched.as_str()])
+                        .inc();
+                    tracing::warn!(watch = self.watched.as_str(), %error, "a watch failed and is tried again");
+                }
+            }
+        }
+    }
+
+    async fn take<K>(&mut self, event: Event<K>)
+    where
+        K: Observe + Resource,
+    {
+        match event {
+            Event::Init => self.listed.clear(),
+            Event::InitApply(object) => {
+                self.listed.insert(key(&object));
+                self.observe(&object).await;
+            }
+            Event::InitDone => {
+                let vanished: Vec<_> = self.known.difference(&self.listed).cloned().collect();
+                self.known = std::mem::take(&mut self.listed);
+                for key in vanished {
+                    self.vanished(&key);
+                }
+                self.synced.take();
+            }
+            Event::Apply(object) => {
+                self.known.insert(key(&object));
+                self.observe(&object).await;
+            }
+            Event::Delete(object) => {
+                let key = key(&object);
+                self.known.remove(&key);
+                self.vanished(&key);
+            }
+        }
+    }
+
+    async fn observe<K: Observe + Resource>(&mut self, object: &K) {
+        let meta = object.meta();
+        let id = ObjectId::new(self.watched, meta.namespace.as_deref(), meta.name.as_deref());
+        if !self
+            .context
+            .state
+            .is_current(&id, meta.resource_version.as_deref())
+        {
+            return;
+        }
+        match object.observe(&self.context.system_namespace) {
+            Ok(change) => self.context.state.apply(change),
+            Err(error) => {
+                self.context
+                    .metrics
+                    .unreadable_objects
+                    .with_label_values(&[self.watched.as_str()])
+                    .inc();
+                tracing::warn!(watch = self.watched.as_str(), namespace = id.namespace, name = id.name, %error, "unreadable object");
+                self.context.events.unreadable(self.watched, meta, &error).await;
+            }
+        }
+    }
+
+    fn vanished(&self, (namespace, name): &Key) {
+        let namespace = namespace.as_deref().unwrap_or_default();
+        self.context
+            .state
+            .forget(&ObjectId::new(self.watched, Some(namespace), Some(name)));
+        self.context
+            .state
+            .apply(self.watched.gone(namespace, name, &self.context.system_namespace));
+    }
+}
+
+type Key = (Option<String>, String);
+
+fn key<K: Resource>(object: &K) -> Key {
+    (
+        object.meta().namespace.clone(),
+        object.meta().name.clone().unwrap_or_default(),
+    )
+}

@@ -1,0 +1,62 @@
+//! The pods of namespaces with fences: their names and labels, nothing else.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::Api;
+use kube::core::PartialObjectMeta;
+use kube::runtime::watcher;
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::{Context, Watch};
+use crate::fence::name::Name;
+use crate::source::convert::Watched;
+use crate::supervisor::Supervisor;
+
+/// A namespace's pods stay known for this long after its last fence went, so that a fence that
+/// comes back at once costs no new list.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+
+pub(super) fn start(context: &Context, tasks: &mut Supervisor) {
+    let context = context.clone();
+    tasks.critical("pods", async move {
+        let mut watches = JoinSet::new();
+        let mut watched: BTreeMap<Name, AbortHandle> = BTreeMap::new();
+        let mut fences = context.state.subscribe_fences();
+        loop {
+            let wanted = context.state.engine().fenced_namespaces();
+            watched.retain(|namespace, watch| {
+                let keep = wanted.contains(namespace);
+                if !keep {
+                    watch.abort();
+                    context.state.forget_pods(namespace);
+                }
+                keep
+            });
+            for namespace in wanted {
+                watched
+                    .entry(namespace.clone())
+                    .or_insert_with(|| watches.spawn(watch(context.clone(), namespace)));
+            }
+            tokio::select! {
+                changed = fences.changed() => if changed.is_err() { return },
+                Some(ended) = watches.join_next() => {
+                    if ended.is_err_and(|error| error.is_panic()) {
+                        return;
+                    }
+                }
+            }
+            tokio::time::sleep(CHECK_EVERY).await;
+        }
+    });
+}
+
+async fn watch(context: Context, namespace: Arc<str>) {
+    let pods: Api<PartialObjectMeta<Pod>> = Api::namespaced(context.client.clone(), &namespace);
+    let mut watch = Watch::new(Watched::Pods, context, None);
+    watch
+        .run(watcher::watcher(pods, watcher::Config::default()))
+        .await;
+}

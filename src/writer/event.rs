@@ -1,0 +1,163 @@
+//! Events: sentences for the authors of objects, on those objects.
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::api::ObjectMeta;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use servicefence_crd::names;
+
+use crate::fence::name::{ConfigKey, FenceKey};
+use crate::fence::{Said, UnknownMode};
+use crate::source::convert::{Unreadable, Watched};
+
+/// Reports Events. One that cannot be reported is logged; nothing waits for it.
+#[derive(Clone)]
+pub struct Events {
+    recorder: Recorder,
+}
+
+impl Events {
+    /// Reports as `servicefence` from this pod.
+    pub fn new(client: kube::Client, pod: Option<String>) -> Self {
+        let reporter = Reporter {
+            controller: names::MANAGER.to_owned(),
+            instance: pod,
+        };
+        Self {
+            recorder: Recorder::new(client, reporter),
+        }
+    }
+
+    async fn publish(
+        &self,
+        object: ObjectReference,
+        kind: EventType,
+        reason: &str,
+        action: &str,
+        note: String,
+    ) {
+        // The API server takes notes of up to 1,024 bytes.
+        let note = cut(note, 1_000);
+        let event = Event {
+            type_: kind,
+            reason: reason.to_owned(),
+            note: Some(note),
+            action: action.to_owned(),
+            secondary: None,
+        };
+        if let Err(error) = self.recorder.publish(&event, &object).await {
+            tracing::warn!(%error, reason, object = object.name, "an Event could not be reported");
+        }
+    }
+
+    /// What a fence's owner must know.
+    pub async fn fence(&self, key: &FenceKey, uid: Option<String>, said: &Said) {
+        let kind = if said.reason.is_warning() {
+            EventType::Warning
+        } else {
+            EventType::Normal
+        };
+        let object = reference(Watched::ServiceFences, Some(&key.namespace), &key.name, uid);
+        self.publish(
+            object,
+            kind,
+            said.reason.as_str(),
+            "Reconcile",
+            said.message.clone(),
+        )
+        .await;
+    }
+
+    /// Hosts that a fence has learned.
+    pub async fn learned(&self, key: &FenceKey, uid: Option<String>, hosts: &[String]) {
+        let object = reference(Watched::ServiceFences, Some(&key.namespace), &key.name, uid);
+        let note = match hosts {
+            [one] => format!("{one} was called and joins the scope"),
+            many => format!(
+                "{} hosts were called and join the scope: {}",
+                many.len(),
+                many.join(", ")
+            ),
+        };
+        self.publish(object, EventType::Normal, "Learned", "Learn", note)
+            .await;
+    }
+
+    /// An opt-in label that means nothing.
+    pub async fn unknown_mode(&self, unknown: &UnknownMode) {
+        let object = match &unknown.service {
+            Some(service) => reference(Watched::Services, Some(&unknown.namespace), service, None),
+            None => reference(Watched::Namespaces, None, &unknown.namespace, None),
+        };
+        let note = format!(
+            "the label {}={} means nothing and is ignored: use enforce or off",
+            names::MODE_LABEL,
+            unknown.value
+        );
+        self.publish(object, EventType::Warning, "UnknownMode", "Reconcile", note)
+            .await;
+    }
+
+    /// An object that cannot be read.
+    pub async fn unreadable(&self, watched: Watched, meta: &ObjectMeta, error: &Unreadable) {
+        let name = meta.name.clone().unwrap_or_default();
+        let object = reference(watched, meta.namespace.as_deref(), &name, meta.uid.clone());
+        self.publish(
+            object,
+            EventType::Warning,
+            "Unreadable",
+            "Read",
+            error.to_string(),
+        )
+        .await;
+    }
+
+    /// A user's rule that first calls do not follow.
+    pub async fn not_carried(&self, rules: &ConfigKey, because: &str) {
+        let object = reference(
+            Watched::VirtualServices,
+            Some(&rules.namespace),
+            &rules.name,
+            None,
+        );
+        let note = format!(
+            "first calls, which the fallback gateway serves, do not follow a rule of this VirtualService: {because}; once the host is learned they do"
+        );
+        self.publish(object, EventType::Warning, "RuleNotCarried", "Reconcile", note)
+            .await;
+    }
+}
+
+fn reference(watched: Watched, namespace: Option<&str>, name: &str, uid: Option<String>) -> ObjectReference {
+    let resource = super::resource(watched);
+    ObjectReference {
+        api_version: Some(resource.api_version),
+        kind: Some(resource.kind),
+        namespace: namespace.map(ToOwned::to_owned),
+        name: Some(name.to_owned()),
+        uid,
+        ..ObjectReference::default()
+    }
+}
+
+fn cut(mut note: String, most: usize) -> String {
+    if note.len() > most {
+        let end = (0..=most)
+            .rev()
+            .find(|at| note.is_char_boundary(*at))
+            .unwrap_or(0);
+        note.truncate(end);
+        note.push('…');
+    }
+    note
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_notes_are_cut_between_characters() {
+        assert_eq!(cut("short".to_owned(), 10), "short");
+        assert_eq!(cut("ééé".to_owned(), 3), "é…");
+    }
+}

@@ -1,0 +1,251 @@
+//! Learning: observations into `status.learned`, the durable memory.
+//!
+//! Flows in: observations of any replica's intake. Flows out: one write per fence and batch, with
+//! the list's resource version as precondition, tried again on conflict, so replicas lose nothing
+//! of each other's. Invariant: at most one write of a fence is under way.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
+use servicefence_crd::names;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::{Events, WriteError, Writer};
+use crate::fence::name::FenceKey;
+use crate::fence::render::Kind;
+use crate::fence::{Observation, learn};
+
+/// How often a write is tried again when somebody else wrote the list meanwhile.
+const MOST_TRIES: usize = 8;
+
+/// Most writes under way at once.
+const MOST_WRITES: usize = 16;
+
+/// How long a batch that could not be written waits before the next try.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// An observation and when its log entry arrived.
+pub struct Seen {
+    /// What was seen.
+    pub observation: Observation,
+    /// When it arrived.
+    pub at: Instant,
+}
+
+/// How long observations of a fence are gathered.
+#[derive(Clone, Copy, Debug)]
+pub struct LearningSettings {
+    /// Until none has come for this long …
+    pub quiet: Duration,
+    /// … or since the first.
+    pub at_most: Duration,
+}
+
+struct Batch {
+    seen: BTreeMap<Observation, Instant>,
+    due: Instant,
+    latest: Instant,
+}
+
+/// Gathers and writes what is learned.
+pub struct Learning {
+    settings: LearningSettings,
+    writer: Writer,
+    events: Events,
+    batches: BTreeMap<FenceKey, Batch>,
+    writing: JoinSet<(FenceKey, Option<BTreeMap<Observation, Instant>>)>,
+    busy: BTreeSet<FenceKey>,
+}
+
+impl Learning {
+    /// Learns with `writer`.
+    pub fn new(settings: LearningSettings, writer: Writer, events: Events) -> Self {
+        Self {
+            settings,
+            writer,
+            events,
+            batches: BTreeMap::new(),
+            writing: JoinSet::new(),
+            busy: BTreeSet::new(),
+        }
+    }
+
+    /// Runs until `shutdown`, and then until what was gathered is written.
+    pub async fn run(mut self, mut observations: mpsc::Receiver<Seen>, shutdown: CancellationToken) {
+        let mut draining = false;
+        loop {
+            if draining && self.batches.is_empty() && self.busy.is_empty() {
+                return;
+            }
+            let due = self.next_due();
+            tokio::select! {
+                seen = observations.recv(), if !draining => match seen {
+                    Some(seen) => self.gather([(seen.observation, seen.at)], self.settings.quiet),
+                    None => draining = true,
+                },
+                Some(written) = self.writing.join_next(), if !self.writing.is_empty() => self.written(written),
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.write_due(),
+                () = shutdown.cancelled(), if !draining => {
+                    draining = true;
+                    while let Ok(seen) = observations.try_recv() {
+                        self.gather([(seen.observation, seen.at)], Duration::ZERO);
+                    }
+                    self.batches.values_mut().for_each(|batch| batch.due = Instant::now());
+                }
+            }
+        }
+    }
+
+    fn gather(&mut self, seen: impl IntoIterator<Item = (Observation, Instant)>, quiet: Duration) {
+        let now = Instant::now();
+        for (observation, at) in seen {
+            let latest = now + self.settings.at_most.max(quiet);
+            let batch = self
+                .batches
+                .entry(observation.fence.clone())
+                .or_insert_with(|| Batch {
+                    seen: BTreeMap::new(),
+                    due: now,
+                    latest,
+                });
+            batch.due = (now + quiet).min(batch.latest);
+            batch.seen.entry(observation).or_insert(at);
+        }
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        if self.writing.len() >= MOST_WRITES {
+            return None;
+        }
+        let free = self
+            .batches
+            .iter()
+            .filter(|(fence, _)| !self.busy.contains(*fence));
+        free.map(|(_, batch)| batch.due).min()
+    }
+
+    fn write_due(&mut self) {
+        let now = Instant::now();
+        let due = self
+            .batches
+            .iter()
+            .filter(|(fence, batch)| batch.due <= now && !self.busy.contains(*fence));
+        let due: Vec<_> = due
+            .map(|(fence, _)| fence.clone())
+            .take(MOST_WRITES - self.writing.len())
+            .collect();
+        for fence in due {
+            let Some(batch) = self.batches.remove(&fence) else {
+                continue;
+            };
+            self.busy.insert(fence.clone());
+            let (writer, events) = (self.writer.clone(), self.events.clone());
+            self.writing.spawn(async move {
+                let again = match writer.learn(&fence, &batch.seen, &events).await {
+                    Ok(()) => None,
+                    Err(error) => {
+                        tracing::warn!(%fence, %error, "what was learned could not be written and is tried again");
+                        Some(batch.seen)
+                    }
+                };
+                (fence, again)
+            });
+        }
+    }
+
+    fn written(
+        &mut self,
+        written: Result<(FenceKey, Option<BTreeMap<Observation, Instant>>), tokio::task::JoinError>,
+    ) {
+        match written {
+            Ok((fence, again)) => {
+                self.busy.remove(&fence);
+                self.gather(again.into_iter().flatten(), RETRY_AFTER);
+            }
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+}
+
+impl Writer {
+    async fn learn(
+        &self,
+        key: &FenceKey,
+        seen: &BTreeMap<Observation, Instant>,
+        events: &Events,
+    ) -> Result<(), WriteError> {
+        let mut tries = 0;
+        loop {
+            let Some((version, uid, learned, new)) = self.merged(key, seen) else {
+                return Ok(());
+            };
+            let params = PatchParams {
+                field_manager: Some(names::LEARNING_MANAGER.to_owned()),
+                ..PatchParams::default()
+            };
+            let patch = Patch::Merge(json!({
+                "metadata": {"resourceVersion": version},
+                "status": {"learned": learned},
+            }));
+            let result = self.patch_status(key, &params, &patch).await;
+            self.count(Kind::ServiceFence, "learn", &result);
+            match result {
+                Ok(()) => {
+                    for (observation, at) in seen {
+                        self.metrics.learn_seconds.observe(at.elapsed().as_secs_f64());
+                        self.metrics
+                            .learned
+                            .with_label_values(&[source_label(observation)])
+                            .inc();
+                    }
+                    if !new.is_empty() {
+                        tracing::info!(fence = %key, hosts = new.join(","), "learned");
+                        events.learned(key, uid, &new).await;
+                    }
+                    return Ok(());
+                }
+                Err(error) if error.category() == "conflict" && tries < MOST_TRIES => {
+                    tries += 1;
+                    self.read_fence(key).await?;
+                }
+                Err(error) if error.category() == "not_found" => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The list with what was seen; `None` where the fence is gone or knows it all.
+    #[allow(clippy::type_complexity, reason = "used once, one line above")]
+    fn merged(
+        &self,
+        key: &FenceKey,
+        seen: &BTreeMap<Observation, Instant>,
+    ) -> Option<(
+        Option<String>,
+        Option<String>,
+        Vec<servicefence_crd::LearnedHost>,
+        Vec<String>,
+    )> {
+        let engine = self.state.engine();
+        let fence = engine.fence(key)?;
+        let learned = learn(fence.learned(), seen.keys(), Timestamp::now())?;
+        let new = learned
+            .iter()
+            .filter(|host| fence.learned_host(&host.host).is_none());
+        let new = new.map(|host| host.host.clone()).collect();
+        let meta = &fence.resource.metadata;
+        Some((meta.resource_version.clone(), meta.uid.clone(), learned, new))
+    }
+}
+
+fn source_label(observation: &Observation) -> &'static str {
+    match observation.source {
+        servicefence_crd::Source::AccessLog => "AccessLog",
+    }
+}
