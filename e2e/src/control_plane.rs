@@ -21,6 +21,7 @@ use crate::process::Process;
 use crate::state::{self, State};
 use crate::tools::Tools;
 
+pub(crate) use kubernetes::kubeconfig;
 pub use network::{NODE_IP, node_namespace};
 
 /// The namespace of istiod, Istio's root namespace.
@@ -68,7 +69,7 @@ pub async fn start(
     say("etcd and kube-apiserver");
     let mut processes = kubernetes::start_api_server(&setup, &address)?;
     let client = client(&setup.kubeconfig()).await?;
-    kubernetes::wait_ready(&client, &mut processes).await?;
+    kubernetes::wait_ready(&client, &processes).await?;
     say("kube-controller-manager and Istio's CRDs");
     let objects = Objects::new(client.clone());
     processes.push(kubernetes::start_controller_manager(&setup)?);
@@ -77,7 +78,7 @@ pub async fn start(
     say("istiod");
     istiod::prepare(&setup, &objects).await?;
     processes.push(istiod::start(&setup)?);
-    istiod::wait_ready(&setup, &client, &mut processes).await?;
+    istiod::wait_ready(&setup, &client, &processes).await?;
     Ok(processes)
 }
 

@@ -143,7 +143,7 @@ impl Objects {
     /// A value of a ConfigMap that somebody else is about to write.
     pub async fn config_map_value(&self, namespace: &str, name: &str, key: &str) -> Result<String> {
         let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
-        until(format!("ConfigMap {namespace}/{name}"), wait::LONG, async || {
+        until(format!("ConfigMap {namespace}/{name}"), wait::LONG, || async {
             let found = api.get(name).await?;
             found
                 .data

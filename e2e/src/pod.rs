@@ -3,7 +3,7 @@
 //! In: a [`PodSpec`]. Out: a pod that istiod knows, whose proxy has its certificate and its configuration, and whose app
 //! listens. What is known of it stands in a record on disk, so another process can call from it or remove it.
 
-mod add;
+pub(crate) mod add;
 pub(crate) mod network;
 pub(crate) mod proxy_agent;
 pub(crate) mod record;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -12,6 +13,7 @@ use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
 use crate::netns::Netns;
+use crate::objects::lock;
 
 /// The user of Istio's proxies: interception leaves its traffic alone.
 pub const PROXY_USER: &str = "1337";
@@ -24,7 +26,7 @@ pub struct Program {
     args: Vec<String>,
     env: BTreeMap<String, String>,
     folder: PathBuf,
-    as_proxy_user: bool,
+    user: Option<String>,
     sees_hosts_file: bool,
 }
 
@@ -46,7 +48,7 @@ impl Program {
             args: Vec::new(),
             env,
             folder,
-            as_proxy_user: false,
+            user: None,
             sees_hosts_file: true,
         }
     }
@@ -65,10 +67,10 @@ impl Program {
         self
     }
 
-    /// Runs it as Istio's proxy user.
+    /// Runs it as this user (a number).
     #[must_use]
-    pub fn as_proxy_user(mut self) -> Self {
-        self.as_proxy_user = true;
+    pub fn as_user(mut self, user: impl Into<String>) -> Self {
+        self.user = Some(user.into());
         self
     }
 
@@ -92,19 +94,16 @@ impl Program {
             command.arg(format!("--net={}", netns.path().display())).arg("--");
             command
         };
-        if self.as_proxy_user {
-            // The two capabilities let that user read a checkout below a home folder that only root may enter.
+        if let Some(user) = &self.user {
+            // The capability lets that user read a checkout below a home folder that only root may enter.
             command
+                .args(["setpriv", "--reuid", user, "--regid", user, "--clear-groups"])
                 .args([
-                    "setpriv",
-                    "--reuid",
-                    PROXY_USER,
-                    "--regid",
-                    PROXY_USER,
-                    "--clear-groups",
-                ])
-                .args(["--inh-caps", "+dac_override,+dac_read_search"])
-                .args(["--ambient-caps", "+dac_override,+dac_read_search"]);
+                    "--inh-caps",
+                    "+dac_read_search",
+                    "--ambient-caps",
+                    "+dac_read_search",
+                ]);
         }
         let child = command
             .arg(&self.path)
@@ -121,7 +120,7 @@ impl Program {
         Ok(Process {
             name: self.name.clone(),
             log,
-            child,
+            child: Mutex::new(child),
         })
     }
 }
@@ -131,7 +130,7 @@ impl Program {
 pub struct Process {
     name: String,
     log: PathBuf,
-    child: Child,
+    child: Mutex<Child>,
 }
 
 impl Process {
@@ -141,8 +140,8 @@ impl Process {
     }
 
     /// An error with its last words, if it has ended.
-    pub fn still_runs(&mut self) -> Result<()> {
-        match self.child.try_wait()? {
+    pub fn still_runs(&self) -> Result<()> {
+        match lock(&self.child).try_wait()? {
             None => Ok(()),
             Some(status) => {
                 anyhow::bail!(
@@ -156,26 +155,25 @@ impl Process {
 
     /// Waits until it ends.
     pub async fn wait(&mut self) -> Result<ExitStatus> {
-        Ok(self.child.wait().await?)
+        Ok(self.child().wait().await?)
+    }
+
+    fn child(&mut self) -> &mut Child {
+        self.child.get_mut().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks it and its children to end, and makes them after `grace`.
-    pub async fn terminate(&mut self, grace: Duration) -> Result<()> {
+    pub async fn terminate(&mut self, grace: Duration) -> Result<ExitStatus> {
         self.signal(Signal::SIGTERM);
-        if tokio::time::timeout(grace, self.child.wait()).await.is_err() {
-            self.signal(Signal::SIGKILL);
-            self.child.wait().await?;
+        if let Ok(status) = tokio::time::timeout(grace, self.child().wait()).await {
+            return Ok(status?);
         }
-        Ok(())
+        self.signal(Signal::SIGKILL);
+        Ok(self.child().wait().await?)
     }
 
-    /// Ends it and its children without asking.
-    pub async fn kill(&mut self) -> Result<()> {
-        self.terminate(Duration::ZERO).await
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok());
+    fn signal(&mut self, signal: Signal) {
+        let pid = self.child().id().and_then(|pid| i32::try_from(pid).ok());
         if let Some(pid) = pid {
             // It may have ended in between.
             let _ = killpg(Pid::from_raw(pid), signal);

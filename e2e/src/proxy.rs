@@ -95,7 +95,7 @@ impl Mesh {
         until(
             format!("the proxy of {pod} and cluster {part}"),
             Duration::from_secs(30),
-            async || {
+            || async {
                 let found = proxy.clusters().await?.iter().any(|name| name.contains(part));
                 ensure!(
                     found == known,

@@ -193,7 +193,7 @@ impl Mesh {
         until(
             format!("Service {service} with {count} endpoints"),
             wait::SHORT,
-            async || {
+            || async {
                 let ready = endpoints(&self.core().folder, service)?;
                 ensure!(ready == count, "it has {ready}");
                 Ok(())
@@ -207,7 +207,7 @@ impl Mesh {
         until(
             format!("an endpoint of Service {service}"),
             wait::SHORT,
-            async || {
+            || async {
                 ensure!(endpoints(&self.core().folder, service)? > 0, "it has none");
                 Ok(())
             },

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-pub use prerequisites::{install_missing, missing};
+pub use prerequisites::{can_run, install_missing, missing};
 
 /// The programs that `go build` makes: file name and package.
 const PROGRAMS: [(&str, &str); 8] = [

@@ -18,10 +18,10 @@ impl fmt::Display for Hopeless {
 impl std::error::Error for Hopeless {}
 
 /// Repeats `check` until it succeeds. After `deadline` its last error is the error, with `what` in front.
-pub async fn until<T>(
+pub async fn until<T, F: Future<Output = Result<T>>>(
     what: impl fmt::Display,
     deadline: Duration,
-    mut check: impl AsyncFnMut() -> Result<T>,
+    mut check: impl FnMut() -> F,
 ) -> Result<T> {
     let start = Instant::now();
     let mut pause = Duration::from_millis(10);

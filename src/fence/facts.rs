@@ -114,20 +114,8 @@ impl Protocol {
                 "http" | "http2" | "grpc" | "grpc-web" | "kubernetes.io/h2c" | "kubernetes.io/ws"
             )
         };
-        let declared = match app_protocol {
-            Some(protocol) => protocol.to_ascii_lowercase(),
-            None => {
-                let name = name.to_ascii_lowercase();
-                match name.split_once('-') {
-                    Some(("grpc", rest)) if rest == "web" || rest.starts_with("web-") => {
-                        "grpc-web".to_owned()
-                    }
-                    Some((prefix, _)) => prefix.to_owned(),
-                    None => name,
-                }
-            }
-        };
-        if is_http(&declared) {
+        let declared = app_protocol.unwrap_or_else(|| name.split('-').next().unwrap_or(name));
+        if is_http(&declared.to_ascii_lowercase()) {
             Self::Http
         } else {
             Self::Other

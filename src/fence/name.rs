@@ -164,7 +164,9 @@ impl Fingerprint {
                 Value::String(s) => (4u8, s).hash(into),
                 Value::Array(items) => {
                     (5u8, items.len()).hash(into);
-                    items.iter().for_each(|item| feed(item, into));
+                    for item in items {
+                        feed(item, into);
+                    }
                 }
                 Value::Object(map) => {
                     (6u8, map.len()).hash(into);

@@ -79,7 +79,7 @@ pub struct Object {
 }
 
 impl Object {
-    fn new(kind: Kind, namespace: &Name, name: &str, spec: Value) -> Self {
+    fn new(kind: Kind, namespace: &Name, name: &str, spec: &Value) -> Self {
         let body = json!({
             "apiVersion": kind.api_version(),
             "kind": kind.as_str(),
@@ -136,5 +136,5 @@ pub fn fingerprint(kind: Kind, body: &Value) -> Fingerprint {
 
 /// A fence that labels ask for.
 pub fn service_fence(key: &FenceKey) -> Object {
-    Object::new(Kind::ServiceFence, &key.namespace, &key.name, json!({}))
+    Object::new(Kind::ServiceFence, &key.namespace, &key.name, &json!({}))
 }

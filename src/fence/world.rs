@@ -141,6 +141,7 @@ impl World {
     }
 
     /// An Istio object, or a fence, as a user writes it.
+    #[allow(clippy::needless_pass_by_value, reason = "tests write json!(…) in place")]
     pub(crate) fn object(&mut self, kind: &str, namespace: &str, name: &str, spec: Value) {
         self.version += 1;
         let created = self.now + SignedDuration::from_secs(i64::try_from(self.version).unwrap());
@@ -374,7 +375,9 @@ impl World {
             version: self.version,
             next_ip: self.next_ip,
         };
-        changes.into_iter().for_each(|change| world.apply(change));
+        for change in changes {
+            world.apply(change);
+        }
         world
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::fence::Target;
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
-const LAST_RETRY: Duration = Duration::from_secs(60);
+const LAST_RETRY: Duration = Duration::from_mins(1);
 
 /// Targets, each at most once, the earliest time winning. A target that is being reconciled waits
 /// until that is done.
@@ -125,7 +125,7 @@ mod tests {
             queue.release(&target("a"));
         }
         assert_eq!(waits[..3], [200, 400, 800].map(Duration::from_millis));
-        assert_eq!(waits[9], Duration::from_secs(60));
+        assert_eq!(waits[9], Duration::from_mins(1));
         queue.done(&target("a"));
         assert_eq!(queue.failed(&target("a")), Duration::from_millis(200));
     }

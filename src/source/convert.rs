@@ -295,7 +295,7 @@ fn read_fence(object: &DynamicObject) -> Result<ServiceFence, Unreadable> {
     let mut fence = ServiceFence::new("", spec(object)?);
     let status = object.data.get("status").filter(|status| !status.is_null());
     fence.status = status
-        .map(|status| serde::Deserialize::deserialize(status))
+        .map(serde::Deserialize::deserialize)
         .transpose()
         .map_err(|source| unreadable(object, source))?;
     fence.metadata = object.metadata.clone();

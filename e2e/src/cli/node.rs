@@ -1,13 +1,12 @@
 //! `mesh node`: the task that a mesh which stays needs beside its control plane. It lives in the node's namespace, so
 //! it ends with the mesh.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::kubelet::Images;
 use crate::mesh::Mesh;
 use crate::pod::this_program;
 use crate::process::Program;
@@ -28,37 +27,39 @@ impl Node {
     pub(super) async fn run(self) -> Result<()> {
         let images = images(&self.image)?;
         let mesh = Mesh::attach(&self.id).await?;
+        if !images.is_empty() {
+            mesh.kubelet(None, images);
+        }
         service_vips::keep(Arc::clone(mesh.core())).await;
         Ok(())
     }
 }
 
 /// Reads `IMAGE=PROGRAM`. The program's path is made whole, since the task runs elsewhere.
-pub(super) fn images(pairs: &[String]) -> Result<BTreeMap<String, PathBuf>> {
-    pairs
-        .iter()
-        .map(|pair| {
-            let (image, program) = pair
-                .split_once('=')
-                .with_context(|| format!("`{pair}` is not IMAGE=PROGRAM"))?;
-            let path =
-                std::fs::canonicalize(program).with_context(|| format!("there is no program {program}"))?;
-            Ok((image.to_owned(), path))
-        })
-        .collect()
+pub(super) fn images(pairs: &[String]) -> Result<Images> {
+    let mut images = Images::new();
+    for pair in pairs {
+        let (image, program) = pair
+            .split_once('=')
+            .with_context(|| format!("`{pair}` is not IMAGE=PROGRAM"))?;
+        let path =
+            std::fs::canonicalize(program).with_context(|| format!("there is no program {program}"))?;
+        images = images.with(image, path);
+    }
+    Ok(images)
 }
 
 /// Starts the task and waits until it has done its first pass.
-pub(super) async fn start(mesh: &Mesh, images: &BTreeMap<String, PathBuf>) -> Result<()> {
+pub(super) async fn start(mesh: &Mesh, images: &Images) -> Result<()> {
     let core = mesh.core();
     let mut program = Program::new("node", this_program()?, &core.folder)
         .with_machine_mounts()
         .args(["node", "--id", mesh.id()]);
-    for (image, path) in images {
+    for (image, path) in images.iter() {
         program = program.args(["--image".to_owned(), format!("{image}={}", path.display())]);
     }
-    let mut process = program.start(&core.node(), &core.logs())?;
-    until("the node's task runs", Duration::from_secs(20), async || {
+    let process = program.start(&core.node(), &core.logs())?;
+    until("the node's task runs", Duration::from_secs(20), || async {
         process.still_runs().map_err(crate::wait::Hopeless)?;
         ensure!(
             service_vips::is_kept(&core.folder),

@@ -28,7 +28,7 @@ pub(super) async fn install_crds(setup: &Setup<'_>, client: &Client) -> Result<(
         .collect::<Result<Vec<CustomResourceDefinition>, _>>()?;
     let how = PostParams::default();
     try_join_all(definitions.iter().map(|definition| api.create(&how, definition))).await?;
-    until("Istio's CRDs are served", wait::LONG, async || {
+    until("Istio's CRDs are served", wait::LONG, || async {
         let waiting = api
             .list(&ListParams::default())
             .await?
@@ -177,11 +177,11 @@ pub(super) fn start(setup: &Setup<'_>) -> Result<Process> {
 }
 
 /// istiod is ready when it says so, has published its root certificate, and refuses a bad object through its webhook.
-pub(super) async fn wait_ready(setup: &Setup<'_>, client: &Client, processes: &mut [Process]) -> Result<()> {
+pub(super) async fn wait_ready(setup: &Setup<'_>, client: &Client, processes: &[Process]) -> Result<()> {
     let objects = Objects::new(client.clone());
     service_vips::apply_once(client, &setup.folder).await?;
-    until("istiod is ready", wait::LONG, async || {
-        for process in processes.iter_mut() {
+    until("istiod is ready", wait::LONG, || async {
+        for process in processes {
             process.still_runs().map_err(Hopeless)?;
         }
         let answer = setup.node.enter(|| crate::admin::get(8080, "/ready"))??;
@@ -196,7 +196,7 @@ pub(super) async fn wait_ready(setup: &Setup<'_>, client: &Client, processes: &m
         .config_map_value(ISTIO_NAMESPACE, "istio-ca-root-cert", "root-cert.pem")
         .await?;
     let api: Api<ValidatingWebhookConfiguration> = Api::all(client.clone());
-    until("istiod's webhook validates", wait::LONG, async || {
+    until("istiod's webhook validates", wait::LONG, || async {
         let found = api.get(WEBHOOK).await?;
         let policies: Vec<_> = found
             .webhooks

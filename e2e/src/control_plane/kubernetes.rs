@@ -76,9 +76,9 @@ pub(super) fn start_api_server(setup: &Setup<'_>, address: &str) -> Result<Vec<P
 }
 
 /// Waits for `/readyz`; gives up at once when a program has ended.
-pub(super) async fn wait_ready(client: &Client, processes: &mut [Process]) -> Result<()> {
-    until("kube-apiserver is ready", wait::LONG, async || {
-        for process in processes.iter_mut() {
+pub(super) async fn wait_ready(client: &Client, processes: &[Process]) -> Result<()> {
+    until("kube-apiserver is ready", wait::LONG, || async {
+        for process in processes {
             process.still_runs().map_err(Hopeless)?;
         }
         let answer = client

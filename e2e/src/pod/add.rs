@@ -73,20 +73,15 @@ async fn add(core: &Arc<Core>, spec: PodSpec) -> Result<PodRecord> {
     core.objects
         .service_account(&spec.namespace, &spec.service_account)
         .await?;
-    let (netns, ip) = network::create(&core.id, &core.folder, Place::Pod)?;
     let full_name = format!("{}/{}", spec.namespace, spec.name);
-    let record = PodRecord {
-        folder: PodRecord::folder_of(&core.folder, &full_name),
-        namespace: spec.namespace.clone(),
-        name: spec.name.clone(),
-        ip,
-        netns: netns.name().to_owned(),
-        proxied: spec.kind != PodKind::Plain,
-        service_account: spec.service_account.clone(),
-    };
-    record.save()?;
-    network::intercept(&netns, spec.kind, &spec.annotations)?;
-    service_vips::install(&netns, &core.folder, &spec.namespace)?;
+    let record = make_home(
+        core,
+        &full_name,
+        &spec.service_account,
+        spec.kind,
+        &spec.annotations,
+    )?;
+    let netns = record.netns();
 
     let (labels, annotations) = metadata(&spec);
     create_object(core, &spec, &labels, &annotations).await?;
@@ -102,8 +97,8 @@ async fn add(core: &Arc<Core>, spec: PodSpec) -> Result<PodRecord> {
             proxy_config: &spec.proxy_config,
             env: &[],
         };
-        let mut proxy = proxy_agent::start(core, &record, &identity).await?;
-        proxy_agent::wait_ready(core, &record, &mut proxy).await?;
+        let proxy = proxy_agent::start(core, &record, &identity).await?;
+        proxy_agent::wait_ready(core, &record, &proxy).await?;
         core.keep(&full_name, proxy);
     }
     for server in &spec.servers {
@@ -115,32 +110,80 @@ async fn add(core: &Arc<Core>, spec: PodSpec) -> Result<PodRecord> {
     Ok(record)
 }
 
-/// The labels and annotations that injection would leave on the pod.
+/// A network namespace with an address, interception and the Service addresses in force; and the record of it.
+pub(crate) fn make_home(
+    core: &Core,
+    full_name: &str,
+    service_account: &str,
+    kind: PodKind,
+    annotations: &BTreeMap<String, String>,
+) -> Result<PodRecord> {
+    let (namespace, name) = full_name
+        .split_once('/')
+        .context("a pod has a namespace and a name")?;
+    let (netns, ip) = network::create(&core.id, &core.folder, Place::Pod)?;
+    let record = PodRecord {
+        folder: PodRecord::folder_of(&core.folder, full_name),
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        ip,
+        netns: netns.name().to_owned(),
+        proxied: kind != PodKind::Plain,
+        service_account: service_account.to_owned(),
+    };
+    record.save()?;
+    network::intercept(&netns, kind, annotations)?;
+    service_vips::install(&netns, &core.folder, namespace)?;
+    Ok(record)
+}
+
+/// The labels and annotations that the pod gets, those of injection included.
 fn metadata(spec: &PodSpec) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
-    let mut labels = spec.labels.clone();
+    let (mut labels, mut annotations) = (spec.labels.clone(), spec.annotations.clone());
     labels.entry("app".to_owned()).or_insert_with(|| spec.app.clone());
-    labels
-        .entry("service.istio.io/canonical-name".to_owned())
-        .or_insert_with(|| spec.app.clone());
-    labels
-        .entry("service.istio.io/canonical-revision".to_owned())
-        .or_insert_with(|| "latest".to_owned());
-    let mut annotations = spec.annotations.clone();
     if spec.kind != PodKind::Plain {
-        labels
-            .entry("security.istio.io/tlsMode".to_owned())
-            .or_insert_with(|| "istio".to_owned());
-        annotations
-            .entry("sidecar.istio.io/status".to_owned())
-            .or_insert_with(|| injection_status().to_owned());
+        inject(&mut labels, &mut annotations, &spec.app);
     }
     (labels, annotations)
 }
 
-/// The annotation that tells an injected pod.
-pub(crate) fn injection_status() -> &'static str {
-    r#"{"initContainers":null,"containers":["istio-proxy"],"volumes":null,"imagePullSecrets":null,"revision":"default"}"#
+/// Adds what Istio's injection adds to a pod's labels and annotations.
+pub(crate) fn inject(
+    labels: &mut BTreeMap<String, String>,
+    annotations: &mut BTreeMap<String, String>,
+    workload: &str,
+) {
+    let canonical = labels
+        .get("app.kubernetes.io/name")
+        .or_else(|| labels.get("app"))
+        .cloned();
+    let version = labels
+        .get("app.kubernetes.io/version")
+        .or_else(|| labels.get("version"))
+        .cloned();
+    for (name, value) in [
+        ("security.istio.io/tlsMode", "istio".to_owned()),
+        (
+            "service.istio.io/canonical-name",
+            canonical.unwrap_or_else(|| workload.to_owned()),
+        ),
+        (
+            "service.istio.io/canonical-revision",
+            version.unwrap_or_else(|| "latest".to_owned()),
+        ),
+    ] {
+        labels.entry(name.to_owned()).or_insert(value);
+    }
+    annotations
+        .entry("istio.io/rev".to_owned())
+        .or_insert_with(|| "default".to_owned());
+    annotations
+        .entry("sidecar.istio.io/status".to_owned())
+        .or_insert_with(|| INJECTED.to_owned());
 }
+
+/// The annotation that tells an injected pod.
+const INJECTED: &str = r#"{"initContainers":null,"containers":["istio-proxy"],"volumes":null,"imagePullSecrets":null,"revision":"default"}"#;
 
 async fn create_object(
     core: &Core,
@@ -225,7 +268,7 @@ pub(crate) fn this_program() -> Result<PathBuf> {
 /// Waits until something accepts connections on a port inside a namespace.
 pub(crate) async fn wait_listening(core: &Core, netns: &Netns, port: u16) -> Result<()> {
     let sockets = core.sockets(netns)?;
-    until(format!("port {port} is served"), wait::SHORT, async || {
+    until(format!("port {port} is served"), wait::SHORT, || async {
         sockets.tcp().await?.connect(crate::admin::loopback(port)).await?;
         Ok(())
     })

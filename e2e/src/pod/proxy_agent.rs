@@ -57,7 +57,7 @@ pub(crate) async fn start(core: &Core, pod: &PodRecord, identity: &Identity<'_>)
         "--domain",
     ])
     .args([format!("{}.svc.cluster.local", pod.namespace)])
-    .as_proxy_user();
+    .as_user(PROXY_USER);
     let workload = identity.workload;
     let owner = format!(
         "kubernetes://apis/apps/v1/namespaces/{}/deployments/{workload}",
@@ -160,11 +160,11 @@ fn proxy_config(core: &Core, folder: &Path, identity: &Identity<'_>) -> Result<S
 }
 
 /// Waits until the agent says that Envoy has its first configuration.
-pub(crate) async fn wait_ready(core: &Core, pod: &PodRecord, process: &mut Process) -> Result<()> {
+pub(crate) async fn wait_ready(core: &Core, pod: &PodRecord, process: &Process) -> Result<()> {
     until(
         format!("the proxy of {} is ready", pod.full_name()),
         wait::LONG,
-        async || {
+        || async {
             process.still_runs().map_err(Hopeless)?;
             is_ready(core, pod).await
         },

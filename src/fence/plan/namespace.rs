@@ -14,6 +14,27 @@ use crate::fence::render::{self, Kind, Write};
 /// Most destinations of one warm object, so that each stays well below what etcd stores.
 const MOST_DESTINATIONS: usize = 500;
 
+/// More than any mesh needs: etcd would not hold the rest of it.
+const MOST_OBJECTS: usize = 1_000;
+
+/// What one warm object carries.
+#[derive(Default)]
+struct Packed<'a> {
+    services: BTreeMap<ServiceKey, &'a ServiceFacts>,
+    destinations: usize,
+}
+
+impl<'a> Packed<'a> {
+    fn add(&mut self, key: ServiceKey, facts: &'a ServiceFacts) {
+        self.destinations += facts.ports.len();
+        self.services.insert(key, facts);
+    }
+
+    fn has_room_for(&self, facts: &ServiceFacts) -> bool {
+        self.services.is_empty() || self.destinations + facts.ports.len() <= MOST_DESTINATIONS
+    }
+}
+
 /// What to do for one namespace.
 #[derive(Debug, Default)]
 pub struct NamespacePlan {
@@ -88,34 +109,28 @@ impl Engine {
         let (mut wanted, next) = transitions.wanted(now);
         plan.again_at = next;
         let with_facts = |key: &ServiceKey| Some((key.clone(), self.registry.service(key)?));
-        let size = |facts: &ServiceFacts| facts.ports.len();
-        let mut objects: BTreeMap<Name, BTreeMap<ServiceKey, &ServiceFacts>> = BTreeMap::new();
+        let mut objects: BTreeMap<Name, Packed<'_>> = BTreeMap::new();
         for (name, services) in transitions.objects() {
-            let stay = services
+            let object = objects.entry(name.clone()).or_default();
+            for (key, facts) in services
                 .iter()
                 .filter(|key| wanted.remove(*key))
-                .filter_map(with_facts);
-            objects.insert(name.clone(), stay.collect());
+                .filter_map(with_facts)
+            {
+                object.add(key, facts);
+            }
         }
         for (key, facts) in wanted.iter().filter_map(with_facts) {
-            let room = |services: &BTreeMap<ServiceKey, &ServiceFacts>| {
-                services.values().map(|facts| size(facts)).sum::<usize>() + size(facts) <= MOST_DESTINATIONS
+            let is_free = |name: &Name| {
+                let is = self.warm.get(&ConfigKey::new(namespace.clone(), name.clone()));
+                is.is_none_or(|is| is.ours)
+                    && objects.get(name).is_none_or(|object| object.has_room_for(facts))
             };
-            let name = (1..)
-                .map(object_name)
-                .find(|name| {
-                    let ours = self
-                        .warm
-                        .get(&ConfigKey::new(namespace.clone(), name.clone()))
-                        .is_none_or(|is| is.ours);
-                    ours && objects
-                        .get(name)
-                        .is_none_or(|services| services.is_empty() || room(services))
-                })
-                .unwrap_or_else(|| object_name(1));
-            objects.entry(name).or_default().insert(key, facts);
+            if let Some(name) = (1..=MOST_OBJECTS).map(object_name).find(is_free) {
+                objects.entry(name).or_default().add(key, facts);
+            }
         }
-        for (name, services) in objects {
+        for (name, Packed { services, .. }) in objects {
             let is = self.warm.get(&ConfigKey::new(namespace.clone(), name.clone()));
             if services.is_empty() {
                 if is.is_some() {

@@ -18,7 +18,7 @@ const LONGEST_NAMES: usize = 12_000;
 
 /// The EnvoyFilter of a namespace.
 pub fn envoy_filter(namespace: &Name, spec: &Value) -> Object {
-    Object::new(Kind::EnvoyFilter, namespace, ENVOY_FILTER, spec.clone())
+    Object::new(Kind::EnvoyFilter, namespace, ENVOY_FILTER, spec)
 }
 
 /// The spec, the same in every namespace.

@@ -20,6 +20,6 @@ pub fn ports(system_namespace: &Name, numbers: &BTreeSet<u16>) -> Object {
         Kind::Service,
         system_namespace,
         names::PORTS,
-        json!({"type": "ClusterIP", "ports": ports}),
+        &json!({"type": "ClusterIP", "ports": ports}),
     )
 }

@@ -79,7 +79,7 @@ pub fn routes(registry: &Registry, system_namespace: &Name, namespace: &Name) ->
         });
         routes
             .objects
-            .push(Object::new(Kind::VirtualService, system_namespace, &name, spec));
+            .push(Object::new(Kind::VirtualService, system_namespace, &name, &spec));
     }
     routes
 }

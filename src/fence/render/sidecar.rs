@@ -33,7 +33,7 @@ pub fn sidecar(
         "workloadSelector": {"labels": selector},
         "egress": [{"hosts": hosts}],
     });
-    let mut object = Object::new(Kind::Sidecar, &fence.namespace, &sidecar_name(&fence.name), spec);
+    let mut object = Object::new(Kind::Sidecar, &fence.namespace, &sidecar_name(&fence.name), &spec);
     if let Some(uid) = uid {
         object.body["metadata"]["ownerReferences"] = owner(fence, uid);
     }

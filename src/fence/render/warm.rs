@@ -32,7 +32,7 @@ pub fn warm<'a>(
         .collect();
     let host = ServiceKey::new(system_namespace.clone(), names::PORTS).host();
     let spec = json!({"hosts": [&*host], "exportTo": ["."], "http": http});
-    Object::new(Kind::VirtualService, namespace, name, spec)
+    Object::new(Kind::VirtualService, namespace, name, &spec)
 }
 
 /// The Services that a warm object carries.

@@ -1,0 +1,209 @@
+//! The stand-in for the kubelet and the scheduler: runs the pods that Deployments and Jobs create.
+//!
+//! In: Pod objects that a controller made, and which program stands for which image. Out: each gets a network namespace,
+//! its containers' command lines as processes, a proxy if it asks for injection, and a status that comes from real
+//! probes. A deletion ends it with SIGTERM and grace. So `helm install --wait` means what it says.
+
+mod container;
+mod environment;
+mod probe;
+mod proxy;
+mod status;
+mod worker;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use futures_util::StreamExt as _;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::Api;
+use kube::runtime::watcher::Event;
+use kube::runtime::{WatchStreamExt as _, watcher};
+use tokio::sync::watch;
+
+use crate::mesh::{Core, Mesh};
+
+/// Which program stands for which image.
+#[derive(Clone, Debug, Default)]
+pub struct Images(BTreeMap<String, PathBuf>);
+
+impl Images {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The containers of this image, whatever its tag, run this program.
+    #[must_use]
+    pub fn with(mut self, image: impl Into<String>, program: impl Into<PathBuf>) -> Self {
+        self.0.insert(image.into(), program.into());
+        self
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Image and program of each.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Path)> {
+        self.0
+            .iter()
+            .map(|(image, program)| (image.as_str(), program.as_path()))
+    }
+
+    fn program(&self, image: &str) -> Option<&Path> {
+        let name = without_tag(image);
+        let found = self
+            .0
+            .iter()
+            .find(|(known, _)| *known == image || without_tag(known) == name);
+        found.map(|(_, program)| program.as_path())
+    }
+}
+
+/// An image without tag and digest; a colon before the last slash belongs to a registry's port.
+fn without_tag(image: &str) -> &str {
+    let image = image.split('@').next().unwrap_or(image);
+    match image.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => name,
+        _ => image,
+    }
+}
+
+/// Tells a pod's worker that the pod goes.
+type Stop = watch::Receiver<Option<Gone>>;
+
+/// Why a pod goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gone {
+    /// It was deleted with this many seconds of grace.
+    Deleted(u64),
+    /// Its object is no longer there.
+    Vanished,
+}
+
+impl Mesh {
+    /// Runs the pods that controllers create in a namespace (or in all), until the mesh ends.
+    pub fn kubelet(&self, namespace: Option<&str>, images: Images) {
+        let core = Arc::clone(self.core());
+        let api = match namespace {
+            Some(namespace) => Api::namespaced(core.client.clone(), namespace),
+            None => Api::all(core.client.clone()),
+        };
+        self.spawn(keep(core, api, Arc::new(images)));
+    }
+
+    /// Runs one pod that exists and that nobody runs yet, until it is deleted.
+    pub async fn run_pod(&self, name: &str, images: Images) -> Result<()> {
+        let (namespace, short) = name.split_once('/').context("a pod is named namespace/name")?;
+        let core = Arc::clone(self.core());
+        let api: Api<Pod> = Api::namespaced(core.client.clone(), namespace);
+        api.get(short).await?;
+        let only = watcher::Config::default().fields(&format!("metadata.name={short}"));
+        self.spawn(follow(core, api, only, Arc::new(images), |_| true));
+        Ok(())
+    }
+}
+
+async fn keep(core: Arc<Core>, api: Api<Pod>, images: Arc<Images>) {
+    follow(core, api, watcher::Config::default(), images, is_of_controller).await;
+}
+
+/// The harness's own pods have no owner; their creator runs them.
+fn is_of_controller(pod: &Pod) -> bool {
+    pod.metadata
+        .owner_references
+        .as_ref()
+        .is_some_and(|owners| !owners.is_empty())
+}
+
+/// Starts a worker for each pod that comes and tells it when the pod goes.
+async fn follow(
+    core: Arc<Core>,
+    api: Api<Pod>,
+    config: watcher::Config,
+    images: Arc<Images>,
+    mine: impl Fn(&Pod) -> bool,
+) {
+    let mut workers: HashMap<String, watch::Sender<Option<Gone>>> = HashMap::new();
+    let mut tasks = tokio::task::JoinSet::new();
+    let mut events = pin!(watcher(api, config).default_backoff());
+    while let Some(event) = events.next().await {
+        // Only finished tasks are taken out here; what they had to say is in their pods' status.
+        while tasks.try_join_next().is_some() {}
+        workers.retain(|_, stop| stop.receiver_count() > 0);
+        match event {
+            Ok(Event::Apply(pod) | Event::InitApply(pod)) if mine(&pod) => {
+                let uid = pod.metadata.uid.clone().unwrap_or_default();
+                let going = pod
+                    .metadata
+                    .deletion_timestamp
+                    .is_some()
+                    .then(|| Gone::Deleted(grace(&pod)));
+                if let Some(stop) = workers.get(&uid) {
+                    stop.send_if_modified(|now| {
+                        now.is_none() && going.is_some() && {
+                            *now = going;
+                            true
+                        }
+                    });
+                } else if !worker::is_over(&pod) {
+                    let (stop, stopped) = watch::channel(going);
+                    workers.insert(uid, stop);
+                    tasks.spawn(worker::run(Arc::clone(&core), Arc::clone(&images), pod, stopped));
+                }
+            }
+            Ok(Event::Delete(pod)) => {
+                if let Some(stop) = pod.metadata.uid.as_ref().and_then(|uid| workers.get(uid)) {
+                    stop.send_if_modified(|now| {
+                        now.is_none() && {
+                            *now = Some(Gone::Vanished);
+                            true
+                        }
+                    });
+                }
+            }
+            Ok(_) => {}
+            Err(error) => eprintln!("mesh {}: watching pods: {error}", core.id),
+        }
+    }
+}
+
+fn grace(pod: &Pod) -> u64 {
+    let asked = pod.metadata.deletion_grace_period_seconds;
+    let usual = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.termination_grace_period_seconds);
+    asked
+        .or(usual)
+        .and_then(|seconds| seconds.try_into().ok())
+        .unwrap_or(30)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_is_known_whatever_its_tag() {
+        let images = Images::new().with("ghcr.io/acme/thing", "/bin/thing");
+        for image in [
+            "ghcr.io/acme/thing",
+            "ghcr.io/acme/thing:1.2",
+            "ghcr.io/acme/thing:1.2@sha256:ab",
+        ] {
+            assert_eq!(images.program(image), Some(Path::new("/bin/thing")), "{image}");
+        }
+        assert_eq!(images.program("ghcr.io/acme/thing2:1.2"), None);
+    }
+
+    #[test]
+    fn the_port_of_a_registry_is_no_tag() {
+        assert_eq!(without_tag("localhost:5000/thing"), "localhost:5000/thing");
+    }
+}
