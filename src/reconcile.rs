@@ -58,6 +58,11 @@ impl Reconciler {
             () = readiness.ready() => {}
             () = shutdown.cancelled() => return,
         }
+        {
+            let engine = self.state.engine();
+            let (services, fences) = (engine.registry().services().count(), engine.fences().count());
+            tracing::info!(services, fences, "ready: every watch has seen what exists");
+        }
         let mut queue = Queue::default();
         let mut running = JoinSet::new();
         loop {

@@ -13,7 +13,7 @@ mod web_socket;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use serde_json::Value;
@@ -24,6 +24,7 @@ pub use tcp::TcpSession;
 pub use via::Via;
 
 use crate::mesh::Mesh;
+use crate::wait::{self, until};
 
 /// One call. `Call::get("http://reviews.books:8080/")` is complete.
 ///
@@ -57,6 +58,11 @@ impl Call {
             body: body.into(),
             ..Self::get(url)
         }
+    }
+
+    /// The URL.
+    pub fn url(&self) -> &str {
+        &self.url
     }
 
     /// Another method.
@@ -204,6 +210,25 @@ impl Mesh {
         self.call(from, &Call::get(url)).await
     }
 
+    /// Repeats a call until the reply is as wanted; for what istiod has to tell proxies first.
+    pub async fn eventually(
+        &self,
+        from: &str,
+        call: &Call,
+        wanted: impl Fn(&Reply) -> bool,
+    ) -> Result<Reply> {
+        until(
+            format!("the wanted reply to {} from {from}", call.url),
+            wait::SHORT,
+            || async {
+                let reply = self.call(from, call).await;
+                ensure!(wanted(&reply), "{reply}");
+                Ok(reply)
+            },
+        )
+        .await
+    }
+
     async fn try_call(&self, from: &str, call: &Call) -> Result<Reply> {
         let target = self.target(from, &call.url).await?;
         let start = Instant::now();
@@ -212,7 +237,7 @@ impl Mesh {
                 Scheme::Http | Scheme::Https | Scheme::H2 => {
                     Ok(HttpClient::of(self.clone(), target.clone()).send(call).await)
                 }
-                Scheme::Tcp | Scheme::TcpServerFirst => tcp::exchange(&target, call).await,
+                Scheme::Tcp | Scheme::TcpServerFirst => Ok(TcpSession::call(&mut None, &target, call).await),
                 Scheme::Ws => web_socket::exchange(&target, call).await,
                 Scheme::Grpc => grpc::exchange(&target, call).await,
             }

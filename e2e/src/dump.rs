@@ -4,6 +4,8 @@
 use std::fmt::Write as _;
 use std::fs;
 
+use serde_json::Value;
+
 use crate::admin;
 use crate::control_plane::node_namespace;
 use crate::mesh::Mesh;
@@ -32,16 +34,31 @@ pub fn of(id: &str) -> String {
         let _ = writeln!(text, "--- {name}\n{}", last_lines(&log, 12));
     }
     let syncz = page(&node_namespace(id), 8080, "/debug/syncz");
-    let _ = writeln!(
-        text,
-        "--- istiod /debug/syncz\n{}",
-        syncz.unwrap_or_else(|error| error)
-    );
+    let syncz = syncz.map_or_else(|error| error, |page| in_short(&page));
+    let _ = writeln!(text, "--- istiod /debug/syncz\n{syncz}");
     for pod in PodRecord::all(&folder).into_iter().filter(|pod| pod.proxied) {
         let line = keep_config_dump(id, &pod).unwrap_or_else(|error| error);
         let _ = writeln!(text, "--- proxy of {}: {line}", pod.full_name());
     }
     text
+}
+
+/// One line a proxy: what it has not acknowledged.
+fn in_short(syncz: &str) -> String {
+    let proxies: Vec<Value> = serde_json::from_str(syncz).unwrap_or_default();
+    let lines = proxies.iter().map(|proxy| {
+        let behind: Vec<&str> = ["cluster", "listener", "route", "endpoint"]
+            .into_iter()
+            .filter(|kind| proxy[format!("{kind}_sent")] != proxy[format!("{kind}_acked")])
+            .collect();
+        let behind = if behind.is_empty() {
+            "in sync".to_owned()
+        } else {
+            format!("not acked: {}", behind.join(", "))
+        };
+        format!("{} {behind}", proxy["proxy"].as_str().unwrap_or_default())
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// The configuration is too long to print; it goes beside the mesh's folder, which the clean-up removes.

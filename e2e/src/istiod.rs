@@ -32,6 +32,13 @@ impl Mesh {
         Ok(samples(&self.istiod_metrics().await?, name))
     }
 
+    /// A page that a pod serves, asked from inside it: past its proxy, as a kubelet's probe comes.
+    pub async fn pod_page(&self, pod: &str, port: u16, path: &str) -> Result<Page> {
+        let record = self.core().pod(pod)?;
+        let socket = self.core().sockets(&record.netns())?.tcp().await?;
+        admin::get_over(socket, admin::loopback(port), path).await
+    }
+
     async fn node_page(&self, port: u16, path: &str) -> Result<Page> {
         let socket = self.core().sockets(&self.core().node())?.tcp().await?;
         let page = admin::get_over(socket, admin::loopback(port), path).await?;

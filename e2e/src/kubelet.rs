@@ -16,15 +16,17 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use futures_util::StreamExt as _;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::Api;
 use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt as _, watcher};
+use nix::sys::signal::{Signal, kill};
 use tokio::sync::watch;
 
 use crate::mesh::{Core, Mesh};
+use crate::netns;
 
 /// Which program stands for which image.
 #[derive(Clone, Debug, Default)]
@@ -95,6 +97,20 @@ impl Mesh {
             None => Api::all(core.client.clone()),
         };
         self.spawn(keep(core, api, Arc::new(images)));
+    }
+
+    /// Sends a signal to the processes of a pod whose command line contains `part`: a crash, a hang, a reload.
+    pub fn signal(&self, pod: &str, part: &str, signal: Signal) -> Result<usize> {
+        let record = self.core().pod(pod)?;
+        let pids = netns::processes(&record.netns(), part);
+        ensure!(
+            !pids.is_empty(),
+            "no process of pod {pod} has `{part}` in its command line"
+        );
+        for pid in &pids {
+            kill(*pid, signal).with_context(|| format!("cannot signal {pid}"))?;
+        }
+        Ok(pids.len())
     }
 
     /// Runs one pod that exists and that nobody runs yet, until it is deleted.

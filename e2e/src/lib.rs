@@ -22,13 +22,17 @@
 
 pub mod admin;
 pub mod app;
+pub mod background;
 pub mod call;
 mod certificates;
 pub mod cli;
 mod control_plane;
 pub mod dump;
+pub mod external;
+pub mod install;
 mod istiod;
 pub mod kubelet;
+pub mod load;
 pub mod mesh;
 pub mod netns;
 pub mod objects;
@@ -41,8 +45,11 @@ pub mod state;
 pub mod tools;
 pub mod wait;
 
+pub use background::Background;
 pub use call::{Call, HttpClient, Reply, Scheme, TcpSession, Via};
 pub use kubelet::Images;
+pub use load::{Connections, Load, LoadReport, LoadSpec};
 pub use mesh::{Mesh, MeshOptions, Mtls, OutboundTrafficPolicy};
-pub use pod::{PodKind, PodRecord, PodSpec, Protocol, ServiceSpec};
+pub use nix::sys::signal::Signal;
+pub use pod::{PodKind, PodRecord, PodSpec, Protocol, Server, ServiceSpec};
 pub use proxy::{Proxy, ProxyFigures, Taken, Traffic};

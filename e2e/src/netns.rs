@@ -5,8 +5,8 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -128,6 +128,18 @@ impl Netns {
     pub fn delete(&self) -> Result<()> {
         delete_all(std::slice::from_ref(self))
     }
+
+    /// A short name for a folder, there until the namespace is deleted.
+    pub fn short_path(&self, folder: &Path) -> Result<PathBuf> {
+        let link = self.short_link();
+        let _ = fs::remove_file(&link);
+        symlink(folder, &link).with_context(|| format!("cannot make {}", link.display()))?;
+        Ok(link)
+    }
+
+    fn short_link(&self) -> PathBuf {
+        Path::new("/run").join(&self.name)
+    }
 }
 
 /// Makes sockets that belong to one namespace.
@@ -186,6 +198,8 @@ pub fn delete_all(all: &[Netns]) -> Result<()> {
         if files.exists() {
             fs::remove_dir_all(files)?;
         }
+        // There is one only for a pod with a proxy.
+        let _ = fs::remove_file(netns.short_link());
     }
     Ok(())
 }
@@ -206,6 +220,19 @@ fn pids_inside(all: &[Netns]) -> Vec<i32> {
         .filter(|pid| {
             fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|meta| inodes.contains(&meta.ino()))
         })
+        .collect()
+}
+
+/// The processes inside whose command line contains `part`.
+pub fn processes(netns: &Netns, part: &str) -> Vec<Pid> {
+    let matches = |pid: &i32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).replace('\0', " ").contains(part)
+    };
+    pids_inside(std::slice::from_ref(netns))
+        .into_iter()
+        .filter(matches)
+        .map(Pid::from_raw)
         .collect()
 }
 

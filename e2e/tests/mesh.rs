@@ -1,5 +1,6 @@
 //! What the mesh itself promises: calls of each protocol, real admission, real Deployments, nothing left behind.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -7,14 +8,310 @@ use std::time::Duration;
 use serde_json::json;
 use servicefence_e2e::netns::with_prefix;
 use servicefence_e2e::wait::until;
-use servicefence_e2e::{Call, Images, Mesh, MeshOptions, PodSpec, Via, state, tools};
+use servicefence_e2e::{
+    Background, Call, Images, LoadSpec, Mesh, MeshOptions, Mtls, OutboundTrafficPolicy, PodRecord, PodSpec,
+    Protocol, Reply, Server, ServiceSpec, Signal, Via, state, tools,
+};
 
-async fn mesh() -> Mesh {
-    Mesh::up(MeshOptions { verbose: true, ..MeshOptions::default() }).await.unwrap()
+/// A command line by its words.
+fn words(line: &str) -> Vec<&str> {
+    line.split_whitespace().collect()
 }
 
 fn program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_mesh"))
+}
+
+async fn up() -> Mesh {
+    Mesh::up(MeshOptions::default()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_protocol_arrives_directly_under_strict_mtls() {
+    if !tools::can_run() {
+        return;
+    }
+    let mesh = up().await;
+    let reviews = PodSpec::new("books/reviews")
+        .http(8080)
+        .grpc(9090)
+        .tcp(9000)
+        .tcp_server_first(9001)
+        .tls(8443);
+    mesh.add_app(reviews).await.unwrap();
+    mesh.add_pod(PodSpec::new("shop/web")).await.unwrap();
+    mesh.add_pod(PodSpec::new("shop/plain").plain()).await.unwrap();
+    let proxy = mesh.proxy("shop/web").unwrap();
+
+    for (url, port) in [
+        ("http://reviews.books:8080/", 8080),
+        ("h2://reviews.books.svc:8080/", 8080),
+        ("ws://reviews.books.svc.cluster.local:8080/", 8080),
+        ("grpc://reviews.books:9090", 9090),
+        ("tcp://reviews.books:9000", 9000),
+        ("tcp-server-first://reviews.books:9001", 9001),
+        ("tls://reviews.books:8443/", 8443),
+    ] {
+        let before = proxy.traffic().await.unwrap();
+        let reply = mesh.get("shop/web", url).await;
+        assert!(reply.is_from("books/reviews"), "{url}: {reply}");
+        let taken = proxy.taken_since(&before).await.unwrap();
+        let cluster = format!("outbound|{port}||reviews.books.svc.cluster.local");
+        assert!(taken.uses(&cluster) && !taken.passthrough(), "{url} took {taken}");
+        if let Some(via) = reply.via {
+            assert_eq!(via, Via::Direct, "{url}");
+        }
+        // Without a proxy the caller has no certificate; only TLS of the app's own needs none of Istio's.
+        assert!(
+            !mesh.get("shop/plain", url).await.is_ok(),
+            "{url} is open to plaintext"
+        );
+    }
+    the_app_tells_what_reached_it(&mesh).await;
+    connections_are_kept(&mesh).await;
+}
+
+async fn the_app_tells_what_reached_it(mesh: &Mesh) {
+    let post = Call::post("http://reviews.books:8080/a/b?c=d", vec![b'x'; 100_000])
+        .host("other.example")
+        .header("x-a", "1");
+    let reply = mesh.call("shop/web", &post).await;
+    // A Host that nobody has is passed through to the address that was called, and STRICT refuses plaintext.
+    assert_eq!(reply.status, Some(503), "{reply}");
+    let post = Call::post("http://reviews.books:8080/a/b?c=d", vec![b'x'; 100_000]).header("x-a", "1");
+    let reply = mesh.call("shop/web", &post).await;
+    let told = reply.json();
+    assert_eq!(
+        (&told["method"], &told["path"], &told["query"]),
+        (&json!("POST"), &json!("/a/b"), &json!("c=d"))
+    );
+    assert_eq!(told["body"]["bytes"], 100_000);
+    assert_eq!(reply.received("x-a"), ["1"]);
+    assert_eq!(
+        mesh.get("shop/web", "http://reviews.books:8080/redirect")
+            .await
+            .status,
+        Some(302)
+    );
+    assert_eq!(
+        mesh.get("shop/web", "http://reviews.books:8080/status/418")
+            .await
+            .status,
+        Some(418)
+    );
+    let slow = mesh
+        .get("shop/web", "http://reviews.books:8080/slow?ms=150")
+        .await;
+    assert!(
+        slow.is_ok() && slow.elapsed >= Duration::from_millis(150),
+        "{slow}"
+    );
+    let stream = mesh
+        .get("shop/web", "http://reviews.books:8080/stream?n=4&ms=50")
+        .await;
+    assert_eq!(
+        stream
+            .text()
+            .lines()
+            .filter(|line| line.starts_with("data: "))
+            .count(),
+        4
+    );
+    let spread = *stream.pieces.last().unwrap() - stream.pieces[0];
+    assert!(
+        spread >= Duration::from_millis(100),
+        "the events came together: {:?}",
+        stream.pieces
+    );
+    let stream = mesh
+        .call(
+            "shop/web",
+            &Call::post("grpc://reviews.books:9090", "one\ntwo\nthree"),
+        )
+        .await;
+    assert_eq!(
+        (stream.grpc_status, stream.text().as_str()),
+        (Some(0), "one\ntwo\nthree"),
+        "{stream}"
+    );
+    let refused = mesh.get("shop/web", "grpc://reviews.books:9090/status/7").await;
+    assert_eq!(refused.grpc_status, Some(7), "{refused}");
+}
+
+async fn connections_are_kept(mesh: &Mesh) {
+    let mut client = mesh
+        .http_client("shop/web", "http://reviews.books:8080")
+        .await
+        .unwrap();
+    assert!(client.get("/").await.new_connection);
+    assert!(!client.get("/").await.new_connection);
+    let mut session = mesh
+        .tcp_session("shop/web", "tcp-server-first://reviews.books:9001")
+        .await
+        .unwrap();
+    assert_eq!(session.served_by.as_deref(), Some("books/reviews"));
+    assert_eq!(session.exchange(b"abc").await.unwrap(), "abc");
+    assert!(!session.ends_within(Duration::from_millis(200)).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn istiods_webhook_refuses_a_bad_object() {
+    if !tools::can_run() {
+        return;
+    }
+    let mesh = up().await;
+    let host = |host: &str| {
+        json!({
+            "apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
+            "metadata": {"name": "reviews", "namespace": "default"},
+            "spec": {"hosts": ["reviews"], "http": [{"route": [{"destination": {"host": host}, "weight": -1}]}]},
+        })
+    };
+    let error = format!("{:#}", mesh.apply(&host("reviews")).await.unwrap_err());
+    assert!(
+        error.contains("admission webhook \"rev.validation.istio.io\" denied the request"),
+        "{error}"
+    );
+    assert!(error.contains("weight -1 < 0"), "{error}");
+    mesh.apply(&json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
+        "metadata": {"name": "reviews", "namespace": "default"},
+        "spec": {"hosts": ["reviews"], "http": [{"route": [{"destination": {"host": "reviews"}}]}]},
+    }))
+    .await
+    .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_outside_and_policies_are_istios() {
+    if !tools::can_run() {
+        return;
+    }
+    let options = MeshOptions::default()
+        .outbound(OutboundTrafficPolicy::RegistryOnly)
+        .mtls(Mtls::Permissive);
+    let mesh = Mesh::up(options).await.unwrap();
+    let servers = [
+        Server {
+            protocol: Protocol::Http,
+            port: 80,
+        },
+        Server {
+            protocol: Protocol::Tls,
+            port: 443,
+        },
+    ];
+    mesh.add_external("api.example.com", &servers).await.unwrap();
+    mesh.add_pod(PodSpec::new("shop/web")).await.unwrap();
+    mesh.add_pod(PodSpec::new("shop/plain").plain()).await.unwrap();
+    mesh.add_app(PodSpec::new("books/reviews").http(8080))
+        .await
+        .unwrap();
+
+    assert!(
+        mesh.get("shop/plain", "http://api.example.com/")
+            .await
+            .is_from("external/api.example.com")
+    );
+    let refused = mesh.get("shop/web", "http://api.example.com/").await;
+    assert_eq!(refused.status, Some(502), "{refused}");
+    mesh.apply_yaml(
+        "apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: api, namespace: shop}
+spec:
+  hosts: [api.example.com]
+  ports: [{number: 80, name: http, protocol: HTTP}, {number: 443, name: tls, protocol: TLS}]
+  resolution: DNS
+",
+    )
+    .await
+    .unwrap();
+    for url in ["http://api.example.com/", "tls://api.example.com/"] {
+        let is_known = |reply: &Reply| reply.is_from("external/api.example.com");
+        mesh.eventually("shop/web", &Call::get(url), is_known)
+            .await
+            .unwrap();
+    }
+    // PERMISSIVE: plaintext is let in, and the server can tell.
+    let reply = mesh.get("shop/plain", "http://reviews.books:8080/").await;
+    assert_eq!((reply.status, reply.via), (Some(200), Some(Via::Plaintext)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn load_counts_what_happened_and_services_follow_their_pods() {
+    if !tools::can_run() {
+        return;
+    }
+    let mesh = up().await;
+    let version = |name: &str| {
+        PodSpec::new(&format!("books/{name}"))
+            .app("reviews")
+            .http(8080)
+            .tcp(9000)
+    };
+    mesh.add_service(&ServiceSpec::of(&version("one"))).await.unwrap();
+    mesh.add_pods(vec![version("one"), version("two"), PodSpec::new("shop/web")])
+        .await
+        .unwrap();
+    mesh.wait_service("books/reviews", 2).await.unwrap();
+    let web = mesh.proxy("shop/web").unwrap();
+    let small = web.figures().await.unwrap();
+
+    let spec = LoadSpec::new("shop/web")
+        .get("http://reviews.books:8080/")
+        .get("tcp://reviews.books:9000");
+    let load = mesh.start_load(&spec).await.unwrap();
+    load.more(400).await.unwrap();
+    // While calls run: a pod stops being ready, then a big mesh appears around them.
+    mesh.set_ready("books/one", false).await.unwrap();
+    mesh.wait_service("books/reviews", 1).await.unwrap();
+    let background = Background {
+        tcp_every: 10,
+        ..Background::new("crowd", 200)
+    };
+    let names = mesh.background_services(&background).await.unwrap();
+    assert_eq!((names.len(), names[150].as_str()), (200, "crowd-1/service-150"));
+    mesh.wait_cluster("shop/web", "service-199.crowd-1", true)
+        .await
+        .unwrap();
+    load.more(400).await.unwrap();
+    let report = load.stop().await;
+
+    assert!(
+        report.served_by("books/one") > 0 && report.served_by("books/two") > 0,
+        "{report}"
+    );
+    assert_eq!(report.failed, 0, "{report}");
+    assert!(report.count(|via| *via == Via::Direct) > 0, "{report}");
+    let big = web.figures().await.unwrap();
+    assert!(
+        big.clusters >= small.clusters + 200 && big.endpoints >= small.endpoints + 1000,
+        "{small:?} {big:?}"
+    );
+    assert!(big.allocated_bytes > small.allocated_bytes, "{small:?} {big:?}");
+    assert!(web.stat("cluster_manager.cds.update_success").await.unwrap() > 0);
+    assert!(mesh.syncz().await.unwrap().as_array().unwrap().len() >= 3);
+    assert!(
+        mesh.istiod_metric("pilot_xds_pushes")
+            .await
+            .unwrap()
+            .values()
+            .sum::<f64>()
+            > 0.0
+    );
+
+    mesh.signal("books/two", "mesh app", Signal::SIGKILL).unwrap();
+    let dead = mesh.get("shop/web", "http://reviews.books:8080/").await;
+    assert!(
+        !dead.is_ok() && !report.to_string().is_empty(),
+        "a killed app still answers: {dead}"
+    );
+    let dump = mesh.dump();
+    assert!(
+        dump.contains("web.shop in sync") && dump.contains("configuration in"),
+        "{dump}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -22,37 +319,168 @@ async fn deployments_run_and_helm_waits_for_them() {
     if !tools::can_run() {
         return;
     }
-    let mesh = mesh().await;
-    mesh.kubelet(Some("sample"), Images::new().with("example.com/mesh-app", program()));
-    let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/chart");
-    let install = ["install", "sample", chart, "-n", "sample", "--create-namespace", "--wait", "--timeout", "2m"];
-    mesh.helm(&install).await.unwrap();
+    let mesh = up().await;
+    mesh.kubelet(
+        Some("sample"),
+        Images::new().with("example.com/mesh-app", program()),
+    );
+    let chart = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/chart -n sample --wait --timeout 2m"
+    );
+    mesh.helm(&words(&format!("install sample {chart} --create-namespace")))
+        .await
+        .unwrap();
     mesh.add_pod(PodSpec::new("shop/web")).await.unwrap();
     mesh.wait_service("sample/sample", 2).await.unwrap();
 
-    let reply = mesh.get("shop/web", "http://sample.sample/").await;
+    let call = Call::get("http://sample.sample/");
+    let reply = mesh.call("shop/web", &call).await;
     assert!(reply.is_ok() && reply.via == Some(Via::Direct), "{reply}");
-    assert!(reply.served_by.as_deref().unwrap().starts_with("sample/hello-sample-"), "{reply}");
+    assert!(
+        reply
+            .served_by
+            .as_deref()
+            .unwrap()
+            .starts_with("sample/hello-sample-"),
+        "{reply}"
+    );
     // The gateway is a proxy of its own: what it forwards carries its own identity.
-    mesh.wait_endpoint("sample/edge").await.unwrap();
-    let reply = mesh.get("shop/web", "http://edge.sample/").await;
-    assert!(reply.is_ok(), "{reply}");
-    assert_eq!(reply.via, Some(Via::Through("spiffe://cluster.local/ns/sample/sa/default".to_owned())));
+    let edge = Call::get("http://edge.sample/");
+    let reply = mesh.eventually("shop/web", &edge, Reply::is_ok).await.unwrap();
+    let gateway = "spiffe://cluster.local/ns/sample/sa/default";
+    assert_eq!(reply.via, Some(Via::Through(gateway.to_owned())));
+    let wait = "-n sample wait job/once --for=condition=complete --timeout=30s";
+    mesh.kubectl(&words(wait)).await.unwrap();
 
-    let job = mesh.kubectl(&["-n", "sample", "wait", "job/once", "--for=condition=complete", "--timeout=30s"]).await;
-    assert!(job.is_ok(), "{job:?}");
-    let upgrade = ["upgrade", "sample", chart, "-n", "sample", "--set", "greeting=bye", "--wait", "--timeout", "2m"];
-    mesh.helm(&upgrade).await.unwrap();
-    mesh.wait_service("sample/sample", 2).await.unwrap();
-    let reply = mesh.get("shop/web", "http://sample.sample/").await;
-    assert!(reply.served_by.as_deref().unwrap_or_default().starts_with("sample/bye-"), "{reply}");
+    mesh.helm(&words(&format!("upgrade sample {chart} --set greeting=bye")))
+        .await
+        .unwrap();
+    let is_new = |reply: &Reply| {
+        // The old pods' preStop gives istiod time: nobody may see the change as a failure.
+        assert!(reply.is_ok(), "{reply}");
+        reply
+            .served_by
+            .as_deref()
+            .is_some_and(|pod| pod.starts_with("sample/bye-"))
+    };
+    mesh.eventually("shop/web", &call, is_new).await.unwrap();
 
-    mesh.helm(&["uninstall", "sample", "-n", "sample", "--wait"]).await.unwrap();
-    until("the pods of the release are gone", Duration::from_secs(60), || async {
-        let left: Vec<String> = mesh.pods().iter().map(servicefence_e2e::PodRecord::full_name).collect();
-        anyhow::ensure!(left == ["shop/web"], "there are {left:?}");
-        Ok(())
-    })
+    mesh.helm(&words("uninstall sample -n sample --wait"))
+        .await
+        .unwrap();
+    until(
+        "the pods of the release are gone",
+        Duration::from_secs(60),
+        || async {
+            let left: Vec<String> = mesh.pods().iter().map(PodRecord::full_name).collect();
+            anyhow::ensure!(left == ["shop/web"], "there are {left:?}");
+            Ok(())
+        },
+    )
     .await
     .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_meshes_do_not_meet_and_a_dropped_one_leaves_nothing() {
+    if !tools::can_run() {
+        return;
+    }
+    let (one, two) = tokio::join!(up(), up());
+    for mesh in [&one, &two] {
+        let app = format!("books/{}", mesh.id());
+        mesh.add_app(PodSpec::new(&app).app("reviews").http(8080))
+            .await
+            .unwrap();
+        mesh.add_pod(PodSpec::new("shop/web")).await.unwrap();
+    }
+    for mesh in [&one, &two] {
+        let reply = mesh.get("shop/web", "http://reviews.books:8080/").await;
+        assert!(reply.is_from(&format!("books/{}", mesh.id())), "{reply}");
+    }
+    let id = two.id().to_owned();
+    assert!(!with_prefix(&format!("sf{id}-")).is_empty());
+    drop(two);
+    assert!(nothing_is_left_of(&id));
+    assert!(one.get("shop/web", "http://reviews.books:8080/").await.is_ok());
+}
+
+fn nothing_is_left_of(id: &str) -> bool {
+    let configured = Path::new("/etc/netns").join(format!("sf{id}-node"));
+    with_prefix(&format!("sf{id}-")).is_empty() && !state::exists(id) && !configured.exists()
+}
+
+/// Holds a mesh until it is killed; for the test below, which starts it as a process of its own.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a part of a_killed_run_is_cleaned_up"]
+async fn hold_a_mesh() {
+    let mesh = up().await;
+    println!("\nholding {}", mesh.id());
+    std::future::pending::<()>().await;
+}
+
+#[test]
+fn a_killed_run_is_cleaned_up() {
+    if !tools::can_run() {
+        return;
+    }
+    let mut holder = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "hold_a_mesh", "--nocapture"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(holder.stdout.take().unwrap())
+        .lines()
+        .map_while(Result::ok);
+    let id = lines
+        .find_map(|line| line.strip_prefix("holding ").map(str::to_owned))
+        .unwrap();
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    assert!(
+        !nothing_is_left_of(&id),
+        "the killed run left nothing to clean up"
+    );
+    let cleaned = state::clean_stale().unwrap();
+    // Another test's start may have been quicker.
+    assert!(cleaned.contains(&id) || nothing_is_left_of(&id), "{cleaned:?}");
+    assert!(nothing_is_left_of(&id));
+}
+
+#[test]
+fn the_command_starts_a_mesh_that_stays_and_takes_it_down() {
+    if !tools::can_run() {
+        return;
+    }
+    let id = format!("c{}", std::process::id() % 1_000_000);
+    let mesh = |line: &str| {
+        let output = Command::new(program())
+            .args(words(line))
+            .env("MESH_ID", &id)
+            .output()
+            .unwrap();
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+        )
+    };
+    let (up, told) = mesh(&format!("up --id {id}"));
+    assert!(up && told.contains("export KUBECONFIG="), "{told}");
+    assert!(mesh("pod add books/reviews --http 8080").0);
+    assert!(mesh("pod add shop/web").0);
+    let (ok, told) = mesh("call shop/web http://reviews.books:8080/");
+    assert!(
+        ok && told.contains("200 in") && told.contains("from books/reviews, direct mTLS"),
+        "{told}"
+    );
+    assert!(!mesh("call shop/web http://nobody.books:8080/").0);
+    let (ok, told) = mesh("status");
+    assert!(
+        ok && told.contains("pod shop/web") && told.contains("service books/reviews"),
+        "{told}"
+    );
+    assert!(mesh("pod remove books/reviews").0);
+    assert!(mesh("down").0);
+    assert!(nothing_is_left_of(&id));
 }

@@ -188,8 +188,8 @@ impl Engine {
     /// An engine that knows nothing yet.
     pub fn new(settings: Settings) -> Self {
         Self {
+            registry: Registry::new(settings.system_namespace.clone()),
             settings,
-            registry: Registry::default(),
             pods: BTreeMap::new(),
             fences: BTreeMap::new(),
             wanted: BTreeMap::new(),
@@ -361,10 +361,10 @@ impl Engine {
             dirty.targets.insert(Target::Ports);
         }
         let routed = |facts: &Option<ServiceFacts>| {
-            facts
-                .clone()
-                .filter(super::registry::has_routes)
-                .map(|facts| (facts.addresses, facts.ports))
+            let facts = facts
+                .as_ref()
+                .filter(|facts| self.registry.has_routes(key, facts));
+            facts.map(|facts| (facts.addresses.clone(), facts.ports.clone()))
         };
         if routed(&old) != routed(&new) {
             dirty.targets.insert(Target::Routes(key.namespace.clone()));

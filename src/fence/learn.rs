@@ -47,7 +47,7 @@ pub enum Unattributed {
     UnknownPod,
     /// No enforced fence scopes the pod.
     NotFenced,
-    /// No Service of the mesh has the address and port.
+    /// No Service that the caller sees has the address and port.
     NotMesh,
     /// The fence has learned as many hosts as it can hold.
     ListFull,
@@ -68,7 +68,10 @@ impl Unattributed {
 impl Engine {
     /// Finds the caller's fence and the destination of a miss.
     pub fn attribute(&self, miss: &Miss<'_>, now: Timestamp) -> Attribution {
-        let Some(service) = self.registry.at(miss.destination) else {
+        let visible = |service: &&ServiceKey| {
+            self.registry.service(service).is_some_and(|facts| facts.visibility.to(miss.namespace))
+        };
+        let Some(service) = self.registry.at(miss.destination).filter(visible) else {
             return Attribution::Unattributed(Unattributed::NotMesh);
         };
         let pod = PodKey::new(miss.namespace, miss.pod);
@@ -98,6 +101,8 @@ pub fn learn<'a>(
     seen: impl IntoIterator<Item = &'a Observation>,
     now: Timestamp,
 ) -> Option<Vec<LearnedHost>> {
+    // Kubernetes writes times in whole seconds.
+    let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
     let mut list = learned.to_vec();
     let mut changed = false;
     for observation in seen {

@@ -19,8 +19,8 @@ const PROXY_PORTS: [u16; 13] = [
 ];
 
 /// The mesh, as far as it can be a destination.
-#[derive(Default)]
 pub struct Registry {
+    system_namespace: Name,
     namespaces: BTreeMap<Name, NamespaceFacts>,
     services: BTreeMap<ServiceKey, ServiceFacts>,
     service_entries: BTreeMap<ConfigKey, ServiceEntryFacts>,
@@ -37,6 +37,32 @@ pub struct Registry {
 }
 
 impl Registry {
+    /// A mesh of which nothing is known yet.
+    pub fn new(system_namespace: Name) -> Self {
+        Self {
+            system_namespace,
+            namespaces: BTreeMap::new(),
+            services: BTreeMap::new(),
+            service_entries: BTreeMap::new(),
+            virtual_services: BTreeMap::new(),
+            by_address: HashMap::new(),
+            protocol_bound: BTreeSet::new(),
+            rules_by_host: HashMap::new(),
+            http_ports: BTreeMap::new(),
+            other_ports: BTreeMap::new(),
+            routed: BTreeMap::new(),
+        }
+    }
+
+    /// Whether the fallback gateway has routes for a Service. It has none for our own: with one,
+    /// every pod of the mesh would reach the access-log port with the gateway's identity.
+    pub fn has_routes(&self, key: &ServiceKey, facts: &ServiceFacts) -> bool {
+        key.namespace != self.system_namespace
+            && facts.kind == ServiceKind::ClusterIp
+            && !facts.addresses.is_empty()
+            && !facts.ports.is_empty()
+    }
+
     /// Adds, replaces or removes a Namespace; returns what was there.
     pub fn set_namespace(&mut self, name: Name, facts: Option<NamespaceFacts>) -> Option<NamespaceFacts> {
         match facts {
@@ -78,7 +104,7 @@ impl Registry {
             };
             count(counts, &port.number, add);
         }
-        if has_routes(facts) {
+        if self.has_routes(key, facts) {
             count(&mut self.routed, &key.namespace, add);
         }
     }
@@ -250,11 +276,6 @@ pub fn is_protocol_bound(facts: &ServiceFacts) -> bool {
         ServiceKind::ClusterIp => !facts.is_http(),
         ServiceKind::ExternalName => false,
     }
-}
-
-/// Whether the fallback gateway has routes for the Service.
-pub fn has_routes(facts: &ServiceFacts) -> bool {
-    facts.kind == ServiceKind::ClusterIp && !facts.addresses.is_empty() && !facts.ports.is_empty()
 }
 
 /// `a.b.c`, `*.b.c`, `*.c` and `*`: the hosts of a VirtualService that can name `a.b.c`.

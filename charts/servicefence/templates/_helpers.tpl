@@ -99,8 +99,8 @@ proxy.istio.io/config: |
 {{/*
 Annotations of the gateway's pods; fallback.podAnnotations win over them. Istio's default for client certificates,
 SANITIZE_SET, adds the caller's whole certificate, two kilobytes of a header that many servers limit to eight; the
-gateway's EnvoyFilter sets the caller's identity without it. A stopping gateway waits for what still runs through it,
-since a tunnelled connection stays there for its life.
+gateway's EnvoyFilter sets the caller's identity without it. A gateway that stops, or whose listeners change, waits for
+what still runs through it, since a tunnelled connection stays there for its life: Istio would cut after 5 and 45 s.
 */}}
 {{- define "servicefence.fallback.annotations" -}}
 inject.istio.io/templates: gateway
@@ -108,6 +108,7 @@ prometheus.io/scrape: "true"
 prometheus.io/port: "15020"
 prometheus.io/path: /stats/prometheus
 proxy.istio.io/config: |
+  drainDuration: {{ .Values.fallback.terminationGracePeriodSeconds }}s
   gatewayTopology:
     forwardClientCertDetails: FORWARD_ONLY
   proxyMetadata:

@@ -76,7 +76,7 @@ impl std::fmt::Debug for HttpClient {
 }
 
 impl HttpClient {
-    pub(super) fn of(mesh: Mesh, target: Target) -> Self {
+    pub(crate) fn of(mesh: Mesh, target: Target) -> Self {
         Self {
             target,
             connection: None,
@@ -108,7 +108,10 @@ impl HttpClient {
         reply.elapsed = start.elapsed();
         let told = reply.json();
         reply.served_by = told["server"].as_str().map(str::to_owned);
-        reply.via = Via::of_echo(&told, &self.target.principal);
+        // Inside TLS of the app's own the proxies see nothing, and so the server cannot tell.
+        if self.target.scheme != Scheme::Https {
+            reply.via = Via::of_echo(&told, &self.target.principal);
+        }
         reply
     }
 

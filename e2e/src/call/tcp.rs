@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -11,23 +11,6 @@ use super::target::{Scheme, Target};
 use super::{Call, Reply};
 
 const BANNER: &str = "hello from ";
-
-pub(super) async fn exchange(target: &Target, call: &Call) -> Result<Reply> {
-    let start = Instant::now();
-    let mut session = TcpSession::open(target).await?;
-    let message = if call.body.is_empty() {
-        Bytes::from_static(b"ping\n")
-    } else {
-        call.body.clone()
-    };
-    let echo = session.exchange(&message).await?;
-    Ok(Reply {
-        body: echo,
-        served_by: session.served_by,
-        elapsed: start.elapsed(),
-        ..Reply::default()
-    })
-}
 
 /// An open TCP connection from a pod.
 #[derive(Debug)]
@@ -38,6 +21,39 @@ pub struct TcpSession {
 }
 
 impl TcpSession {
+    /// One exchange, on the session there is or on a new one; after a failure there is none.
+    pub(crate) async fn call(kept: &mut Option<Self>, target: &Target, call: &Call) -> Reply {
+        let start = Instant::now();
+        let mut reply = Reply {
+            new_connection: kept.is_none(),
+            ..Reply::default()
+        };
+        let message = if call.body.is_empty() {
+            Bytes::from_static(b"ping\n")
+        } else {
+            call.body.clone()
+        };
+        let exchange = async {
+            let mut session = match kept.take() {
+                Some(session) => session,
+                None => Self::open(target).await?,
+            };
+            let echo = session.exchange(&message).await?;
+            Ok((session, echo))
+        };
+        let in_time = tokio::time::timeout(call.timeout, exchange).await;
+        match in_time.unwrap_or_else(|_| Err(anyhow!("no answer in {:?}", call.timeout))) {
+            Ok((session, echo)) => {
+                reply.body = echo;
+                reply.served_by.clone_from(&session.served_by);
+                *kept = Some(session);
+            }
+            Err(error) => reply.error = Some(format!("{error:#}")),
+        }
+        reply.elapsed = start.elapsed();
+        reply
+    }
+
     /// Connects; from a server that speaks first, waits for its banner.
     pub(super) async fn open(target: &Target) -> Result<Self> {
         let mut session = Self {

@@ -113,7 +113,12 @@ impl Worker {
     async fn inject(&self) -> Result<(BTreeMap<String, String>, BTreeMap<String, String>)> {
         let (mut labels, mut annotations) = (self.pod.labels().clone(), self.pod.annotations().clone());
         if self.kind != PodKind::Plain {
-            add::inject(&mut labels, &mut annotations, &proxy::workload(&self.pod));
+            add::inject(
+                &mut labels,
+                &mut annotations,
+                self.kind,
+                &proxy::workload(&self.pod),
+            );
             let change = json!({"metadata": {"labels": labels, "annotations": annotations}});
             self.api
                 .patch(

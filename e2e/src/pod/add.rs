@@ -142,7 +142,7 @@ fn metadata(spec: &PodSpec) -> (BTreeMap<String, String>, BTreeMap<String, Strin
     let (mut labels, mut annotations) = (spec.labels.clone(), spec.annotations.clone());
     labels.entry("app".to_owned()).or_insert_with(|| spec.app.clone());
     if spec.kind != PodKind::Plain {
-        inject(&mut labels, &mut annotations, &spec.app);
+        inject(&mut labels, &mut annotations, spec.kind, &spec.app);
     }
     (labels, annotations)
 }
@@ -151,6 +151,7 @@ fn metadata(spec: &PodSpec) -> (BTreeMap<String, String>, BTreeMap<String, Strin
 pub(crate) fn inject(
     labels: &mut BTreeMap<String, String>,
     annotations: &mut BTreeMap<String, String>,
+    kind: PodKind,
     workload: &str,
 ) {
     let canonical = labels
@@ -162,7 +163,6 @@ pub(crate) fn inject(
         .or_else(|| labels.get("version"))
         .cloned();
     for (name, value) in [
-        ("security.istio.io/tlsMode", "istio".to_owned()),
         (
             "service.istio.io/canonical-name",
             canonical.unwrap_or_else(|| workload.to_owned()),
@@ -173,6 +173,12 @@ pub(crate) fn inject(
         ),
     ] {
         labels.entry(name.to_owned()).or_insert(value);
+    }
+    if kind == PodKind::Sidecar {
+        // Not on a gateway: what its ports speak is up to its Gateway objects.
+        labels
+            .entry("security.istio.io/tlsMode".to_owned())
+            .or_insert_with(|| "istio".to_owned());
     }
     annotations
         .entry("istio.io/rev".to_owned())

@@ -37,7 +37,10 @@ pub(crate) struct Identity<'a> {
 
 /// Starts the agent; it gets its certificate and starts Envoy by itself.
 pub(crate) async fn start(core: &Core, pod: &PodRecord, identity: &Identity<'_>) -> Result<Process> {
-    let folder = pod.folder.join("agent");
+    let kept = pod.folder.join("agent");
+    fs::create_dir_all(&kept)?;
+    // The agent's sockets lie in this folder, and the path of a socket has at most 107 bytes.
+    let folder = pod.netns().short_path(&kept)?;
     write_files(core, pod, identity, &folder).await?;
     let role = if identity.kind == PodKind::Router {
         "router"

@@ -9,6 +9,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::{PROGRAMS, repository};
 
+/// Where Kubernetes' programs keep their version, which their own build scripts fill in. helm compares it with a chart's
+/// `kubeVersion`.
+const VERSION_PACKAGE: &str = "k8s.io/component-base/version";
+
 const PINS: [&str; 3] = ["go.mod", "go.sum", "envoy.txt"];
 
 fn module() -> PathBuf {
@@ -23,6 +27,7 @@ pub(super) fn key() -> Result<String> {
         hash.update(&fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?);
     }
     hash.update(std::env::consts::ARCH.as_bytes());
+    hash.update(VERSION_PACKAGE.as_bytes());
     Ok(hash
         .finish()
         .as_ref()
@@ -47,12 +52,13 @@ pub(super) fn fill(cache: &Path, folder: &Path) -> Result<()> {
         fs::remove_dir_all(&half)?;
     }
     fs::create_dir_all(&half)?;
+    let flags = linker_flags()?;
     for (number, (name, package)) in PROGRAMS.iter().enumerate() {
         eprintln!("building {name} ({}/{})…", number + 1, PROGRAMS.len());
         go(&[
             "build",
             "-trimpath",
-            "-ldflags=-s -w",
+            &flags,
             "-o",
             &half.join(name).to_string_lossy(),
             package,
@@ -62,6 +68,21 @@ pub(super) fn fill(cache: &Path, folder: &Path) -> Result<()> {
     envoy(&half)?;
     fs::rename(&half, folder)?;
     Ok(())
+}
+
+/// No debug information, and Kubernetes' version as its module says it.
+fn linker_flags() -> Result<String> {
+    let version = go(&["list", "-m", "-f", "{{.Version}}", "k8s.io/kubernetes"])?;
+    let version = version.trim();
+    let mut numbers = version.trim_start_matches('v').split('.');
+    let (major, minor) = (
+        numbers.next().unwrap_or_default(),
+        numbers.next().unwrap_or_default(),
+    );
+    Ok(format!(
+        "-ldflags=-s -w -X {VERSION_PACKAGE}.gitVersion={version} -X {VERSION_PACKAGE}.gitMajor={major} -X \
+         {VERSION_PACKAGE}.gitMinor={minor}"
+    ))
 }
 
 fn go(args: &[&str]) -> Result<String> {

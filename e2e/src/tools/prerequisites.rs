@@ -99,7 +99,10 @@ pub fn can_run() -> bool {
         return true;
     }
     let wants = wants.join("; ");
-    assert!(std::env::var_os("CI").is_none(), "the mesh's tests cannot run here: {wants}");
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "the mesh's tests cannot run here: {wants}"
+    );
     eprintln!("skipped, the mesh's tests need a little more: {wants}");
     false
 }

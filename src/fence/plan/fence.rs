@@ -11,7 +11,6 @@ use crate::fence::engine::{Engine, Fence};
 use crate::fence::facts::{Labels, SidecarFacts};
 use crate::fence::name::{ConfigKey, FenceKey, Fingerprint, Name, ScopeHost, ServiceKey};
 use crate::fence::optin::Workload;
-use crate::fence::registry::has_routes;
 use crate::fence::render::{self, Kind, Write};
 use crate::fence::scope::{self, Scope};
 use crate::fence::transition::{Moving, step};
@@ -256,11 +255,11 @@ impl Engine {
     /// The Services that an unscoped proxy of a namespace has and that can be kept warm: those that
     /// the fallback gateway routes. All others are in every scope.
     pub(in crate::fence) fn warmable(&self, namespace: &str) -> BTreeSet<ServiceKey> {
-        let visible = self
-            .registry
+        self.registry
             .services()
-            .filter(|(_, facts)| has_routes(facts) && facts.visibility.to(namespace));
-        visible.map(|(key, _)| key.clone()).collect()
+            .filter(|(key, facts)| self.registry.has_routes(key, facts) && facts.visibility.to(namespace))
+            .map(|(key, _)| key.clone())
+            .collect()
     }
 }
 

@@ -79,10 +79,12 @@ impl Reason {
 
     /// Whether somebody has to act.
     pub fn is_warning(self) -> bool {
-        !matches!(
-            self,
-            Self::Scoped | Self::Off | Self::Transitioning | Self::FallbackNotReady
-        )
+        !matches!(self, Self::Scoped | Self::Off) && !self.passes()
+    }
+
+    /// Whether it passes by itself: a condition says it, no Event does.
+    fn passes(self) -> bool {
+        matches!(self, Self::Transitioning | Self::FallbackNotReady)
     }
 }
 
@@ -180,7 +182,7 @@ impl Engine {
         }) != status
         {
             plan.status = Some(status);
-            plan.said = is_news.then_some(said);
+            plan.said = (is_news && !said.reason.passes()).then_some(said);
         }
     }
 

@@ -80,7 +80,11 @@ fn http_miss(
                         "string_match": {"safe_regex": {"regex": authority_pattern(namespaces, cidrs)}},
                     }],
                 },
-                "route": {"cluster": cluster(system_namespace, names::FALLBACK_PORT), "timeout": "0s"},
+                "route": {
+                    "cluster": cluster(system_namespace, names::FALLBACK_PORT),
+                    "timeout": "0s",
+                    "retry_policy": other_gateway(),
+                },
                 "request_headers_to_add": [
                     {
                         "header": {"key": names::ORIGINAL_DST_HEADER, "value": "%DOWNSTREAM_LOCAL_ADDRESS%"},
@@ -90,6 +94,22 @@ fn http_miss(
                 ],
             },
         },
+    })
+}
+
+/// A gateway that just went is no reason for a failure: the request has not been sent, so another
+/// one gets it.
+fn other_gateway() -> Value {
+    json!({
+        "retry_on": "connect-failure,refused-stream",
+        "num_retries": 2,
+        "retry_host_predicate": [{
+            "name": "envoy.retry_host_predicates.previous_hosts",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate",
+            },
+        }],
+        "host_selection_retry_max_attempts": 5,
     })
 }
 
@@ -112,6 +132,7 @@ fn tcp_miss(system_namespace: &Name, cidrs: &BTreeSet<Cidr>) -> Value {
                         "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
                         "stat_prefix": "servicefence",
                         "cluster": cluster(system_namespace, names::TUNNEL_PORT),
+                        "max_connect_attempts": 3,
                         "tunneling_config": {
                             "hostname": "%DOWNSTREAM_LOCAL_ADDRESS%",
                             "headers_to_add": [source_header()],

@@ -16,10 +16,13 @@ pub fn ports(system_namespace: &Name, numbers: &BTreeSet<u16>) -> Object {
         .iter()
         .map(|number| json!({"name": format!("http-{number}"), "port": number, "protocol": "TCP"}))
         .collect();
-    Object::new(
+    let mut object = Object::new(
         Kind::Service,
         system_namespace,
         names::PORTS,
         &json!({"type": "ClusterIP", "ports": ports}),
-    )
+    );
+    // Every fenced proxy needs it, also where Services stay in their namespace by default.
+    object.body["metadata"]["annotations"] = json!({"networking.istio.io/exportTo": "*"});
+    object
 }

@@ -3,6 +3,7 @@
 //! A miss is routed by the address that the caller dialled, not by its Host: an alias, a short name
 //! or any other Host reaches what it would have reached. The users' HTTP rules bind to `mesh` and do
 //! not apply at a gateway, so they are carried over, each match and-ed with the original address.
+//! The chart's EnvoyFilter of the gateway removes our headers behind every rule.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +13,7 @@ use servicefence_crd::names;
 use super::{Kind, Object};
 use crate::fence::facts::{Port, Protocol, ServiceFacts, VirtualServiceFacts, Visibility};
 use crate::fence::name::{ConfigKey, Name, ServiceKey, envoy_address, qualify};
-use crate::fence::registry::{Registry, has_routes};
+use crate::fence::registry::Registry;
 
 const PREFIX: &str = "fallback-";
 
@@ -50,7 +51,7 @@ pub fn routes(registry: &Registry, system_namespace: &Name, namespace: &Name) ->
     let mut rules = Vec::new();
     for (key, facts) in registry
         .services_in(namespace)
-        .filter(|(_, facts)| has_routes(facts))
+        .filter(|(key, facts)| registry.has_routes(key, facts))
     {
         let host = key.host();
         for port in &facts.ports {
@@ -116,7 +117,6 @@ impl Target<'_> {
         json!({
             "match": matches,
             "route": [{"destination": {"host": &**self.host, "port": {"number": self.port.number}}}],
-            "headers": {"request": {"remove": [names::ORIGINAL_DST_HEADER, names::SOURCE_HEADER]}},
         })
     }
 
@@ -223,7 +223,6 @@ impl Target<'_> {
         if let Some(mirror) = carried.get_mut("mirror") {
             self.aim(mirror, &key.namespace);
         }
-        hide_headers(&mut carried);
         Ok(Some(Value::Object(carried)))
     }
 
@@ -277,18 +276,6 @@ impl Target<'_> {
         }
         destination.insert("host".into(), Value::from(&*host));
     }
-}
-
-/// The destination must not see our headers, whatever else the rule does with headers.
-fn hide_headers(rule: &mut Map<String, Value>) {
-    let request = child(child(rule, "headers"), "request");
-    let mut removed: Vec<Value> = request
-        .get("remove")
-        .and_then(Value::as_array)
-        .cloned()
-        .unwrap_or_default();
-    removed.extend([names::ORIGINAL_DST_HEADER, names::SOURCE_HEADER].map(Value::from));
-    request.insert("remove".into(), Value::Array(removed));
 }
 
 /// The object at `key`, made where there is none.

@@ -1,0 +1,47 @@
+# Every target is one line of what it runs; `make help` is made from the comments behind the colons.
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast lint fmt clippy doc generated generate bench mesh mesh-down clean
+CARGO ?= cargo
+MESH := $(CARGO) run --quiet --package servicefence-e2e --bin mesh --
+
+help: ## Say what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## Show it on a real mesh on this machine (root; KEEP=1 leaves the mesh running)
+	$(CARGO) run --quiet --package servicefence-e2e --bin demo
+
+test: ## Run every test: unit, property, golden, docs, and the real mesh (root; says what it skips without)
+	$(CARGO) test --workspace
+	@[ "$$(id -u)" = 0 ] || echo 'Not root: everything was run but the tests on the real mesh.' >&2
+
+test-fast: ## Run the tests that need neither root nor a mesh
+	$(CARGO) test --package servicefence --package servicefence-crd
+
+lint: fmt clippy doc generated ## Check formatting, clippy, rustdoc, and that generated files are up to date
+
+fmt:
+	$(CARGO) fmt --all --check
+
+clippy:
+	$(CARGO) clippy --workspace --all-targets -- --deny warnings
+
+doc:
+	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --workspace --no-deps
+
+generated:
+	$(CARGO) test --package servicefence --test docs
+
+generate: ## Write generated files anew: the CRD, the chart's copy of it, tables of the documentation
+	UPDATE=1 $(CARGO) test --package servicefence --test docs
+
+bench: ## Measure the access-log intake
+	$(CARGO) bench --package servicefence --bench log_intake
+
+mesh: ## Start a real mesh that stays, and say how to use it (root)
+	$(MESH) up
+
+mesh-down: ## Take down every mesh of this checkout, and what killed runs left (root)
+	$(MESH) down --all
+
+clean: ## Remove what cargo built; the programs of the mesh stay in .cache/tools
+	$(CARGO) clean

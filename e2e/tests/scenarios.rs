@@ -1,0 +1,79 @@
+//! The acceptance scenarios, on one real mesh under STRICT mutual TLS with the chart installed.
+//!
+//! Each has namespaces of its own, so they run side by side. A figure of what they need: about a
+//! minute and a half on two cores.
+
+#[path = "scenarios/hosts.rs"]
+mod hosts;
+#[path = "scenarios/http.rs"]
+mod http;
+#[path = "scenarios/learning.rs"]
+mod learning;
+#[path = "scenarios/scene.rs"]
+mod scene;
+#[path = "scenarios/tcp.rs"]
+mod tcp;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use scene::Scene;
+use servicefence_e2e::install::Build;
+use servicefence_e2e::{Mesh, MeshOptions, tools};
+use tokio::runtime::Runtime;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Scenarios mostly wait for the mesh.
+    arguments.test_threads.get_or_insert(4);
+    let all = learning::all()
+        .chain(http::all())
+        .chain(tcp::all())
+        .chain(hosts::all());
+    if arguments.list {
+        let names = all.map(|(name, _)| Trial::test(name, || Ok(()))).collect();
+        return libtest_mimic::run(&arguments, names).exit_code();
+    }
+    if !tools::can_run() {
+        return ExitCode::SUCCESS;
+    }
+    let runtime = match Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.into()),
+    };
+    let mesh = match runtime.block_on(set_up()) {
+        Ok(mesh) => mesh,
+        Err(error) => return fail(&error),
+    };
+    let trials = all.map(|(name, scenario)| {
+        let (scene, handle) = (Scene::new(mesh.clone(), name), runtime.handle().clone());
+        Trial::test(name, move || {
+            handle
+                .block_on(scenario(scene))
+                .map_err(|error| Failed::from(format!("{error:#}")))
+        })
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    if conclusion.has_failed() {
+        eprintln!("{}", mesh.dump());
+    }
+    conclusion.exit_code()
+}
+
+async fn set_up() -> anyhow::Result<Mesh> {
+    let mesh = Mesh::up(MeshOptions {
+        verbose: true,
+        ..MeshOptions::default()
+    })
+    .await?;
+    if let Err(error) = mesh.install(Build::Debug, &[]).await {
+        eprintln!("{}", mesh.dump());
+        return Err(error);
+    }
+    Ok(mesh)
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("the mesh of the scenarios cannot be set up: {error:#}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,142 @@
+//! What a scenario has: the mesh, and namespaces of its own.
+
+use std::pin::Pin;
+
+use anyhow::{Context as _, Result, ensure};
+use servicefence_e2e::install::{GATEWAY, SOON};
+use servicefence_e2e::wait::until;
+use servicefence_e2e::{Call, Mesh, PodSpec, Reply, Taken, Via};
+
+/// A scenario by name.
+pub(crate) type Scenario = (
+    &'static str,
+    fn(Scene) -> Pin<Box<dyn Future<Output = Result<()>> + Send>>,
+);
+
+/// Lists the scenarios of a module, which are async functions of a [`Scene`].
+#[macro_export]
+macro_rules! scenarios {
+    ($($name:ident),* $(,)?) => {
+        pub(crate) fn all() -> impl Iterator<Item = $crate::scene::Scenario> {
+            let all: Vec<$crate::scene::Scenario> =
+                vec![$((stringify!($name), |scene| Box::pin($name(scene)))),*];
+            all.into_iter()
+        }
+    };
+}
+
+/// The mesh, and the prefix of this scenario's namespaces.
+#[derive(Clone)]
+pub(crate) struct Scene {
+    pub(crate) mesh: Mesh,
+    prefix: String,
+}
+
+impl Scene {
+    pub(crate) fn new(mesh: Mesh, scenario: &str) -> Self {
+        let prefix = scenario.split('_').next().unwrap_or(scenario).to_owned();
+        Self { mesh, prefix }
+    }
+
+    /// A namespace of this scenario.
+    pub(crate) fn ns(&self, name: &str) -> String {
+        format!("{}-{name}", self.prefix)
+    }
+
+    /// A pod of this scenario: `namespace/pod`.
+    pub(crate) fn pod(&self, name: &str) -> String {
+        let (namespace, pod) = name.split_once('/').unwrap_or(("default", name));
+        format!("{}/{pod}", self.ns(namespace))
+    }
+
+    /// The host of a Service of this scenario.
+    pub(crate) fn host(&self, name: &str) -> String {
+        let (namespace, service) = name.split_once('/').unwrap_or(("default", name));
+        format!("{service}.{}.svc.cluster.local", self.ns(namespace))
+    }
+
+    /// A pod with a Service, to be given servers.
+    pub(crate) fn app(&self, name: &str) -> PodSpec {
+        PodSpec::new(&self.pod(name))
+    }
+
+    pub(crate) async fn add(&self, apps: impl IntoIterator<Item = PodSpec>) -> Result<()> {
+        for app in apps {
+            self.mesh.add_app(app).await?;
+        }
+        Ok(())
+    }
+
+    /// Calls, and tells by which clusters of the caller's proxy it went.
+    pub(crate) async fn call(&self, from: &str, call: &Call) -> Result<(Reply, Taken)> {
+        let from = self.pod(from);
+        let proxy = self.mesh.proxy(&from)?;
+        proxy.watch(self.mesh.call(&from, call)).await
+    }
+
+    /// A first call: answered by the destination itself, through the gateway, as both proxies say.
+    pub(crate) async fn first_call(&self, from: &str, to: &str, call: &Call) -> Result<Reply> {
+        let (reply, taken) = self.call(from, call).await?;
+        ensure!(
+            reply.is_from(&self.pod(to)),
+            "first call from {from} to {to}: {reply}"
+        );
+        ensure!(
+            taken.fallback(),
+            "first call from {from} to {to} went by {taken}, not by the fallback gateway"
+        );
+        if let Some(via) = &reply.via {
+            ensure!(
+                *via == Via::Through(GATEWAY.to_owned()),
+                "the proxy of {to} saw the first call {via}"
+            );
+        }
+        Ok(reply)
+    }
+
+    /// Calls until one goes direct, as both proxies say. Every call on the way must succeed.
+    pub(crate) async fn until_direct(&self, from: &str, to: &str, call: &Call) -> Result<Reply> {
+        until(format!("a direct call from {from} to {to}"), SOON, async || {
+            let (reply, taken) = self.call(from, call).await?;
+            ensure!(reply.is_from(&self.pod(to)), "{reply}");
+            ensure!(
+                !taken.fallback() && taken.uses(&self.host(to)),
+                "it went by {taken}"
+            );
+            if let Some(via) = &reply.via {
+                ensure!(*via == Via::Direct, "the proxy of {to} saw it {via}");
+            }
+            Ok(reply)
+        })
+        .await
+    }
+
+    /// The scope of a fence as `namespace/service` of this scenario, and whatever else is in it.
+    pub(crate) async fn scope(&self, fence: &str) -> Result<Vec<String>> {
+        let full = self.pod(fence);
+        let (namespace, name) = full.split_once('/').context("namespace/name")?;
+        let mut scope = self.mesh.scope(namespace, name).await?;
+        scope.retain(|host| host.starts_with(&format!("{}-", self.prefix)));
+        Ok(scope)
+    }
+
+    pub(crate) async fn learned(&self, fence: &str, to: &str) -> Result<()> {
+        let full = self.pod(fence);
+        let (namespace, name) = full.split_once('/').context("namespace/name")?;
+        self.mesh.wait_learned(namespace, name, &self.host(to)).await
+    }
+
+    pub(crate) async fn enforce(&self, namespace: &str, fences: &[&str]) -> Result<()> {
+        self.mesh.enforce(&self.ns(namespace), fences).await
+    }
+
+    pub(crate) async fn yaml(&self, text: &str) -> Result<()> {
+        self.mesh.apply_yaml(&text.replace("$P", &self.prefix)).await
+    }
+
+    pub(crate) async fn kubectl(&self, args: &[&str]) -> Result<String> {
+        let args: Vec<String> = args.iter().map(|arg| arg.replace("$P", &self.prefix)).collect();
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        self.mesh.kubectl(&args).await
+    }
+}

@@ -1,0 +1,114 @@
+//! The values of the chart, as their comments describe them.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use crate::page::read;
+
+/// A value of the chart with a comment that starts with `# -- `.
+pub struct Described {
+    /// Its keys, joined by dots.
+    pub path: String,
+    /// What the comment says.
+    pub comment: String,
+    /// Its default, as JSON.
+    pub default: String,
+}
+
+/// The described values, in the order of the file.
+pub fn values() -> Vec<Described> {
+    let text = read("charts/servicefence/values.yaml");
+    let values: Value =
+        serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("values.yaml is not YAML: {error}"));
+    let mut described = Vec::new();
+    let mut keys: Vec<(usize, &str)> = Vec::new();
+    let mut comment = None;
+    for line in text.lines() {
+        let content = line.trim_start();
+        let indent = line.len() - content.len();
+        if let Some(text) = content.strip_prefix("# -- ") {
+            comment = Some(text.to_owned());
+            continue;
+        }
+        let Some((key, _)) = content.split_once(':') else {
+            continue;
+        };
+        keys.retain(|(outer, _)| *outer < indent);
+        keys.push((indent, key));
+        if let Some(comment) = comment.take() {
+            let path: Vec<_> = keys.iter().map(|(_, key)| *key).collect();
+            let default = path.iter().fold(&values, |value, key| &value[*key]);
+            described.push(Described {
+                default: default.to_string(),
+                path: path.join("."),
+                comment,
+            });
+        }
+    }
+    described
+}
+
+/// The table of the chart's README.
+pub fn table() -> String {
+    let mut table = "| key | default | description |\n| --- | --- | --- |\n".to_owned();
+    for value in values() {
+        let Described {
+            path,
+            default,
+            comment,
+        } = value;
+        let _ = writeln!(table, "| `{path}` | `{default}` | {comment} |");
+    }
+    table
+}
+
+/// The descriptions in the chart's schema, by the same paths.
+pub fn descriptions(schema: &Value) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    describe(schema, "", &mut found);
+    found
+}
+
+fn describe(schema: &Value, path: &str, found: &mut BTreeMap<String, String>) {
+    for (key, property) in schema["properties"].as_object().into_iter().flatten() {
+        let path = if path.is_empty() {
+            key.clone()
+        } else {
+            format!("{path}.{key}")
+        };
+        if let Some(text) = property["description"].as_str() {
+            found.insert(path.clone(), text.to_owned());
+        }
+        describe(property, &path, found);
+    }
+}
+
+/// The value of the chart that sets each flag of the controller, from the Deployment's arguments.
+pub fn values_of_flags() -> BTreeMap<String, String> {
+    let template = read("charts/servicefence/templates/controller/deployment.yaml");
+    let mut range = None;
+    let mut found = BTreeMap::new();
+    for line in template.lines().map(str::trim) {
+        if let Some(list) = line.strip_prefix("{{- range .Values.") {
+            range = list.strip_suffix(" }}");
+        }
+        let Some((flag, argument)) = line.strip_prefix("- --").and_then(|line| line.split_once('=')) else {
+            continue;
+        };
+        let value = match argument {
+            "{{ . }}" => range,
+            // Made of several values, of which this one is the operator's.
+            "{{ include \"servicefence.istiodMetricsUrl\" . }}" => Some("istio.metricsUrl"),
+            "$(POD_NAMESPACE)" => Some("the release's namespace"),
+            other => match other.strip_prefix("{{ .Values.") {
+                Some(path) => path.strip_suffix(" }}"),
+                None => Some("fixed"),
+            },
+        };
+        let value = value.unwrap_or_else(|| panic!("deployment.yaml: cannot read the argument {line}"));
+        found.insert(flag.to_owned(), value.to_owned());
+    }
+    found
+}
