@@ -212,17 +212,16 @@ impl als::Sink for Sink {
             Attribution::Known => Outcome::Recorded,
             Attribution::Unattributed(why) => Outcome::Ignored(why.as_str()),
             Attribution::New(observation) => {
-                if self
-                    .observations
-                    .try_send(Seen {
-                        observation,
-                        at: Instant::now(),
-                    })
-                    .is_err()
-                {
+                let seen = Seen {
+                    observation,
+                    at: Instant::now(),
+                };
+                if self.observations.try_send(seen).is_ok() {
+                    Outcome::Recorded
+                } else {
                     self.metrics.observations_dropped.inc();
+                    Outcome::Busy
                 }
-                Outcome::Recorded
             }
         }
     }

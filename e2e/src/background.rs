@@ -68,7 +68,7 @@ impl Mesh {
 
 async fn make(core: &Core, what: &Background, index: usize) -> Result<String> {
     let (namespace, name) = (what.namespace(index), format!("service-{index}"));
-    let is_tcp = what.tcp_every > 0 && index % what.tcp_every == 0;
+    let is_tcp = what.tcp_every > 0 && index.is_multiple_of(what.tcp_every);
     let (port_name, port) = if is_tcp { ("tcp", 9000) } else { ("http", 8080) };
     let metadata = json!({"name": name, "namespace": namespace, "labels": {BACKGROUND_LABEL: "true"}});
     let service: Service = serde_json::from_value(json!({

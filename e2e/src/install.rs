@@ -1,7 +1,7 @@
 //! ServiceFence on a mesh: the real chart by real helm, the controller under the chart's own
 //! ServiceAccount, arguments and ports.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use crate::admin::{get_over, loopback};
 use crate::kubelet::Images;
 use crate::mesh::Mesh;
 use crate::proxy::Proxy;
+use crate::tools::repository;
 use crate::wait::{LONG, SHORT, until};
 
 /// Namespace of the installation.
@@ -30,12 +31,6 @@ pub enum Build {
     Debug,
     /// As users run it: for figures.
     Release,
-}
-
-/// The root of the repository.
-pub fn repository() -> &'static Path {
-    const E2E: &str = env!("CARGO_MANIFEST_DIR");
-    Path::new(E2E).parent().unwrap_or(Path::new(E2E))
 }
 
 /// Builds the controller and tells where it is.

@@ -134,10 +134,10 @@ impl Objects {
             .create_token_request(account, &PostParams::default(), &request)
             .await
             .with_context(|| format!("no token for service account {namespace}/{account}"))?;
-        Ok(answer
+        answer
             .status
             .and_then(|status| status.token)
-            .context("a token request without answer")?)
+            .context("a token request without answer")
     }
 
     /// A value of a ConfigMap that somebody else is about to write.

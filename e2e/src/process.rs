@@ -69,7 +69,7 @@ impl Program {
 
     /// Runs it as this user (a number).
     #[must_use]
-    pub fn as_user(mut self, user: impl Into<String>) -> Self {
+    pub fn run_as(mut self, user: impl Into<String>) -> Self {
         self.user = Some(user.into());
         self
     }

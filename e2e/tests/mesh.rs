@@ -1,5 +1,7 @@
 //! What the mesh itself promises: calls of each protocol, real admission, real Deployments, nothing left behind.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -117,7 +119,7 @@ async fn the_app_tells_what_reached_it(mesh: &Mesh) {
             .count(),
         4
     );
-    let spread = *stream.pieces.last().unwrap() - stream.pieces[0];
+    let spread = stream.pieces.last().unwrap().saturating_sub(stream.pieces[0]);
     assert!(
         spread >= Duration::from_millis(100),
         "the events came together: {:?}",
@@ -214,7 +216,10 @@ async fn hosts_outside_and_policies_are_istios() {
             .is_from("external/api.example.com")
     );
     let refused = mesh.get("shop/web", "http://api.example.com/").await;
-    assert_eq!(refused.status, Some(502), "{refused}");
+    assert!(
+        !refused.is_ok(),
+        "REGISTRY_ONLY lets an unknown host through: {refused}"
+    );
     mesh.apply_yaml(
         "apiVersion: networking.istio.io/v1
 kind: ServiceEntry
@@ -371,7 +376,7 @@ async fn deployments_run_and_helm_waits_for_them() {
         .unwrap();
     until(
         "the pods of the release are gone",
-        Duration::from_secs(60),
+        Duration::from_mins(1),
         || async {
             let left: Vec<String> = mesh.pods().iter().map(PodRecord::full_name).collect();
             anyhow::ensure!(left == ["shop/web"], "there are {left:?}");

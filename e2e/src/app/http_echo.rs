@@ -1,4 +1,5 @@
-//! The HTTP server: tells in JSON what reached it, and can redirect, be slow, stream, fail and talk WebSocket or gRPC.
+//! The HTTP server: tells in JSON what reached it, and can redirect, be slow, stream, send much, fail and talk WebSocket
+//! or gRPC. Answers that are not JSON tell in headers who answers and whose certificate came.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -26,9 +27,15 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::{Me, grpc};
+use crate::hex::hex;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Body = UnsyncBoxBody<Bytes, BoxError>;
+
+/// The header of an answer that names the pod which gives it.
+const SERVER: &str = "x-mesh-server";
+/// The header of an answer that repeats the request's `x-forwarded-client-cert`.
+const CLIENT: &str = "x-mesh-client";
 
 /// Serves one connection, HTTP/1.1 or HTTP/2 as the client begins.
 pub(super) async fn serve<S>(me: Arc<Me>, stream: S, peer: SocketAddr) -> Result<()>
@@ -52,7 +59,8 @@ async fn answer(me: &Me, peer: SocketAddr, request: Request<Incoming>) -> Respon
             .map(|body| body.map_err(BoxError::from).boxed_unsync());
     }
     if let Some(key) = request.headers().get(header::SEC_WEBSOCKET_KEY).cloned() {
-        return web_socket(&me.pod, request, key.as_bytes());
+        let client = request.headers().get("x-forwarded-client-cert").cloned();
+        return signed(me, client, web_socket(&me.pod, request, key.as_bytes()));
     }
     let path = request.uri().path().to_owned();
     let query = query(request.uri().query().unwrap_or_default());
@@ -62,15 +70,20 @@ async fn answer(me: &Me, peer: SocketAddr, request: Request<Incoming>) -> Respon
             .and_then(|value| value.parse().ok())
             .unwrap_or(0_u64)
     };
+    let client = request.headers().get("x-forwarded-client-cert").cloned();
     match path.as_str() {
         "/redirect" => {
             let mut response = whole(StatusCode::FOUND, String::new());
             response
                 .headers_mut()
                 .insert(header::LOCATION, header::HeaderValue::from_static("/"));
-            return response;
+            return signed(me, client, response);
         }
-        "/stream" => return chunks(number("n"), Duration::from_millis(number("ms"))),
+        "/stream" => {
+            let pause = Duration::from_millis(number("ms"));
+            return signed(me, client, chunks(number("n"), pause));
+        }
+        "/bytes" => return signed(me, client, many(number("n"))),
         "/slow" => tokio::time::sleep(Duration::from_millis(number("ms"))).await,
         _ => {}
     }
@@ -91,12 +104,7 @@ async fn tell(me: &Me, peer: SocketAddr, request: Request<Incoming>) -> Result<S
             hash.update(data);
         }
     }
-    let hash: String = hash
-        .finish()
-        .as_ref()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hash = hex(hash.finish().as_ref());
     let host = parts
         .uri
         .authority()
@@ -141,6 +149,31 @@ fn whole(status: StatusCode, text: String) -> Response<Body> {
         header::HeaderValue::from_static("application/json"),
     );
     response
+}
+
+/// Tells in headers what the body does not.
+fn signed(me: &Me, client: Option<header::HeaderValue>, mut response: Response<Body>) -> Response<Body> {
+    let headers = response.headers_mut();
+    if let Ok(server) = header::HeaderValue::from_str(&me.pod) {
+        headers.insert(SERVER, server);
+    }
+    if let Some(client) = client {
+        headers.insert(CLIENT, client);
+    }
+    response
+}
+
+/// A body of so many bytes, the same every time.
+fn many(count: u64) -> Response<Body> {
+    const PIECE: u64 = 64 * 1024;
+    let pieces = (0..count.div_ceil(PIECE)).map(move |index| {
+        let start = index * PIECE;
+        let bytes: Bytes = (start..count.min(start + PIECE))
+            .map(|at| (at % 251) as u8)
+            .collect();
+        Ok::<_, BoxError>(Frame::data(bytes))
+    });
+    Response::new(StreamBody::new(stream::iter(pieces)).boxed_unsync())
 }
 
 /// Server-sent events, one every `pause`.

@@ -117,12 +117,11 @@ impl HttpClient {
 
     async fn exchange(&mut self, call: &Call, start: Instant, reply: &mut Reply) -> Result<()> {
         let request = self.request(call)?;
-        let mut connection = match self.connection.take().filter(Connection::is_open) {
-            Some(connection) => connection,
-            None => {
-                reply.new_connection = true;
-                Connection::open(&self.target).await?
-            }
+        let mut connection = if let Some(kept) = self.connection.take().filter(Connection::is_open) {
+            kept
+        } else {
+            reply.new_connection = true;
+            Connection::open(&self.target).await?
         };
         let response = connection.send(request).await.context("no answer")?;
         read(response, start, reply).await?;

@@ -11,6 +11,7 @@ use serde_json::json;
 use super::network::SERVICE_RANGE;
 use super::{NODE_IP, NODE_NAME, Setup};
 use crate::certificates;
+use crate::hex::hex;
 use crate::objects::Objects;
 use crate::process::{Process, Program};
 use crate::wait::{self, Hopeless, until};
@@ -146,5 +147,5 @@ fn random_token() -> Result<String> {
     ring::rand::SystemRandom::new()
         .fill(&mut bytes)
         .map_err(|_| anyhow!("no random numbers"))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&bytes))
 }

@@ -123,7 +123,7 @@ impl Keeper {
             program = program.env(name, value);
         }
         if let Some(user) = self.user() {
-            program = program.as_user(user.to_string());
+            program = program.run_as(user.to_string());
         }
         Ok((program, self.probes()?))
     }
@@ -260,21 +260,19 @@ async fn starts(prober: &Prober) -> bool {
 async fn follow(prober: &Prober, ready: &impl Fn(bool)) {
     let (mut is_ready, mut failures) = (false, 0);
     loop {
-        match prober.look().await {
-            Ok(()) => {
-                failures = 0;
-                if !is_ready {
-                    is_ready = true;
-                    ready(true);
-                }
-            }
-            Err(_) => {
-                failures += 1;
-                if is_ready && failures >= prober.failures {
-                    is_ready = false;
-                    ready(false);
-                }
-            }
+        failures = if prober.look().await.is_ok() {
+            0
+        } else {
+            failures + 1
+        };
+        let now = if is_ready {
+            failures < prober.failures
+        } else {
+            failures == 0
+        };
+        if now != is_ready {
+            is_ready = now;
+            ready(now);
         }
         tokio::time::sleep(if is_ready { prober.period } else { eager(prober) }).await;
     }

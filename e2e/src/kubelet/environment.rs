@@ -147,7 +147,7 @@ pub(super) fn expand(text: &str, known: &Environment) -> String {
         } else if let Some((name, after)) = rest.strip_prefix("$(").and_then(|inner| inner.split_once(')')) {
             match known.iter().rev().find(|(known, _)| known == name) {
                 Some((_, value)) => out += value,
-                None => out += &format!("$({name})"),
+                None => out.extend(["$(", name, ")"]),
             }
             rest = after;
         } else {

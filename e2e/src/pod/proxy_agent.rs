@@ -60,7 +60,7 @@ pub(crate) async fn start(core: &Core, pod: &PodRecord, identity: &Identity<'_>)
         "--domain",
     ])
     .args([format!("{}.svc.cluster.local", pod.namespace)])
-    .as_user(PROXY_USER);
+    .run_as(PROXY_USER);
     let workload = identity.workload;
     let owner = format!(
         "kubernetes://apis/apps/v1/namespaces/{}/deployments/{workload}",

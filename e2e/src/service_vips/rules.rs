@@ -76,14 +76,14 @@ impl Table {
         for entry in self.services.values() {
             let Some(ip) = &entry.cluster_ip else { continue };
             for (port, endpoints) in &entry.ports {
-                for (index, (address, target)) in endpoints.iter().enumerate() {
-                    let left = endpoints.len() - index;
+                let numbered: Vec<_> = (1_u32..).zip(endpoints).collect();
+                for (left, (address, target)) in numbered.into_iter().rev() {
                     // Each rule takes its share of what the rules before it left over.
                     let share = match left {
                         1 => String::new(),
                         _ => format!(
                             " -m statistic --mode random --probability {:.6}",
-                            1.0 / left as f64
+                            1.0 / f64::from(left)
                         ),
                     };
                     let _ = writeln!(
@@ -171,5 +171,62 @@ impl Entry {
         entry.addresses.sort();
         entry.addresses.dedup();
         entry
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn table(ready: &[&str], labels: serde_json::Value) -> Table {
+        let service: Service = serde_json::from_value(json!({
+            "metadata": {"name": "reviews", "namespace": "books", "labels": labels},
+            "spec": {"clusterIP": "10.96.0.7", "ports": [{"name": "http", "port": 80, "targetPort": 8080}]},
+        }))
+        .unwrap();
+        let endpoints: Vec<_> = ready.iter().map(|ip| json!({"addresses": [ip]})).collect();
+        let slice: EndpointSlice = serde_json::from_value(json!({
+            "metadata": {"name": "reviews-1", "namespace": "books", "labels": {"kubernetes.io/service-name": "reviews"}},
+            "addressType": "IPv4", "endpoints": endpoints, "ports": [{"name": "http", "port": 8080}],
+        }))
+        .unwrap();
+        Table::of([&service], [&slice], &|ip: &str| ip.starts_with("10.1."))
+    }
+
+    #[test]
+    fn every_endpoint_gets_its_share() {
+        let rules = table(&["10.1.0.10", "10.1.0.11"], json!({})).iptables();
+        let lines: Vec<&str> = rules.lines().filter(|line| line.starts_with("-A")).collect();
+        assert_eq!(lines.len(), 2);
+        assert!(
+            lines[0].contains("-d 10.96.0.7 --dport 80 -m statistic --mode random --probability 0.500000")
+        );
+        assert!(
+            lines[1].ends_with("--dport 80 -j DNAT --to-destination 10.1.0.10:8080"),
+            "{}",
+            lines[1]
+        );
+    }
+
+    #[test]
+    fn made_up_endpoints_and_background_services_get_no_rule() {
+        let unreal = table(&["10.64.0.1"], json!({}));
+        assert!(!unreal.iptables().contains("DNAT"));
+        assert_eq!(unreal.endpoints("books/reviews"), Some(0));
+        let background = table(&["10.1.0.10"], json!({BACKGROUND_LABEL: "true"}));
+        assert_eq!(background, Table::default());
+    }
+
+    #[test]
+    fn short_names_are_for_the_services_own_namespace() {
+        let table = table(&["10.1.0.10"], json!({}));
+        let externals = BTreeMap::from([("api.example.com".to_owned(), "10.2.0.10".to_owned())]);
+        let at_home = table.hosts("books", &externals);
+        let full = "10.96.0.7 reviews.books.svc.cluster.local reviews.books.svc reviews.books";
+        assert!(at_home.contains(&format!("{full} reviews\n")), "{at_home}");
+        assert!(at_home.contains("10.2.0.10 api.example.com\n"));
+        assert!(table.hosts("shop", &externals).contains(&format!("{full}\n")));
     }
 }

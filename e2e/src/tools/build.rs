@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::{PROGRAMS, repository};
+use crate::hex::hex;
 
 /// Where Kubernetes' programs keep their version, which their own build scripts fill in. helm compares it with a chart's
 /// `kubeVersion`.
@@ -28,13 +29,7 @@ pub(super) fn key() -> Result<String> {
     }
     hash.update(std::env::consts::ARCH.as_bytes());
     hash.update(VERSION_PACKAGE.as_bytes());
-    Ok(hash
-        .finish()
-        .as_ref()
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    Ok(hex(&hash.finish().as_ref()[..8]))
 }
 
 /// Builds everything into `folder`. Another process that wants the same waits and finds it done.

@@ -61,7 +61,9 @@ pub fn install_missing() -> Result<()> {
     ];
     install.extend(&packages);
     // An image without package lists needs one update before anything can be installed.
-    if !succeeds(&install) && !(succeeds(&["apt-get", "update", "--quiet"]) && succeeds(&install)) {
+    let update = ["apt-get", "update", "--quiet"];
+    let installed = succeeds(&install) || (succeeds(&update) && succeeds(&install));
+    if !installed {
         bail!(
             "cannot install {}: run `{}` by hand to see why",
             packages.join(", "),

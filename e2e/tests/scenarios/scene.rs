@@ -1,11 +1,13 @@
 //! What a scenario has: the mesh, and namespaces of its own.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 
 use anyhow::{Context as _, Result, ensure};
-use servicefence_e2e::install::{GATEWAY, SOON};
+use futures_util::future::try_join_all;
+use servicefence_e2e::install::{GATEWAY, SOON, SYSTEM};
 use servicefence_e2e::wait::until;
-use servicefence_e2e::{Call, Mesh, PodSpec, Reply, Taken, Via};
+use servicefence_e2e::{Call, Mesh, PodSpec, Protocol, Reply, ServiceSpec, Taken, Traffic, Via};
 
 /// A scenario by name.
 pub(crate) type Scenario = (
@@ -61,10 +63,25 @@ impl Scene {
     }
 
     pub(crate) async fn add(&self, apps: impl IntoIterator<Item = PodSpec>) -> Result<()> {
-        for app in apps {
-            self.mesh.add_app(app).await?;
-        }
+        try_join_all(apps.into_iter().map(|app| self.mesh.add_app(app))).await?;
         Ok(())
+    }
+
+    /// One more Service of a running app, named after it: `books/fresh` of app `server`.
+    pub(crate) async fn service(&self, name: &str, app: &str, protocol: Protocol, port: u16) -> Result<()> {
+        let name = self.pod(name);
+        let service = ServiceSpec::new(&name).selects(app).port(protocol, port);
+        self.mesh.add_service(&service).await?;
+        self.mesh.wait_endpoint(&name).await
+    }
+
+    /// The address of a Service.
+    pub(crate) async fn address(&self, name: &str) -> Result<String> {
+        let full = self.pod(name);
+        let (namespace, service) = full.split_once('/').context("namespace/name")?;
+        let path = "jsonpath={.spec.clusterIP}";
+        self.kubectl(&["-n", namespace, "get", "service", service, "-o", path])
+            .await
     }
 
     /// Calls, and tells by which clusters of the caller's proxy it went.
@@ -111,6 +128,33 @@ impl Scene {
         .await
     }
 
+    /// What the gateway's proxies sent to a Service so far.
+    pub(crate) async fn at_gateway(&self, name: &str) -> Result<Traffic> {
+        let host = self.host(name);
+        let mut all = Traffic::default();
+        for pod in self.mesh.pods() {
+            if pod.namespace != SYSTEM || !pod.name.starts_with("servicefence-fallback") {
+                continue;
+            }
+            let traffic = self.mesh.proxy(&pod.full_name())?.traffic().await?;
+            for (_, more) in traffic.iter().filter(|(cluster, _)| cluster.ends_with(&host)) {
+                all.requests += more.requests;
+                all.connections += more.connections;
+            }
+        }
+        Ok(all)
+    }
+
+    /// The hosts that a fence has learned.
+    pub(crate) async fn learned_hosts(&self, fence: &str) -> Result<BTreeSet<String>> {
+        let full = self.pod(fence);
+        let (namespace, name) = full.split_once('/').context("namespace/name")?;
+        let fence = self.mesh.fence(namespace, name).await?;
+        let learned = fence["status"]["learned"].as_array().cloned().unwrap_or_default();
+        let hosts = learned.iter().filter_map(|entry| entry["host"].as_str());
+        Ok(hosts.map(str::to_owned).collect())
+    }
+
     /// The scope of a fence as `namespace/service` of this scenario, and whatever else is in it.
     pub(crate) async fn scope(&self, fence: &str) -> Result<Vec<String>> {
         let full = self.pod(fence);
@@ -128,6 +172,21 @@ impl Scene {
 
     pub(crate) async fn enforce(&self, namespace: &str, fences: &[&str]) -> Result<()> {
         self.mesh.enforce(&self.ns(namespace), fences).await
+    }
+
+    /// Writes an enforced fence with these further fields, and waits until it is at rest.
+    pub(crate) async fn fence(&self, name: &str, spec: &str) -> Result<()> {
+        let full = self.pod(name);
+        let (namespace, name) = full.split_once('/').context("namespace/name")?;
+        self.yaml(&format!(
+            "{{apiVersion: servicefence.io/v1alpha1, kind: ServiceFence, \
+             metadata: {{name: {name}, namespace: {namespace}}}, spec: {{mode: Enforce, {spec}}}}}"
+        ))
+        .await?;
+        self.mesh
+            .wait_condition(namespace, name, "Enforced", "True")
+            .await?;
+        self.mesh.wait_at_rest(namespace).await
     }
 
     pub(crate) async fn yaml(&self, text: &str) -> Result<()> {
