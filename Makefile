@@ -8,7 +8,8 @@ help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Show it on a real mesh on this machine (root; KEEP=1 leaves the mesh running)
-	$(CARGO) run --quiet --package servicefence-e2e --bin demo
+	@$(CARGO) build --package servicefence-e2e --bins
+	@$(CARGO) run --quiet --package servicefence-e2e --bin demo
 
 test: ## Run every test: unit, property, golden, docs, and the real mesh (root; says what it skips without)
 	$(CARGO) test --workspace
@@ -34,8 +35,8 @@ generated:
 generate: ## Write generated files anew: the CRD, the chart's copy of it, tables of the documentation
 	UPDATE=1 $(CARGO) test --package servicefence --test docs
 
-bench: ## Measure the access-log intake
-	$(CARGO) bench --package servicefence --bench log_intake
+bench: ## Measure the hot paths
+	$(CARGO) bench --package servicefence
 
 mesh: ## Start a real mesh that stays, and say how to use it (root)
 	$(MESH) up

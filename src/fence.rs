@@ -3,6 +3,7 @@
 //! One [`Engine`] serves the controller, tests and every tool that explains: [`Engine::apply`]
 //! takes in a change and says what it touches, `Engine::plan_*` says what to write.
 
+mod change;
 mod engine;
 pub mod facts;
 mod learn;
@@ -17,7 +18,8 @@ mod transition;
 #[cfg(test)]
 mod world;
 
-pub use engine::{Change, Dirty, Engine, Fence, Settings, Target, UnknownMode};
+pub use change::{Change, Dirty, Target, UnknownMode};
+pub use engine::{Engine, Fence, Settings};
 pub use learn::{Attribution, Observation, Unattributed, learn};
 pub use plan::{FencePlan, NamespacePlan, PortsPlan, Reason, RoutesPlan, Said};
 pub use registry::Registry;

@@ -150,13 +150,14 @@ impl Reconciler {
             )
         };
         self.state.apply(Change::Moving(key.clone(), plan.moving));
+        let mut written = Ok(());
         if let Some(write) = plan.sidecar {
             let priority = if plan.widens {
                 Priority::Widen
             } else {
                 Priority::Narrow
             };
-            self.writer.write(write, priority).await?;
+            written = self.writer.write(write, priority).await;
         }
         if plan.delete {
             let write = Write::Delete(Kind::ServiceFence, key.namespace.clone(), key.name.clone());
@@ -169,7 +170,7 @@ impl Reconciler {
             tracing::info!(fence = %key, reason = %said.reason, "{}", said.message);
             self.events.fence(key, uid, &said).await;
         }
-        Ok(plan.again_at)
+        written.map(|()| plan.again_at)
     }
 
     async fn namespace(&self, name: &Name) -> Result<Option<Timestamp>, WriteError> {

@@ -49,7 +49,7 @@ fn the_tables_of_the_reference_are_up_to_date() {
 #[test]
 fn the_fields_of_the_api_are_up_to_date() {
     let mut api = Page::read("docs/servicefence.md");
-    api.put("fields", &tables::fields());
+    api.put("fields", &tables::fields(&program("crd")));
     generated("docs/servicefence.md", &api.text);
 }
 

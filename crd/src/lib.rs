@@ -4,10 +4,12 @@
 //! What stands here is what `kubectl explain servicefence` shows and what the chart installs:
 //! `crd/servicefence.yaml` is generated from [`ServiceFence`] by `servicefence crd`.
 
+mod definition;
 pub mod istio;
 pub mod names;
 mod service_fence;
 
+pub use definition::definition;
 pub use service_fence::{
     Allow, LearnedHost, Learning, Mode, NonHttp, Scope, ServiceFence, ServiceFenceSpec, ServiceFenceStatus,
     Source, Workload,

@@ -92,12 +92,18 @@ pub struct ServiceFenceSpec {
     pub learning: Option<Learning>,
 }
 
-/// What the controller does with a workload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize, JsonSchema)]
+/// Whether the workload's proxies are scoped to the hosts of the fence (`Enforce`), or know the whole
+/// mesh as without ServiceFence (`"Off"`; with quotes, since YAML takes a bare Off for false).
+///
+/// In a spec, the default is the label `servicefence.io/mode` of the Service, else that of the
+/// Namespace, else the chart's `defaultMode`.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize, JsonSchema,
+)]
 pub enum Mode {
-    /// The workload's proxies are scoped to the hosts of the fence.
+    /// The workload's proxies are scoped.
     Enforce,
-    /// The workload's proxies know the whole mesh, as without ServiceFence.
+    /// They are left alone.
     Off,
 }
 
@@ -120,7 +126,7 @@ pub struct Workload {
     /// follows the selector when it changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
-    #[x_kube(validation = Rule::new("self.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')").message("workload.service is the bare name of a Service in the fence's own namespace, for example: web"))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("workload.service is the bare name of a Service in the fence's own namespace, for example: web"))]
     pub service: Option<String>,
 }
 
@@ -134,9 +140,9 @@ pub struct Allow {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     #[x_kube(validation = Rule::new("!self.contains('/')").message("host is a name, not a URL or namespace/name: write reviews.books, not http://reviews.books/ or books/reviews"))]
-    #[x_kube(validation = Rule::new("!self.contains(':')").message("host has no port: write reviews.books, not reviews.books:8080; all ports of the host are allowed"))]
+    #[x_kube(validation = Rule::new("!self.contains(':') || self.matches('^[0-9a-f.]*:[0-9a-f.]*:[0-9a-f:.]*$')").message("host has no port: write reviews.books, not reviews.books:8080; all ports of the host are allowed"))]
     #[x_kube(validation = Rule::new("!self.contains('*')").message("host is one exact name: wildcards are not supported"))]
-    #[x_kube(validation = Rule::new("!self.matches('^[0-9.]+$')").message("host is a name, not an IP address: name the Service or ServiceEntry that has the address"))]
+    #[x_kube(validation = Rule::new("!self.matches('^[0-9]+([.][0-9]+){3}$') && !self.matches('^[0-9a-f.]*:[0-9a-f.]*:[0-9a-f:.]*$')").message("host is a name, not an IP address: name the Service or ServiceEntry that has the address"))]
     #[x_kube(validation = Rule::new("self.matches('^[a-z0-9_]([-a-z0-9_]*[a-z0-9_])?(\\\\.[a-z0-9_]([-a-z0-9_]*[a-z0-9_])?)*$') || self.contains('/') || self.contains(':') || self.contains('*')").message("host is a lower-case DNS name, for example: reviews, reviews.books, reviews.books.svc.cluster.local or api.example.com"))]
     pub host: Option<String>,
 
@@ -155,17 +161,22 @@ pub struct Learning {
     pub non_http: Option<NonHttp>,
 }
 
-/// What happens to services that are not HTTP.
+/// What happens to services that are not HTTP. When such a host leaves a scope, Envoy closes the
+/// open connections to it 45 seconds later. Default: `Auto`.
 ///
-/// When such a host leaves a scope, Envoy closes the open connections to it 45 seconds later.
+/// `Auto`: a host leaves only on evidence that nobody uses it. This version reads no such evidence,
+/// so every such host stays in scope, as with `Keep`.
+///
+/// `Learn`: like HTTP, in scope once it has been called. Connections that were open when the
+/// workload was first scoped are closed once.
+///
+/// `Keep`: always in scope.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
 pub enum NonHttp {
-    /// A host leaves only on evidence that nobody uses it. This version reads no such evidence, so
-    /// every non-HTTP host stays in scope, as with `Keep`.
+    /// On evidence only.
     #[default]
     Auto,
-    /// Like HTTP: in scope once it has been called. Connections that were open when the workload
-    /// was first scoped are closed once, 45 seconds later.
+    /// Like HTTP.
     Learn,
     /// Always in scope.
     Keep,

@@ -24,6 +24,7 @@ pub use tcp::TcpSession;
 pub use via::Via;
 
 use crate::mesh::Mesh;
+use crate::proxy::Taken;
 use crate::wait::{self, until};
 
 /// One call. `Call::get("http://reviews.books:8080/")` is complete.
@@ -227,6 +228,23 @@ impl Mesh {
             },
         )
         .await
+    }
+
+    /// A call, and which clusters the proxies of these pods used for it: the proof of the way it took, also for TCP.
+    /// Ask the caller's pod and the gateways in question, and let nothing else run through them meanwhile.
+    pub async fn call_seen_by(&self, from: &str, call: &Call, pods: &[&str]) -> Result<(Reply, Vec<Taken>)> {
+        let mut before = Vec::new();
+        for pod in pods {
+            let proxy = self.proxy(pod)?;
+            let traffic = proxy.traffic().await?;
+            before.push((proxy, traffic));
+        }
+        let reply = self.call(from, call).await;
+        let mut taken = Vec::new();
+        for (proxy, before) in &before {
+            taken.push(proxy.taken_since(before).await?);
+        }
+        Ok((reply, taken))
     }
 
     async fn try_call(&self, from: &str, call: &Call) -> Result<Reply> {

@@ -2,6 +2,7 @@
 
 mod call;
 mod down;
+mod external;
 mod node;
 mod pod;
 mod status;
@@ -39,6 +40,8 @@ enum Command {
     /// Add and remove pods
     #[command(subcommand)]
     Pod(pod::Pod),
+    /// Add a host outside the mesh that pods can call by name
+    External(external::External),
     /// Call a URL from a pod and say who answered and by which way
     Call(call::CallOptions),
     /// List the meshes that run, their pods and Services
@@ -105,6 +108,7 @@ fn run(command: Command) -> Result<ExitCode> {
         match command {
             Command::Up(up) => up.run().await?,
             Command::Pod(pod) => pod.run().await?,
+            Command::External(external) => external.run().await?,
             Command::Call(call) => return call.run().await,
             Command::Status => status::run().await?,
             Command::Down(down) => down.run()?,

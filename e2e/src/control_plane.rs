@@ -21,6 +21,7 @@ use crate::process::Process;
 use crate::state::{self, State};
 use crate::tools::Tools;
 
+pub(crate) use istiod::change_mesh_config;
 pub(crate) use kubernetes::kubeconfig;
 pub use network::{NODE_IP, node_namespace};
 

@@ -31,6 +31,7 @@ impl Mesh {
             netns: netns.name().to_owned(),
             proxied: false,
             service_account: String::new(),
+            uid: None,
         };
         record.save()?;
         network::intercept(&netns, PodKind::Plain, &std::collections::BTreeMap::new())?;

@@ -11,7 +11,7 @@ mod proxy;
 mod status;
 mod worker;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
@@ -23,13 +23,15 @@ use kube::api::Api;
 use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use nix::sys::signal::{Signal, kill};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::handover::Kubelet;
 use crate::mesh::{Core, Mesh};
 use crate::netns;
 
 /// Which program stands for which image.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Images(BTreeMap<String, PathBuf>);
 
 impl Images {
@@ -91,6 +93,10 @@ enum Gone {
 impl Mesh {
     /// Runs the pods that controllers create in a namespace (or in all), until the mesh ends.
     pub fn kubelet(&self, namespace: Option<&str>, images: Images) {
+        self.remember(Kubelet {
+            namespace: namespace.map(str::to_owned),
+            images: images.clone(),
+        });
         let core = Arc::clone(self.core());
         let api = match namespace {
             Some(namespace) => Api::namespaced(core.client.clone(), namespace),
@@ -146,6 +152,7 @@ async fn follow(
     mine: impl Fn(&Pod) -> bool,
 ) {
     let mut workers: HashMap<String, watch::Sender<Option<Gone>>> = HashMap::new();
+    let mut listed = HashSet::new();
     let mut tasks = tokio::task::JoinSet::new();
     let mut events = pin!(watcher(api, config).default_backoff());
     while let Some(event) = events.next().await {
@@ -160,33 +167,38 @@ async fn follow(
                     .deletion_timestamp
                     .is_some()
                     .then(|| Gone::Deleted(grace(&pod)));
+                listed.insert(uid.clone());
                 if let Some(stop) = workers.get(&uid) {
-                    stop.send_if_modified(|now| {
-                        now.is_none() && going.is_some() && {
-                            *now = going;
-                            true
-                        }
-                    });
+                    if let Some(gone) = going {
+                        tell(stop, gone);
+                    }
                 } else if !worker::is_over(&pod) {
                     let (stop, stopped) = watch::channel(going);
                     workers.insert(uid, stop);
                     tasks.spawn(worker::run(Arc::clone(&core), Arc::clone(&images), pod, stopped));
                 }
             }
+            // A new list: what is not on it has gone unseen.
+            Ok(Event::Init) => listed.clear(),
+            Ok(Event::InitDone) => {
+                for (_, stop) in workers.iter().filter(|(uid, _)| !listed.contains(*uid)) {
+                    tell(stop, Gone::Vanished);
+                }
+            }
             Ok(Event::Delete(pod)) => {
                 if let Some(stop) = pod.metadata.uid.as_ref().and_then(|uid| workers.get(uid)) {
-                    stop.send_if_modified(|now| {
-                        now.is_none() && {
-                            *now = Some(Gone::Vanished);
-                            true
-                        }
-                    });
+                    tell(stop, Gone::Vanished);
                 }
             }
             Ok(_) => {}
             Err(error) => eprintln!("mesh {}: watching pods: {error}", core.id),
         }
     }
+}
+
+/// Tells a worker once; what it was told first stands.
+fn tell(stop: &watch::Sender<Option<Gone>>, gone: Gone) {
+    stop.send_if_modified(|now| now.is_none() && now.replace(gone).is_none());
 }
 
 fn grace(pod: &Pod) -> u64 {

@@ -29,6 +29,7 @@ pub mod cli;
 mod control_plane;
 pub mod dump;
 pub mod external;
+mod handover;
 mod hex;
 pub mod install;
 mod istiod;

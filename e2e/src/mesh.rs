@@ -12,6 +12,7 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 
 use crate::control_plane::{self, node_namespace};
+use crate::handover::{self, Kubelet};
 use crate::netns::{Netns, Sockets};
 use crate::objects::{Objects, lock};
 use crate::pod::record::PodRecord;
@@ -71,7 +72,7 @@ pub struct MeshOptions {
     pub mesh_config: Vec<String>,
     /// Environment variables of istiod, over the usual ones.
     pub istiod_env: Vec<(String, String)>,
-    /// The mesh outlives this process, until `mesh down`. Its Service addresses are then somebody else's task.
+    /// The mesh outlives the last handle, until `mesh down`: a process of its own then keeps it.
     pub detached: bool,
     /// Print each step of the start to stderr.
     pub verbose: bool,
@@ -107,7 +108,8 @@ impl MeshOptions {
     }
 }
 
-/// A running mesh. Clones are handles of the same one; the last handle ends it, unless it was started detached.
+/// A running mesh. Clones are handles of the same one; the last handle ends it, or hands it over if it was
+/// started detached.
 #[derive(Clone)]
 pub struct Mesh {
     core: Arc<Core>,
@@ -134,24 +136,48 @@ pub(crate) struct Core {
 /// Ends the mesh when the last handle goes.
 struct Guard {
     id: String,
-    owned: bool,
+    end: End,
     tasks: Mutex<JoinSet<()>>,
+    kubelets: Mutex<Vec<Kubelet>>,
+}
+
+/// What the last handle does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Ends the mesh.
+    Destroy,
+    /// Hands it to a process of its own.
+    HandOver,
+    /// Nothing: it belongs to another process.
+    Leave,
+}
+
+impl Guard {
+    fn new(id: &str, end: End) -> Self {
+        Self {
+            id: id.to_owned(),
+            end,
+            tasks: Mutex::default(),
+            kubelets: Mutex::default(),
+        }
+    }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
         lock(&self.tasks).abort_all();
-        if !self.owned {
-            return;
-        }
-        if std::thread::panicking() {
-            eprintln!("{}", crate::dump::of(&self.id));
-        }
-        if let Err(error) = state::destroy(&self.id) {
-            eprintln!(
-                "mesh {} was not cleaned up: {error:#}; `mesh down --id {0}` tries again",
-                self.id
-            );
+        let result = match self.end {
+            End::Leave => return,
+            End::HandOver => handover::give_away(&self.id, &lock(&self.kubelets)),
+            End::Destroy => {
+                if std::thread::panicking() {
+                    eprintln!("{}", crate::dump::of(&self.id));
+                }
+                state::destroy(&self.id)
+            }
+        };
+        if let Err(error) = result {
+            eprintln!("mesh {}: {error:#}; `mesh down --id {0}` cleans up", self.id);
         }
     }
 }
@@ -163,14 +189,9 @@ impl Mesh {
             eprintln!("cleaned up after mesh {id}, whose owner is gone");
         }
         let tools = tokio::task::spawn_blocking(Tools::ready).await??;
-        let owner = (!options.detached).then(Owner::me);
-        let mut state = state::claim(options.id.as_deref(), owner)?;
+        let mut state = state::claim(options.id.as_deref(), Some(Owner::me()))?;
         // From here on everything that exists is found by the id, so a failed start leaves nothing.
-        let mut guard = Guard {
-            id: state.id.clone(),
-            owned: true,
-            tasks: Mutex::default(),
-        };
+        let mut guard = Guard::new(&state.id, End::Destroy);
         let start = Instant::now();
         let id = state.id.clone();
         let say = |step: &str| {
@@ -188,10 +209,9 @@ impl Mesh {
         for process in processes {
             core.keep("control-plane", process);
         }
+        lock(&guard.tasks).spawn(service_vips::keep(Arc::clone(&core)));
         if options.detached {
-            guard.owned = false;
-        } else {
-            lock(&guard.tasks).spawn(service_vips::keep(Arc::clone(&core)));
+            guard.end = End::HandOver;
         }
         Ok(Self {
             core,
@@ -207,15 +227,16 @@ impl Mesh {
         }
         let tools = tokio::task::spawn_blocking(Tools::ready).await??;
         let core = Arc::new(Core::open(id, tools).await?);
-        let guard = Guard {
-            id: id.to_owned(),
-            owned: false,
-            tasks: Mutex::default(),
-        };
+        let guard = Guard::new(id, End::Leave);
         Ok(Self {
             core,
             guard: Arc::new(guard),
         })
+    }
+
+    /// Changes MeshConfig: a YAML fragment is merged over it. istiod follows within a second.
+    pub async fn set_mesh_config(&self, fragment: &str) -> Result<()> {
+        control_plane::change_mesh_config(&self.core.objects, fragment).await
     }
 
     /// Ends the mesh now and says whether that worked; dropping the last handle does the same silently.
@@ -260,6 +281,11 @@ impl Mesh {
 
     pub(crate) fn core(&self) -> &Arc<Core> {
         &self.core
+    }
+
+    /// Remembers a kubelet, for the process that the mesh may be handed to.
+    pub(crate) fn remember(&self, kubelet: Kubelet) {
+        lock(&self.guard.kubelets).push(kubelet);
     }
 
     /// Runs a task until the mesh ends.

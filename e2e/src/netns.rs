@@ -223,6 +223,21 @@ fn pids_inside(all: &[Netns]) -> Vec<i32> {
         .collect()
 }
 
+/// Asks everything inside to end and waits for it; what has not ended after `grace` is left to the deletion.
+pub async fn terminate(netns: &Netns, grace: Duration) {
+    let all = std::slice::from_ref(netns);
+    for pid in pids_inside(all) {
+        // It may have ended in between.
+        let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+    }
+    let empty = async {
+        while !pids_inside(all).is_empty() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let _ = tokio::time::timeout(grace, empty).await;
+}
+
 /// The processes inside whose command line contains `part`.
 pub fn processes(netns: &Netns, part: &str) -> Vec<Pid> {
     let matches = |pid: &i32| {

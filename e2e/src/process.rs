@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 use crate::netns::Netns;
 use crate::objects::lock;
@@ -83,6 +84,27 @@ impl Program {
 
     /// Starts it inside `netns`; its output goes to `logs/<name>.log`.
     pub fn start(&self, netns: &Netns, logs: &Path) -> Result<Process> {
+        let (command, log) = self.command(netns, logs)?;
+        let child = tokio::process::Command::from(command)
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.name))?;
+        Ok(Process {
+            name: self.name.clone(),
+            log,
+            child: Mutex::new(child),
+        })
+    }
+
+    /// Starts it and leaves it alone: it outlives this process.
+    pub fn leave(&self, netns: &Netns, logs: &Path) -> Result<()> {
+        let (mut command, _) = self.command(netns, logs)?;
+        command
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.name))?;
+        Ok(())
+    }
+
+    fn command(&self, netns: &Netns, logs: &Path) -> Result<(Command, PathBuf)> {
         let log = logs.join(format!("{}.log", self.name));
         let output = OpenOptions::new().create(true).append(true).open(&log)?;
         let mut command = if self.sees_hosts_file {
@@ -105,7 +127,7 @@ impl Program {
                     "+dac_read_search",
                 ]);
         }
-        let child = command
+        command
             .arg(&self.path)
             .args(&self.args)
             .env_clear()
@@ -114,14 +136,8 @@ impl Program {
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
-            .process_group(0)
-            .spawn()
-            .with_context(|| format!("cannot start {}", self.name))?;
-        Ok(Process {
-            name: self.name.clone(),
-            log,
-            child: Mutex::new(child),
-        })
+            .process_group(0);
+        Ok((command, log))
     }
 }
 

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use futures_util::StreamExt as _;
 use futures_util::stream::select;
+use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
@@ -32,15 +32,10 @@ pub(crate) use rules::Table;
 /// The label of Services that nobody calls: they get neither rules nor names.
 pub(crate) const BACKGROUND_LABEL: &str = "mesh-background";
 
+/// The rules that each namespace has, by its name.
+type Applied = HashMap<String, String>;
+
 const FILE: &str = "vips.json";
-/// Says that the task has made its first pass.
-const KEPT: &str = "vips.kept";
-
-/// Whether the task of a mesh has made its first pass.
-pub(crate) fn is_kept(folder: &Path) -> bool {
-    folder.join(KEPT).exists()
-}
-
 /// Computes and applies once; for the start, before the task runs.
 pub(crate) async fn apply_once(client: &Client, folder: &Path) -> Result<()> {
     let services = Api::<Service>::all(client.clone())
@@ -55,7 +50,7 @@ pub(crate) async fn apply_once(client: &Client, folder: &Path) -> Result<()> {
         .to_string_lossy()
         .into_owned();
     let table = Table::of(&services.items, &slices.items, &is_real(&id));
-    apply(&id, folder, &table, &mut HashMap::new())
+    apply(&id, folder, &table, &mut Applied::default())
 }
 
 /// Follows Services and EndpointSlices until the mesh ends.
@@ -70,20 +65,12 @@ pub(crate) async fn keep(core: Arc<Core>) {
         slice_events.default_backoff().map(|event| event.map(drop)),
     );
     let mut changes = pin!(changes);
-    let mut applied = HashMap::new();
+    let mut applied = Applied::default();
     let mut last = None;
-    while changes.next().await.is_some() {
-        // A burst of changes becomes one pass.
-        while tokio::time::timeout(Duration::from_millis(20), changes.next())
-            .await
-            .is_ok_and(|next| next.is_some())
-        {}
+    while settle(&mut changes).await {
         let both =
             async { services.wait_until_ready().await.is_ok() && slices.wait_until_ready().await.is_ok() };
-        if !tokio::time::timeout(Duration::from_millis(1), both)
-            .await
-            .is_ok_and(|ready| ready)
-        {
+        if !both.now_or_never().unwrap_or(false) {
             continue;
         }
         let table = Table::of(
@@ -91,19 +78,47 @@ pub(crate) async fn keep(core: Arc<Core>) {
             slices.state().iter().map(AsRef::as_ref),
             &is_real(&core.id),
         );
-        if last.as_ref() == Some(&table) {
-            continue;
-        }
-        match apply(&core.id, &core.folder, &table, &mut applied) {
-            Ok(()) => {
-                last = Some(table);
-                // Whoever started the task waits for this mark; without it they wait on and say so.
-                let _ = fs::write(core.folder.join(KEPT), "");
+        while last.as_ref() != Some(&table) {
+            match apply_elsewhere(&core, &table, &applied).await {
+                Ok(now) => {
+                    applied = now;
+                    last = Some(table.clone());
+                }
+                // A namespace that goes away in the middle is the usual reason; the next pass does not see it.
+                Err(error) => {
+                    eprintln!("mesh {}: Service addresses: {error:#}", core.id);
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
             }
-            // A pod that goes away in the middle is the usual reason; the next change tries again.
-            Err(error) => eprintln!("mesh {}: Service addresses: {error:#}", core.id),
         }
     }
+}
+
+/// Waits for a change and lets a burst of them become one pass, without waiting for the end of a long one.
+async fn settle(changes: &mut (impl Stream + Unpin)) -> bool {
+    if changes.next().await.is_none() {
+        return false;
+    }
+    let burst = async {
+        let quiet = Duration::from_millis(20);
+        while tokio::time::timeout(quiet, changes.next())
+            .await
+            .is_ok_and(|next| next.is_some())
+        {}
+    };
+    // Being cut off is fine: what has come is in the stores.
+    let _ = tokio::time::timeout(Duration::from_millis(250), burst).await;
+    true
+}
+
+/// The programs that it runs block, so they run on a thread of their own.
+async fn apply_elsewhere(core: &Arc<Core>, table: &Table, applied: &Applied) -> Result<Applied> {
+    let (core, table, mut applied) = (Arc::clone(core), table.clone(), applied.clone());
+    tokio::task::spawn_blocking(move || {
+        apply(&core.id, &core.folder, &table, &mut applied)?;
+        Ok(applied)
+    })
+    .await?
 }
 
 /// An address is real when its namespace exists, or when it is the node's.
@@ -115,22 +130,17 @@ fn is_real(id: &str) -> impl Fn(&str) -> bool {
     }
 }
 
-fn apply(id: &str, folder: &Path, table: &Table, applied: &mut HashMap<String, String>) -> Result<()> {
+fn apply(id: &str, folder: &Path, table: &Table, applied: &mut Applied) -> Result<()> {
     let lock = File::create(folder.join("vips.lock"))?;
     lock.lock()?;
-    write_whole(&folder.join(FILE), &serde_json::to_vec_pretty(table)?)?;
     for netns in netns::with_prefix(&format!("sf{id}-")) {
         apply_in(&netns, folder, table, applied)?;
     }
-    Ok(())
+    // Last, since whoever waits for a Service takes it for done everywhere.
+    write_whole(&folder.join(FILE), &serde_json::to_vec_pretty(table)?)
 }
 
-fn apply_in(
-    netns: &Netns,
-    folder: &Path,
-    table: &Table,
-    applied: &mut HashMap<String, String>,
-) -> Result<()> {
+fn apply_in(netns: &Netns, folder: &Path, table: &Table, applied: &mut Applied) -> Result<()> {
     let rules = table.iptables();
     if applied.get(netns.name()) != Some(&rules) {
         netns.run("iptables-restore", &["--noflush"], &rules)?;
@@ -145,7 +155,7 @@ pub(crate) fn install(netns: &Netns, folder: &Path, home: &str) -> Result<()> {
     fs::write(home_file(folder, netns), home)?;
     let lock = File::create(folder.join("vips.lock"))?;
     lock.lock()?;
-    apply_in(netns, folder, &in_force(folder)?, &mut HashMap::new())
+    apply_in(netns, folder, &in_force(folder)?, &mut Applied::default())
 }
 
 /// Where it is written which Kubernetes namespace a network namespace is at home in: short names depend on it.

@@ -2,18 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::json;
-use servicefence_e2e::netns::with_prefix;
-use servicefence_e2e::wait::until;
 use servicefence_e2e::{
-    Background, Call, Images, LoadSpec, Mesh, MeshOptions, Mtls, OutboundTrafficPolicy, PodRecord, PodSpec,
-    Protocol, Reply, Server, ServiceSpec, Signal, Via, state, tools,
+    Background, Call, LoadSpec, Mesh, MeshOptions, Mtls, OutboundTrafficPolicy, PodSpec, Protocol, Reply,
+    Server, ServiceSpec, Signal, Via, tools,
 };
+
+#[path = "mesh/deployments.rs"]
+mod deployments;
+#[path = "mesh/lifetime.rs"]
+mod lifetime;
 
 /// A command line by its words.
 fn words(line: &str) -> Vec<&str> {
@@ -317,175 +318,4 @@ async fn load_counts_what_happened_and_services_follow_their_pods() {
         dump.contains("web.shop in sync") && dump.contains("configuration in"),
         "{dump}"
     );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn deployments_run_and_helm_waits_for_them() {
-    if !tools::can_run() {
-        return;
-    }
-    let mesh = up().await;
-    mesh.kubelet(
-        Some("sample"),
-        Images::new().with("example.com/mesh-app", program()),
-    );
-    let chart = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/tests/chart -n sample --wait --timeout 2m"
-    );
-    mesh.helm(&words(&format!("install sample {chart} --create-namespace")))
-        .await
-        .unwrap();
-    mesh.add_pod(PodSpec::new("shop/web")).await.unwrap();
-    mesh.wait_service("sample/sample", 2).await.unwrap();
-
-    let call = Call::get("http://sample.sample/");
-    let reply = mesh.call("shop/web", &call).await;
-    assert!(reply.is_ok() && reply.via == Some(Via::Direct), "{reply}");
-    assert!(
-        reply
-            .served_by
-            .as_deref()
-            .unwrap()
-            .starts_with("sample/hello-sample-"),
-        "{reply}"
-    );
-    // The gateway is a proxy of its own: what it forwards carries its own identity.
-    let edge = Call::get("http://edge.sample/");
-    let reply = mesh.eventually("shop/web", &edge, Reply::is_ok).await.unwrap();
-    let gateway = "spiffe://cluster.local/ns/sample/sa/default";
-    assert_eq!(reply.via, Some(Via::Through(gateway.to_owned())));
-    let wait = "-n sample wait job/once --for=condition=complete --timeout=30s";
-    mesh.kubectl(&words(wait)).await.unwrap();
-
-    mesh.helm(&words(&format!("upgrade sample {chart} --set greeting=bye")))
-        .await
-        .unwrap();
-    let is_new = |reply: &Reply| {
-        // The old pods' preStop gives istiod time: nobody may see the change as a failure.
-        assert!(reply.is_ok(), "{reply}");
-        reply
-            .served_by
-            .as_deref()
-            .is_some_and(|pod| pod.starts_with("sample/bye-"))
-    };
-    mesh.eventually("shop/web", &call, is_new).await.unwrap();
-
-    mesh.helm(&words("uninstall sample -n sample --wait"))
-        .await
-        .unwrap();
-    until(
-        "the pods of the release are gone",
-        Duration::from_mins(1),
-        || async {
-            let left: Vec<String> = mesh.pods().iter().map(PodRecord::full_name).collect();
-            anyhow::ensure!(left == ["shop/web"], "there are {left:?}");
-            Ok(())
-        },
-    )
-    .await
-    .unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn two_meshes_do_not_meet_and_a_dropped_one_leaves_nothing() {
-    if !tools::can_run() {
-        return;
-    }
-    let (one, two) = tokio::join!(up(), up());
-    for mesh in [&one, &two] {
-        let app = format!("books/{}", mesh.id());
-        mesh.add_app(PodSpec::new(&app).app("reviews").http(8080))
-            .await
-            .unwrap();
-        mesh.add_pod(PodSpec::new("shop/web")).await.unwrap();
-    }
-    for mesh in [&one, &two] {
-        let reply = mesh.get("shop/web", "http://reviews.books:8080/").await;
-        assert!(reply.is_from(&format!("books/{}", mesh.id())), "{reply}");
-    }
-    let id = two.id().to_owned();
-    assert!(!with_prefix(&format!("sf{id}-")).is_empty());
-    drop(two);
-    assert!(nothing_is_left_of(&id));
-    assert!(one.get("shop/web", "http://reviews.books:8080/").await.is_ok());
-}
-
-fn nothing_is_left_of(id: &str) -> bool {
-    let configured = Path::new("/etc/netns").join(format!("sf{id}-node"));
-    with_prefix(&format!("sf{id}-")).is_empty() && !state::exists(id) && !configured.exists()
-}
-
-/// Holds a mesh until it is killed; for the test below, which starts it as a process of its own.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "a part of a_killed_run_is_cleaned_up"]
-async fn hold_a_mesh() {
-    let mesh = up().await;
-    println!("\nholding {}", mesh.id());
-    std::future::pending::<()>().await;
-}
-
-#[test]
-fn a_killed_run_is_cleaned_up() {
-    if !tools::can_run() {
-        return;
-    }
-    let mut holder = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "hold_a_mesh", "--nocapture"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(holder.stdout.take().unwrap())
-        .lines()
-        .map_while(Result::ok);
-    let id = lines
-        .find_map(|line| line.strip_prefix("holding ").map(str::to_owned))
-        .unwrap();
-    holder.kill().unwrap();
-    holder.wait().unwrap();
-    assert!(
-        !nothing_is_left_of(&id),
-        "the killed run left nothing to clean up"
-    );
-    let cleaned = state::clean_stale().unwrap();
-    // Another test's start may have been quicker.
-    assert!(cleaned.contains(&id) || nothing_is_left_of(&id), "{cleaned:?}");
-    assert!(nothing_is_left_of(&id));
-}
-
-#[test]
-fn the_command_starts_a_mesh_that_stays_and_takes_it_down() {
-    if !tools::can_run() {
-        return;
-    }
-    let id = format!("c{}", std::process::id() % 1_000_000);
-    let mesh = |line: &str| {
-        let output = Command::new(program())
-            .args(words(line))
-            .env("MESH_ID", &id)
-            .output()
-            .unwrap();
-        (
-            output.status.success(),
-            String::from_utf8_lossy(&output.stdout).into_owned(),
-        )
-    };
-    let (up, told) = mesh(&format!("up --id {id}"));
-    assert!(up && told.contains("export KUBECONFIG="), "{told}");
-    assert!(mesh("pod add books/reviews --http 8080").0);
-    assert!(mesh("pod add shop/web").0);
-    let (ok, told) = mesh("call shop/web http://reviews.books:8080/");
-    assert!(
-        ok && told.contains("200 in") && told.contains("from books/reviews, direct mTLS"),
-        "{told}"
-    );
-    assert!(!mesh("call shop/web http://nobody.books:8080/").0);
-    let (ok, told) = mesh("status");
-    assert!(
-        ok && told.contains("pod shop/web") && told.contains("service books/reviews"),
-        "{told}"
-    );
-    assert!(mesh("pod remove books/reviews").0);
-    assert!(mesh("down").0);
-    assert!(nothing_is_left_of(&id));
 }

@@ -1,1 +1,103 @@
-fn main() {}
+//! How the controller behaves while it is operated: restarts, rest, other people's hands on its objects, bad input,
+//! strangers at its log port, its own end, and opting out.
+//!
+//! The steps run one after another in this order, in a mesh where nothing else happens, since most of them count writes.
+
+#[path = "operation/foreign.rs"]
+mod foreign;
+#[path = "operation/istio_tools.rs"]
+mod istio_tools;
+#[path = "operation/log_port.rs"]
+mod log_port;
+#[path = "operation/opt_out.rs"]
+mod opt_out;
+#[path = "operation/registry_only.rs"]
+mod registry_only;
+#[path = "operation/repair.rs"]
+mod repair;
+#[path = "operation/shop.rs"]
+mod shop;
+#[path = "operation/shutdown.rs"]
+mod shutdown;
+#[path = "operation/unreadable.rs"]
+mod unreadable;
+#[path = "operation/writes.rs"]
+mod writes;
+
+use std::pin::Pin;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Failed, Trial};
+use servicefence_e2e::{Mesh, tools};
+use tokio::runtime::Runtime;
+
+/// A step by name.
+type Step = (
+    &'static str,
+    fn(Mesh) -> Pin<Box<dyn Future<Output = Result<()>> + Send>>,
+);
+
+/// Lists the steps of a module, which are async functions of a [`Mesh`].
+#[macro_export]
+macro_rules! steps {
+    ($($name:ident),* $(,)?) => {
+        pub(crate) const STEPS: &[$crate::Step] =
+            &[$((stringify!($name), |mesh| Box::pin($name(mesh)))),*];
+    };
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let steps = [
+        shop::STEPS,
+        repair::STEPS,
+        istio_tools::STEPS,
+        foreign::STEPS,
+        unreadable::STEPS,
+        log_port::STEPS,
+        shutdown::STEPS,
+        opt_out::STEPS,
+    ];
+    let steps = steps.iter().copied().flatten();
+    if arguments.list {
+        let names = steps.map(|(name, _)| *name).chain([registry_only::NAME]);
+        let trials = names.map(|name| Trial::test(name, || Ok(()))).collect();
+        return libtest_mimic::run(&arguments, trials).exit_code();
+    }
+    if !tools::can_run() {
+        return ExitCode::SUCCESS;
+    }
+    let set_up = Runtime::new().map_err(anyhow::Error::from).and_then(|runtime| {
+        let mesh = runtime.block_on(shop::open())?;
+        Ok((runtime, mesh))
+    });
+    let (runtime, mesh) = match set_up {
+        Ok(all) => all,
+        Err(error) => {
+            eprintln!("the mesh of these tests cannot be set up: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut trials: Vec<Trial> = steps
+        .map(|(name, step)| {
+            let (mesh, handle) = (mesh.clone(), runtime.handle().clone());
+            Trial::test(*name, move || handle.block_on(step(mesh)).map_err(failed))
+        })
+        .collect();
+    let handle = runtime.handle().clone();
+    trials.push(Trial::test(registry_only::NAME, move || {
+        handle.block_on(registry_only::run()).map_err(failed)
+    }));
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if conclusion.has_failed() {
+        eprintln!("{}", mesh.dump());
+    }
+    conclusion.exit_code()
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
+fn failed(error: anyhow::Error) -> Failed {
+    Failed::from(format!("{error:#}"))
+}

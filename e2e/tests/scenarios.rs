@@ -9,6 +9,8 @@ mod hosts;
 mod http;
 #[path = "scenarios/learning.rs"]
 mod learning;
+#[path = "scenarios/routing.rs"]
+mod routing;
 #[path = "scenarios/scene.rs"]
 mod scene;
 #[path = "scenarios/tcp.rs"]
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
     // Scenarios mostly wait for the mesh.
     arguments.test_threads.get_or_insert(4);
     let all = learning::all()
+        .chain(routing::all())
         .chain(http::all())
         .chain(tcp::all())
         .chain(hosts::all());

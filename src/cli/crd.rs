@@ -3,12 +3,9 @@
 use std::error::Error;
 use std::io::Write as _;
 
-use kube::CustomResourceExt;
-use servicefence_crd::ServiceFence;
-
 /// The CustomResourceDefinition as YAML.
 pub fn yaml() -> Result<String, Box<dyn Error>> {
-    Ok(serde_saphyr::to_string(&ServiceFence::crd())?)
+    Ok(serde_saphyr::to_string(&servicefence_crd::definition())?)
 }
 
 pub(super) fn print() -> Result<(), Box<dyn Error>> {

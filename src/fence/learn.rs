@@ -69,7 +69,9 @@ impl Engine {
     /// Finds the caller's fence and the destination of a miss.
     pub fn attribute(&self, miss: &Miss<'_>, now: Timestamp) -> Attribution {
         let visible = |service: &&ServiceKey| {
-            self.registry.service(service).is_some_and(|facts| facts.visibility.to(miss.namespace))
+            self.registry
+                .service(service)
+                .is_some_and(|facts| facts.visibility.to(miss.namespace))
         };
         let Some(service) = self.registry.at(miss.destination).filter(visible) else {
             return Attribution::Unattributed(Unattributed::NotMesh);

@@ -12,7 +12,8 @@ use kube::api::{DynamicObject, TypeMeta};
 use serde_json::{Value, json};
 use servicefence_crd::{Mode, ServiceFence, ServiceFenceStatus, Source, names};
 
-use super::engine::{Change, Engine, Settings, Target};
+use super::change::{Change, Target};
+use super::engine::{Engine, Settings};
 use super::facts::{ModeLabel, NamespaceFacts};
 use super::learn::{Observation, learn};
 use super::name::{FenceKey, Name, PodKey, ServiceKey};

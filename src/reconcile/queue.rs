@@ -28,7 +28,13 @@ impl Queue {
 
     /// Adds a target, to be reconciled after `wait` at the latest.
     pub(super) fn add(&mut self, target: Target, wait: Duration) {
-        let at = Instant::now() + wait;
+        // What failed is not hurried by what its failure touches.
+        let least = if self.failures.contains_key(&target) {
+            FIRST_RETRY
+        } else {
+            Duration::ZERO
+        };
+        let at = Instant::now() + wait.max(least);
         if let Some(again) = self.running.get_mut(&target) {
             *again = Some(again.map_or(at, |earlier| earlier.min(at)));
             return;

@@ -90,8 +90,13 @@ fn join(page: &str, file: &str) -> String {
 /// The pages that a page links to.
 pub fn linked_pages(page: &Page) -> Vec<String> {
     let pages = links(page).into_iter().map(|(_, file, _)| file);
+    let is_page = |file: &str| {
+        Path::new(file)
+            .extension()
+            .is_some_and(|extension| extension == "md")
+    };
     pages
-        .filter(|file| file.ends_with(".md") && root().join(file).exists())
+        .filter(|file| is_page(file) && root().join(file).exists())
         .collect()
 }
 

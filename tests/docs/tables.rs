@@ -4,14 +4,12 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use clap::CommandFactory as _;
-use kube::CustomResourceExt as _;
 use prometheus::Registry;
 use serde_json::Value;
 use servicefence::cli::Cli;
 use servicefence::fence::Unattributed;
 use servicefence::metrics::DESCRIBED;
 use servicefence::source::als::AlsMetrics;
-use servicefence_crd::ServiceFence;
 
 use crate::chart;
 
@@ -180,8 +178,9 @@ fn unattributed() -> [Unattributed; 4] {
 }
 
 /// The fields of a ServiceFence, as `kubectl explain` shows them.
-pub fn fields() -> String {
-    let crd = serde_json::to_value(ServiceFence::crd()).unwrap_or_else(|error| panic!("the CRD: {error}"));
+pub fn fields(crd: &str) -> String {
+    let crd: Value =
+        serde_saphyr::from_str(crd).unwrap_or_else(|error| panic!("the CRD is not YAML: {error}"));
     let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
     let mut table = "| field | type | meaning |\n| --- | --- | --- |\n".to_owned();
     for part in ["spec", "status"] {

@@ -50,21 +50,17 @@ impl CallOptions {
         for (name, value) in self.header.iter().filter_map(|header| header.split_once(':')) {
             call = call.header(name.trim(), value.trim());
         }
-        let proxy = if mesh.pod(&self.pod)?.proxied {
-            Some(mesh.proxy(&self.pod)?)
+        let proxies = if mesh.pod(&self.pod)?.proxied {
+            vec![self.pod.as_str()]
         } else {
-            None
+            Vec::new()
         };
         let mut failures = 0;
         for _ in 0..self.times {
-            let before = match &proxy {
-                Some(proxy) => Some(proxy.traffic().await?),
-                None => None,
-            };
-            let reply = mesh.call(&self.pod, &call).await;
+            let (reply, taken) = mesh.call_seen_by(&self.pod, &call, &proxies).await?;
             print!("{reply}");
-            if let (Some(proxy), Some(before)) = (&proxy, before) {
-                print!("  [{}]", proxy.taken_since(&before).await?);
+            for way in taken {
+                print!("  [{way}]");
             }
             println!();
             if self.body {

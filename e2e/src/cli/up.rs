@@ -1,8 +1,8 @@
 //! `mesh up`.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
-use super::node;
+use crate::kubelet::Images;
 use crate::mesh::{Mesh, MeshOptions, Mtls, OutboundTrafficPolicy};
 
 #[derive(Debug, clap::Args)]
@@ -26,7 +26,7 @@ pub(super) struct Up {
 
 impl Up {
     pub(super) async fn run(self) -> Result<()> {
-        let images = node::images(&self.image)?;
+        let images = images(&self.image)?;
         let mut options = MeshOptions {
             id: self.id,
             detached: true,
@@ -43,9 +43,8 @@ impl Up {
             options.mesh_config.push(std::fs::read_to_string(path)?);
         }
         let mesh = Mesh::up(options).await?;
-        if let Err(error) = node::start(&mesh, &images).await {
-            mesh.down()?;
-            return Err(error);
+        if !images.is_empty() {
+            mesh.kubelet(None, images);
         }
         println!("mesh {} is up", mesh.id());
         println!("  export KUBECONFIG={}", mesh.kubeconfig().display());
@@ -60,4 +59,18 @@ impl Up {
         );
         Ok(())
     }
+}
+
+/// Reads `IMAGE=PROGRAM`. The program's path is made whole, since it is run elsewhere.
+fn images(pairs: &[String]) -> Result<Images> {
+    let mut images = Images::new();
+    for pair in pairs {
+        let (image, program) = pair
+            .split_once('=')
+            .with_context(|| format!("`{pair}` is not IMAGE=PROGRAM"))?;
+        let path =
+            std::fs::canonicalize(program).with_context(|| format!("there is no program {program}"))?;
+        images = images.with(image, path);
+    }
+    Ok(images)
 }

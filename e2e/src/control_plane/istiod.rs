@@ -80,10 +80,7 @@ pub(super) async fn prepare(setup: &Setup<'_>, objects: &Objects) -> Result<()> 
             "endpoints": [{"addresses": [NODE_IP], "conditions": {"ready": true}}], "ports": slice_ports,
         }))
         .await?;
-    objects
-        .apply(&json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "istio", "namespace": ISTIO_NAMESPACE},
-            "data": {"mesh": mesh_config(setup)?, "meshNetworks": "networks: {}"}}))
-        .await?;
+    objects.apply(&config_map(&mesh_config(setup)?)?).await?;
     objects
         .apply(
             &json!({"apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication",
@@ -96,7 +93,7 @@ pub(super) async fn prepare(setup: &Setup<'_>, objects: &Objects) -> Result<()> 
 }
 
 /// MeshConfig: what the programs at hand need, the two options, then the caller's fragments over it.
-fn mesh_config(setup: &Setup<'_>) -> Result<String> {
+fn mesh_config(setup: &Setup<'_>) -> Result<Value> {
     let mut config = json!({
         "rootNamespace": ISTIO_NAMESPACE,
         "trustDomain": "cluster.local",
@@ -111,7 +108,24 @@ fn mesh_config(setup: &Setup<'_>) -> Result<String> {
             objects::merge(&mut config, document);
         }
     }
-    Ok(serde_json::to_string_pretty(&config)?)
+    Ok(config)
+}
+
+/// Merges a YAML fragment over the MeshConfig that is there.
+pub(crate) async fn change_mesh_config(objects: &Objects, fragment: &str) -> Result<()> {
+    let text = objects.config_map_value(ISTIO_NAMESPACE, "istio", "mesh").await?;
+    let mut config: Value = serde_json::from_str(&text)?;
+    for document in objects::documents(fragment).context("in a fragment of MeshConfig")? {
+        objects::merge(&mut config, document);
+    }
+    objects.apply(&config_map(&config)?).await.map(drop)
+}
+
+fn config_map(mesh_config: &Value) -> Result<Value> {
+    Ok(json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "istio", "namespace": ISTIO_NAMESPACE},
+        "data": {"mesh": serde_json::to_string_pretty(mesh_config)?, "meshNetworks": "networks: {}"},
+    }))
 }
 
 /// As Istio's chart makes it. istiod adds the CA and turns `Ignore` into `Fail` once its endpoint answers.

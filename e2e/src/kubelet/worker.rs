@@ -17,6 +17,7 @@ use super::status::{PodStatus, Report};
 use super::{Gone, Images, Stop, environment, proxy};
 use crate::control_plane::{NODE_NAME, kubeconfig};
 use crate::mesh::Core;
+use crate::netns;
 use crate::objects::ignore_status;
 use crate::pod::{PodKind, PodRecord, add};
 
@@ -37,7 +38,17 @@ pub(super) async fn run(core: Arc<Core>, images: Arc<Images>, pod: Pod, mut stop
         core,
         images,
     };
-    if let Err(error) = worker.live(&name, &mut stop).await {
+    let earlier = worker
+        .core
+        .pod(&name)
+        .ok()
+        .filter(|record| record.uid == worker.pod.uid());
+    if let Some(record) = earlier {
+        // A process that has handed the mesh over has started it; all that is left to do is to end it.
+        if let Gone::Deleted(grace) = gone(&mut stop).await {
+            netns::terminate(&record.netns(), Duration::from_secs(grace)).await;
+        }
+    } else if let Err(error) = worker.live(&name, &mut stop).await {
         eprintln!("mesh {}: pod {name}: {error:#}", worker.core.id);
     }
     gone(&mut stop).await;
@@ -69,7 +80,9 @@ impl Worker {
             .clone()
             .unwrap_or_else(|| "default".to_owned());
         let annotations = &labels_and_annotations.1;
-        let record = add::make_home(&self.core, name, &account, self.kind, annotations)?;
+        let mut record = add::make_home(&self.core, name, &account, self.kind, annotations)?;
+        record.uid = self.pod.uid();
+        record.save()?;
         if self.kind == PodKind::Router {
             // As the gateway's injection template does: its user may serve any port.
             record.netns().run(

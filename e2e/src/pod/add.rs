@@ -130,6 +130,7 @@ pub(crate) fn make_home(
         netns: netns.name().to_owned(),
         proxied: kind != PodKind::Plain,
         service_account: service_account.to_owned(),
+        uid: None,
     };
     record.save()?;
     network::intercept(&netns, kind, annotations)?;

@@ -26,6 +26,9 @@ pub struct PodRecord {
     pub proxied: bool,
     /// Its service account.
     pub service_account: String,
+    /// The uid of the Pod object, if a controller made it.
+    #[serde(default)]
+    pub uid: Option<String>,
 }
 
 impl PodRecord {

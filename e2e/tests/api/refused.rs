@@ -64,6 +64,12 @@ pub(crate) const ROWS: &[Row] = &[
         "{mode: 7}",
         r#"spec.mode: Invalid value: "integer": spec.mode in body must be of type string: "integer""#,
     ),
+    // YAML takes an Off without quotes for `false`.
+    row(
+        "an_off_without_quotes",
+        "{mode: false}",
+        r#"spec.mode: Invalid value: "boolean": spec.mode in body must be of type string: "boolean""#,
+    ),
     row("a_workload_that_names_nothing", "{workload: {}}", NAMES_NOTHING),
     row(
         "a_workload_of_another_namespace",
@@ -169,8 +175,8 @@ pub(crate) const ROWS: &[Row] = &[
     ),
     row(
         "an_allow_list_that_is_none",
-        "{allow: {host: reviews}}",
-        r#"spec.allow: Invalid value: "object": spec.allow in body must be of type array: "object""#,
+        "{allow: reviews}",
+        r#"spec.allow: Invalid value: "string": spec.allow in body must be of type array: "string""#,
     ),
     row(
         "a_way_of_learning_that_is_not_there",

@@ -58,7 +58,11 @@ async fn explain(mesh: &Mesh) -> Result<()> {
         ("servicefence.spec", "An empty spec is a complete fence"),
         ("servicefence.spec.allow", "Hosts that are always in scope"),
         ("servicefence.spec.allow.host", "A Service as `name`"),
-        ("servicefence.spec.mode", "enum: Enforce, Off"),
+        (
+            "servicefence.spec.mode",
+            "label `servicefence.io/mode` of the Service",
+        ),
+        ("servicefence.spec.learning.nonHttp", "Default: `Auto`"),
         ("servicefence.status.learned", "This list is the durable memory"),
     ] {
         // The API server publishes the schema of a new CRD a moment after it serves it.

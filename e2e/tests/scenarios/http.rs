@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use bytes::Bytes;
 use http::Version;
 use servicefence_e2e::install::{GATEWAY, SOON};
@@ -71,7 +71,10 @@ impl Pair {
     }
 
     fn url(&self, scheme: &str, service: &str, path: &str) -> String {
-        format!("{scheme}://{}:8080{path}", self.scene.host(&self.service(service)))
+        format!(
+            "{scheme}://{}:8080{path}",
+            self.scene.host(&self.service(service))
+        )
     }
 
     /// Makes the same call to a fresh Service and to the direct one, and proves both paths. What is
@@ -91,22 +94,38 @@ impl Pair {
             taken.uses(&self.service_host(direct)) && !taken.fallback(),
             "the call to {direct} went by {taken}: {second}"
         );
-        let caller = format!(
-            "spiffe://cluster.local/ns/{}/sa/web",
-            self.scene.ns(self.caller.split('/').next().unwrap_or_default())
-        );
-        for (name, reply, identity) in [(fresh, &first, GATEWAY), (direct, &second, &*caller)] {
+        for (name, reply, via) in [
+            (fresh, &first, Via::Through(GATEWAY.to_owned())),
+            (direct, &second, Via::Direct),
+        ] {
             ensure!(reply.error.is_none(), "{name}: {reply}");
             ensure!(
                 server_of(reply).as_deref() == Some(&*self.scene.pod(&self.server())),
                 "{name}: not the server answers, but {reply}"
             );
-            let client = client_of(reply).with_context(|| format!("{name}: the server saw no certificate"))?;
-            ensure!(client == identity, "{name}: the server saw {client}");
+            let seen = self.seen(reply);
+            ensure!(seen.as_ref() == Some(&via), "{name}: the server saw it {seen:?}");
         }
         let (one, other) = (answer(&first), answer(&second));
-        ensure!(one == other, "the first call gave {one:#?}, a direct one {other:#?}");
+        ensure!(
+            one == other,
+            "the first call gave {one:#?}, a direct one {other:#?}"
+        );
         Ok((first, second))
+    }
+
+    /// How the request came, as the server's proxy told the server.
+    fn seen(&self, reply: &Reply) -> Option<Via> {
+        let Some(chain) = reply.headers.get("x-mesh-client") else {
+            return reply.via.clone();
+        };
+        let last = chain.to_str().ok()?.rsplit(',').next()?;
+        let uri = last.split(';').find_map(|pair| pair.strip_prefix("URI="))?;
+        let namespace = self.scene.ns(self.caller.split('/').next()?);
+        Some(match uri.trim_matches('"') {
+            uri if uri == format!("spiffe://cluster.local/ns/{namespace}/sa/web") => Via::Direct,
+            uri => Via::Through(uri.to_owned()),
+        })
     }
 
     fn service_host(&self, service: &str) -> String {
@@ -120,28 +139,14 @@ fn server_of(reply: &Reply) -> Option<String> {
     reply.served_by.clone().or_else(header)
 }
 
-/// The identity of the last hop, as the server saw it.
-fn client_of(reply: &Reply) -> Option<String> {
-    let chain = match reply.headers.get("x-mesh-client") {
-        Some(chain) => chain.to_str().ok()?.to_owned(),
-        None if reply.grpc_status.is_some() => {
-            return match reply.via.clone()? {
-                Via::Through(identity) => Some(identity),
-                // gRPC replies tell the chain as a verdict only.
-                Via::Direct => Some(reply.headers.get("x-mesh-caller")?.to_str().ok()?.to_owned()),
-                Via::Plaintext => None,
-            };
-        }
-        None => reply.received("x-forwarded-client-cert").pop()?,
-    };
-    let last = chain.rsplit(',').next()?.to_owned();
-    let uri = last.split(';').find_map(|pair| pair.strip_prefix("URI="))?;
-    Some(uri.trim_matches('"').to_owned())
-}
-
 /// What an answer says, but for its body and for what differs from call to call.
 fn answer(reply: &Reply) -> BTreeMap<String, String> {
-    const VOLATILE: [&str; 4] = ["date", "x-envoy-upstream-service-time", "x-mesh-client", "content-length"];
+    const VOLATILE: [&str; 4] = [
+        "date",
+        "x-envoy-upstream-service-time",
+        "x-mesh-client",
+        "content-length",
+    ];
     let mut all: BTreeMap<String, String> = [
         ("status".to_owned(), format!("{:?}", reply.status)),
         ("version".to_owned(), format!("{:?}", reply.version)),
@@ -155,4 +160,248 @@ fn answer(reply: &Reply) -> BTreeMap<String, String> {
         }
     }
     all
+}
+
+async fn a8_a_first_call_may_take_longer_than_15_seconds(scene: Scene) -> Result<()> {
+    let pair = Pair::new(scene, "slow", &[("slow", Protocol::Http)]).await?;
+    let call = |service: &str| {
+        let url = pair.url("http", service, "/slow?ms=16500");
+        Call::get(&url).timeout(Duration::from_secs(30))
+    };
+    let (slow, direct) = (call("slow"), call("direct"));
+    let from = pair.scene.pod(&pair.caller);
+    let (mesh, proxy) = (&pair.scene.mesh, pair.scene.mesh.proxy(&from)?);
+    // Side by side: what each took is told by the server's proxy, and that both were used by the caller's.
+    let both = async { tokio::join!(mesh.call(&from, &slow), mesh.call(&from, &direct)) };
+    let ((slow, direct), taken) = proxy.watch(both).await?;
+    ensure!(
+        taken.fallback() && taken.uses(&pair.service_host("direct")),
+        "they went by {taken}"
+    );
+    for (reply, via) in [(&slow, Via::Through(GATEWAY.to_owned())), (&direct, Via::Direct)] {
+        ensure!(
+            reply.is_from(&pair.scene.pod(&pair.server())) && reply.via == Some(via),
+            "{reply}"
+        );
+        ensure!(reply.elapsed > Duration::from_secs(16), "it came early: {reply}");
+    }
+    ensure!(answer(&slow) == answer(&direct), "{slow} and {direct} differ");
+    Ok(())
+}
+
+async fn a8_first_calls_carry_large_bodies_streams_and_redirects(scene: Scene) -> Result<()> {
+    let fresh = ["up", "down", "stream", "moved"].map(|name| (name, Protocol::Http));
+    let pair = Pair::new(scene, "bodies", &fresh).await?;
+
+    let large: Bytes = (0..LARGE).map(|at| (at % 251) as u8).collect();
+    let up = |service: &str| {
+        Call::post(&pair.url("http", service, "/"), large.clone()).timeout(Duration::from_secs(60))
+    };
+    let (first, direct) = pair.both(up, "up", "direct").await?;
+    ensure!(first.json()["body"]["bytes"] == LARGE, "{}", first.text());
+    ensure!(
+        first.json()["body"] == direct.json()["body"],
+        "{} arrived, direct {}",
+        first.json()["body"],
+        direct.json()["body"]
+    );
+
+    let down = |service: &str| {
+        let url = pair.url("http", service, &format!("/bytes?n={LARGE}"));
+        Call::get(&url).timeout(Duration::from_secs(60))
+    };
+    let (first, direct) = pair.both(down, "down", "direct").await?;
+    ensure!(first.body == large, "{} bytes came, or others", first.body.len());
+    ensure!(direct.body == large, "{} bytes came direct", direct.body.len());
+
+    let stream = |service: &str| Call::get(&pair.url("http", service, "/stream?n=5&ms=400"));
+    let (first, direct) = pair.both(stream, "stream", "direct").await?;
+    ensure!(
+        first.body == direct.body,
+        "{} and {}",
+        first.text(),
+        direct.text()
+    );
+    for reply in [&first, &direct] {
+        // Five events, and none waits for the next one.
+        let gaps: Vec<_> = reply.pieces.windows(2).map(|two| two[1] - two[0]).collect();
+        ensure!(
+            gaps.len() == 4 && gaps.iter().all(|gap| *gap > Duration::from_millis(150)),
+            "the pieces came at {:?}",
+            reply.pieces
+        );
+    }
+
+    let moved = |service: &str| Call::get(&pair.url("http", service, "/redirect"));
+    let (first, _) = pair.both(moved, "moved", "direct").await?;
+    ensure!(
+        first.status == Some(302) && first.headers.get("location").is_some_and(|to| to == "/"),
+        "{first}: {:?}",
+        first.headers
+    );
+    Ok(())
+}
+
+async fn a8_first_calls_carry_websocket_grpc_and_http2(scene: Scene) -> Result<()> {
+    let fresh = [
+        ("socket", Protocol::Http),
+        ("two", Protocol::Http),
+        ("unary", Protocol::Grpc),
+        ("stream", Protocol::Grpc),
+        ("failing", Protocol::Grpc),
+    ];
+    let pair = Pair::new(scene, "protocols", &fresh).await?;
+
+    let socket = |service: &str| Call::post(&pair.url("ws", service, "/"), "over a WebSocket");
+    let (first, _) = pair.both(socket, "socket", "direct").await?;
+    ensure!(
+        first.status == Some(101) && first.text() == "over a WebSocket",
+        "{first}"
+    );
+
+    let two = |service: &str| Call::post(&pair.url("h2", service, "/"), "by prior knowledge");
+    let (first, direct) = pair.both(two, "two", "direct").await?;
+    ensure!(first.is_ok() && first.version == Some(Version::HTTP_2), "{first}");
+    ensure!(
+        first.json()["protocol"] == direct.json()["protocol"],
+        "{} and {}",
+        first.json()["protocol"],
+        direct.json()["protocol"]
+    );
+
+    let unary = |service: &str| Call::post(&pair.url("grpc", service, "/"), "one");
+    let (first, _) = pair.both(unary, "unary", "direct-grpc").await?;
+    ensure!(first.grpc_status == Some(0) && first.text() == "one", "{first}");
+
+    let stream = |service: &str| Call::post(&pair.url("grpc", service, "/"), "one\ntwo\nthree");
+    let (first, _) = pair.both(stream, "stream", "direct-grpc").await?;
+    ensure!(
+        first.grpc_status == Some(0) && first.text() == "one\ntwo\nthree",
+        "{first}"
+    );
+    ensure!(!first.trailers.is_empty(), "the stream came without trailers");
+
+    // A status that is only known after the answer has begun can come in trailers only.
+    let failing = |service: &str| Call::post(&pair.url("grpc", service, "/status/9"), "one\ntwo");
+    let (first, taken) = pair.scene.call(&pair.caller, &failing("failing")).await?;
+    let direct = pair
+        .scene
+        .mesh
+        .call(&pair.scene.pod(&pair.caller), &failing("direct-grpc"))
+        .await;
+    ensure!(taken.fallback(), "it went by {taken}");
+    ensure!(
+        first.grpc_status == Some(9) && first.error == direct.error,
+        "{first} and {direct}"
+    );
+    ensure!(answer(&first) == answer(&direct), "{first} and {direct} differ");
+    Ok(())
+}
+
+async fn a8_a_kept_alive_connection_goes_from_gateway_to_direct(scene: Scene) -> Result<()> {
+    let pair = Pair::new(scene, "kept", &[("kept", Protocol::Http)]).await?;
+    let (scene, from, server) = (
+        &pair.scene,
+        pair.scene.pod(&pair.caller),
+        pair.scene.pod(&pair.server()),
+    );
+    let (mesh, proxy) = (&scene.mesh, scene.mesh.proxy(&from)?);
+    let mut client = mesh.http_client(&from, &pair.url("http", "kept", "/")).await?;
+    let (first, taken) = proxy.watch(client.get("/")).await?;
+    ensure!(
+        first.is_from(&server) && taken.fallback() && first.via == Some(Via::Through(GATEWAY.to_owned())),
+        "{first}, by {taken}"
+    );
+    let mut ways = vec![first.via];
+    let start = tokio::time::Instant::now();
+    while ways.last() != Some(&Some(Via::Direct)) {
+        ensure!(
+            start.elapsed() < SOON,
+            "no direct call after {} calls",
+            ways.len()
+        );
+        let reply = client.get("/").await;
+        ensure!(
+            reply.is_from(&server) && !reply.new_connection,
+            "call {} on the connection: {reply}",
+            ways.len() + 1
+        );
+        ways.push(reply.via);
+    }
+    let (last, taken) = proxy.watch(client.get("/")).await?;
+    ensure!(
+        last.via == Some(Via::Direct) && !last.new_connection && !taken.fallback(),
+        "{last}, by {taken}"
+    );
+    Ok(())
+}
+
+/// Two headers differ: the certificates have one element more, the first, which names the caller;
+/// and a call with `x-forwarded-for` has `x-envoy-external-address` too.
+async fn a8_first_calls_arrive_with_the_headers_of_direct_ones(scene: Scene) -> Result<()> {
+    let fresh = ["bare", "rich"].map(|name| (name, Protocol::Http));
+    let pair = Pair::new(scene, "headers", &fresh).await?;
+    let (scene, server) = (&pair.scene, pair.service("server"));
+    let caller = format!("URI=spiffe://cluster.local/ns/{}/sa/web", scene.ns("headers"));
+    let bare = Call::get(&pair.url("http", "bare", "/a%2Fb//c?d=%20e"));
+    let rich = Call::post(&pair.url("http", "rich", "/"), "text")
+        .header("x-request-id", "0a1b2c3d-0000-4000-8000-000000000001")
+        .header("user-agent", "scenario/1.0")
+        .header("accept", "text/html")
+        .header("cookie", "a=b; c=d")
+        .header("x-twice", "one")
+        .header("x-twice", "two")
+        .header(
+            "traceparent",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        )
+        .header("x-forwarded-proto", "https")
+        .header("x-forwarded-for", "192.0.2.1");
+    for (service, call) in [("bare", bare), ("rich", rich)] {
+        let first = scene.first_call(&pair.caller, &server, &call).await?;
+        let direct = until(format!("a direct call to {service}"), SOON, async || {
+            let (reply, taken) = scene.call(&pair.caller, &call).await?;
+            ensure!(reply.is_from(&scene.pod(&server)), "{reply}");
+            ensure!(
+                taken.uses(&pair.service_host(service)) && !taken.fallback(),
+                "by {taken}"
+            );
+            Ok(reply)
+        })
+        .await?;
+        let chain = |reply: &Reply| reply.received("x-forwarded-client-cert").join(",");
+        let (long, short) = (chain(&first), chain(&direct));
+        ensure!(
+            long.split(',').count() == short.split(',').count() + 1
+                && long
+                    .split(',')
+                    .next()
+                    .is_some_and(|first| first.contains(&caller)),
+            "{service}: the certificates are {long}, direct {short}"
+        );
+        let outside = |reply: &Reply| reply.received("x-envoy-external-address");
+        ensure!(
+            outside(&direct).is_empty() && outside(&first) == first.received("x-forwarded-for"),
+            "{service}: x-envoy-external-address is {:?}, direct {:?}",
+            outside(&first),
+            outside(&direct)
+        );
+        let told = |reply: &Reply| {
+            let mut told = reply.json();
+            // The connection from the server's own proxy.
+            told["peer"].take();
+            if let Some(headers) = told["headers"].as_object_mut() {
+                headers.retain(|name, _| match name.as_str() {
+                    "x-forwarded-client-cert" | "x-envoy-external-address" => false,
+                    // Without one from the caller, its proxy makes one for each request.
+                    "x-request-id" => service == "rich",
+                    _ => true,
+                });
+            }
+            told
+        };
+        let (one, other) = (told(&first), told(&direct));
+        ensure!(one == other, "{service}: there arrived {one:#}, direct {other:#}");
+    }
+    Ok(())
 }

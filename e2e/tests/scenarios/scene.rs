@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::pin::Pin;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use futures_util::future::try_join_all;
 use servicefence_e2e::install::{GATEWAY, SOON, SYSTEM};
-use servicefence_e2e::wait::until;
+use servicefence_e2e::wait::{Hopeless, until};
 use servicefence_e2e::{Call, Mesh, PodSpec, Protocol, Reply, ServiceSpec, Taken, Traffic, Via};
 
 /// A scenario by name.
@@ -115,7 +115,9 @@ impl Scene {
     pub(crate) async fn until_direct(&self, from: &str, to: &str, call: &Call) -> Result<Reply> {
         until(format!("a direct call from {from} to {to}"), SOON, async || {
             let (reply, taken) = self.call(from, call).await?;
-            ensure!(reply.is_from(&self.pod(to)), "{reply}");
+            if !reply.is_from(&self.pod(to)) {
+                return Err(Hopeless(anyhow!("{reply}, by {taken}")).into());
+            }
             ensure!(
                 !taken.fallback() && taken.uses(&self.host(to)),
                 "it went by {taken}"

@@ -7,6 +7,7 @@ use servicefence_crd::{Mode, ServiceFenceStatus};
 
 use super::Held;
 use super::status::Said;
+use crate::fence::change::Target;
 use crate::fence::engine::{Engine, Fence};
 use crate::fence::facts::{Labels, SidecarFacts};
 use crate::fence::name::{ConfigKey, FenceKey, Fingerprint, Name, ScopeHost, ServiceKey};
@@ -44,39 +45,57 @@ enum Goal<'a> {
     Stay(Held),
 }
 
+/// A fence as it stands.
+pub(super) struct Case<'a> {
+    pub(super) key: &'a FenceKey,
+    pub(super) fence: &'a Fence,
+    pub(super) mode: Mode,
+    /// Its Sidecar.
+    pub(super) current: Option<&'a SidecarFacts>,
+    pub(super) now: Timestamp,
+}
+
 impl Engine {
     /// The plan of a fence; `None` where there is no such fence.
     pub fn plan_fence(&self, key: &FenceKey, now: Timestamp) -> Option<FencePlan> {
         let fence = self.fences.get(key)?;
-        let mode = self.mode(key, fence);
-        let current = self.own_sidecar(key);
+        let case = Case {
+            key,
+            fence,
+            mode: self.mode(key, fence),
+            current: self.own_sidecar(key),
+            now,
+        };
         let mut plan = FencePlan::default();
-        let held = match self.goal(key, fence, mode) {
+        let mut unknown = Vec::new();
+        let held = match self.goal(&case) {
             Goal::Stay(held) => Some(held),
-            Goal::Unscoped(held) => Some(self.plan_unscoped(&mut plan, key, current, held, now)),
+            Goal::Unscoped(held) => {
+                self.plan_unscoped(&case, &mut plan);
+                Some(held)
+            }
             Goal::Scoped(scope, selector) => {
-                let held = self.plan_scoped(&mut plan, key, fence, current, &scope, selector, now);
-                if plan.sidecar.is_none() {
-                    let unknown = scope.unknown;
-                    self.plan_status(&mut plan, key, fence, mode, held.as_ref(), &unknown, now);
-                    return Some(plan);
-                }
+                let held = self.plan_scoped(&case, &scope, selector, &mut plan);
+                unknown = scope.unknown;
                 held
             }
         };
-        plan.delete = fence.generated && !self.is_wanted(key) && current.is_none();
-        // A write is followed by a plan of its own, which sees what it did.
-        if plan.sidecar.is_none() && !plan.delete {
-            self.plan_status(&mut plan, key, fence, mode, held.as_ref(), &[], now);
+        plan.delete = fence.generated && !self.is_wanted(key) && case.current.is_none();
+        // A write is followed by a plan of its own, which sees what it did; one that is refused is
+        // not.
+        let refused = self.write_errors.contains_key(&Target::Fence(key.clone()));
+        if refused || (plan.sidecar.is_none() && !plan.delete) {
+            self.plan_status(&case, held.as_ref(), &unknown, &mut plan);
         }
         Some(plan)
     }
 
-    fn goal<'a>(&'a self, key: &FenceKey, fence: &Fence, mode: Mode) -> Goal<'a> {
+    fn goal<'a>(&'a self, case: &Case<'_>) -> Goal<'a> {
+        let (key, fence) = (case.key, case.fence);
         if self.is_excluded(&key.namespace) {
             return Goal::Unscoped(Held::Excluded);
         }
-        if mode == Mode::Off {
+        if case.mode == Mode::Off {
             return Goal::Unscoped(Held::Off);
         }
         let selector = match self.workload(key, fence) {
@@ -104,15 +123,10 @@ impl Engine {
         )
     }
 
-    fn plan_unscoped(
-        &self,
-        plan: &mut FencePlan,
-        key: &FenceKey,
-        current: Option<&SidecarFacts>,
-        held: Held,
-        now: Timestamp,
-    ) -> Held {
-        let Some(current) = current else { return held };
+    fn plan_unscoped(&self, case: &Case<'_>, plan: &mut FencePlan) {
+        let (key, Some(current)) = (case.key, case.current) else {
+            return;
+        };
         let known = services(&current.hosts);
         let joining = self
             .warmable(&key.namespace)
@@ -124,7 +138,7 @@ impl Engine {
             joining,
             BTreeSet::new(),
             self.settle_time(),
-            now,
+            case.now,
         );
         plan.moving = step.moving;
         plan.again_at = step.again_at;
@@ -133,23 +147,23 @@ impl Engine {
             let name = render::sidecar_name(&key.name);
             plan.sidecar = Some(Write::Delete(Kind::Sidecar, key.namespace.clone(), name.into()));
         }
-        held
     }
 
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "one decision, and all of these are its facts"
-    )]
+    /// Plans the way to `scope`; an answer is what it waits for before the first Sidecar.
     fn plan_scoped(
         &self,
-        plan: &mut FencePlan,
-        key: &FenceKey,
-        fence: &Fence,
-        current: Option<&SidecarFacts>,
+        case: &Case<'_>,
         scope: &Scope,
         selector: &Labels,
-        now: Timestamp,
+        plan: &mut FencePlan,
     ) -> Option<Held> {
+        let Case {
+            key,
+            fence,
+            current,
+            now,
+            ..
+        } = *case;
         if current.is_none()
             && let Some(held) = self.not_ready_for(&key.namespace)
         {

@@ -4,10 +4,12 @@ use std::fmt;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use servicefence_crd::{Mode, Scope, ServiceFenceStatus};
+use servicefence_crd::{Scope, ServiceFenceStatus};
 
-use super::{FencePlan, Held};
-use crate::fence::engine::{Engine, Fence, Target};
+use super::Held;
+use super::fence::{Case, FencePlan};
+use crate::fence::change::Target;
+use crate::fence::engine::{Engine, Fence};
 use crate::fence::name::FenceKey;
 use crate::fence::optin::Conflict;
 use crate::fence::render::sidecar_name;
@@ -104,17 +106,21 @@ pub struct Said {
 }
 
 impl Engine {
-    #[allow(clippy::too_many_arguments, reason = "all that a status speaks of")]
+    /// Plans the status, which says what is so and not what is about to be.
     pub(super) fn plan_status(
         &self,
-        plan: &mut FencePlan,
-        key: &FenceKey,
-        fence: &Fence,
-        mode: Mode,
+        case: &Case<'_>,
         held: Option<&Held>,
         unknown: &[String],
-        now: Timestamp,
+        plan: &mut FencePlan,
     ) {
+        let Case {
+            key,
+            fence,
+            mode,
+            now,
+            ..
+        } = *case;
         let before = fence.resource.status.clone().unwrap_or_default();
         let scope = self.scope_status(key, fence, before.scope.as_ref(), now);
         let service = Self::workload_service(key, fence).name;
@@ -276,7 +282,7 @@ fn say_held(held: &Held, service: &str) -> Said {
         ),
         Held::Conflict(Conflict::UserSidecar(key)) => (
             Reason::ForeignSidecar,
-            format!("Sidecar {key} applies to the same pods and Istio uses only one: delete it, or set spec.mode: Off"),
+            format!("Sidecar {key} applies to the same pods and Istio uses only one: delete it, or set spec.mode to \"Off\""),
         ),
         Held::Conflict(Conflict::NameTaken(key)) => (
             Reason::NameTaken,
@@ -284,7 +290,7 @@ fn say_held(held: &Held, service: &str) -> Said {
         ),
         Held::Conflict(Conflict::OlderFence(key)) => (
             Reason::OverlappingFence,
-            format!("the older fence {key} scopes the same pods: delete one of the two, or set spec.mode: Off"),
+            format!("the older fence {key} scopes the same pods: delete one of the two, or set spec.mode to \"Off\""),
         ),
         Held::NoGateway => (
             Reason::GatewayNotReady,

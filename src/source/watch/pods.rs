@@ -15,8 +15,7 @@ use crate::fence::name::Name;
 use crate::source::convert::Watched;
 use crate::supervisor::Supervisor;
 
-/// A namespace's pods stay known for this long after its last fence went, so that a fence that
-/// comes back at once costs no new list.
+/// Fences that come and go within this time are looked at together: each namespace costs a list.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) fn start(context: &Context, tasks: &mut Supervisor) {

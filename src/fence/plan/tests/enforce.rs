@@ -4,7 +4,7 @@ use jiff::SignedDuration;
 use serde_json::json;
 
 use super::*;
-use crate::fence::engine::Change;
+use crate::fence::change::Change;
 use crate::fence::facts::{SidecarFacts, Written};
 use crate::fence::name::{ConfigKey, Fingerprint, ScopeHost};
 use crate::fence::render::Kind;

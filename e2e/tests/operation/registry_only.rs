@@ -1,0 +1,86 @@
+//! A mesh that refuses what Istio does not know: misses inside the mesh still work, everything else is refused as before.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use servicefence_e2e::install::SOON;
+use servicefence_e2e::wait::until;
+use servicefence_e2e::{Call, Mesh, MeshOptions, OutboundTrafficPolicy, PodSpec, Protocol, Reply, Server};
+
+use crate::shop;
+
+pub(crate) const NAME: &str = "a_registry_only_mesh_serves_misses_and_refuses_strangers";
+
+pub(crate) async fn run() -> Result<()> {
+    let mesh = shop::install(MeshOptions::default().outbound(OutboundTrafficPolicy::RegistryOnly)).await?;
+    let result = steps(&mesh).await;
+    if result.is_err() {
+        eprintln!("{}", mesh.dump());
+    }
+    result
+}
+
+async fn steps(mesh: &Mesh) -> Result<()> {
+    mesh.add_app(PodSpec::new("books/reviews").http(8080)).await?;
+    mesh.add_app(PodSpec::new("books/db").tcp_server_first(9001)).await?;
+    mesh.add_app(PodSpec::new("shop/web").http(8080)).await?;
+    // Not fenced, to compare with.
+    mesh.add_app(PodSpec::new("free/web").http(8080)).await?;
+    mesh.add_external(
+        "api.example.com",
+        &[
+            Server { protocol: Protocol::Http, port: 8080 },
+            Server { protocol: Protocol::Tcp, port: 9100 },
+        ],
+    )
+    .await?;
+    mesh.apply_yaml(
+        "
+apiVersion: servicefence.io/v1alpha1
+kind: ServiceFence
+metadata: {name: web, namespace: shop}
+spec: {mode: Enforce, learning: {nonHttp: Learn}}
+",
+    )
+    .await?;
+    mesh.wait_condition("shop", "web", "Enforced", "True").await?;
+    mesh.wait_at_rest("shop").await?;
+    ensure!(mesh.scope("shop", "web").await?.is_empty(), "nothing was called yet");
+
+    for (url, host, pod) in [
+        ("http://reviews.books:8080/", "reviews.books.svc.cluster.local", "books/reviews"),
+        ("tcp-server-first://db.books:9001", "db.books.svc.cluster.local", "books/db"),
+    ] {
+        let call = Call::get(url);
+        let proxy = mesh.proxy("shop/web")?;
+        let (reply, taken) = proxy.watch(mesh.call("shop/web", &call)).await?;
+        ensure!(reply.is_from(pod) && taken.fallback(), "first call to {url}: {reply}, by {taken}");
+        mesh.wait_learned("shop", "web", host).await?;
+        until(format!("a direct call to {url}"), SOON, async || {
+            let (reply, taken) = proxy.watch(mesh.call("shop/web", &call)).await?;
+            ensure!(reply.is_from(pod), "{reply}");
+            ensure!(taken.uses(host) && !taken.fallback(), "it went by {taken}");
+            Ok(())
+        })
+        .await?;
+    }
+
+    for url in ["http://api.example.com:8080/", "tcp://api.example.com:9100"] {
+        let call = Call::get(url).timeout(Duration::from_secs(5));
+        let free = mesh.call("free/web", &call).await;
+        let fenced = mesh.call("shop/web", &call).await;
+        refused_alike(url, &free, &fenced)?;
+    }
+    Ok(())
+}
+
+/// As Istio refuses what it does not know: 502 for HTTP, a connection that is closed for TCP.
+fn refused_alike(url: &str, free: &Reply, fenced: &Reply) -> Result<()> {
+    let wanted = url.starts_with("http").then_some(502);
+    for (caller, reply) in [("without a fence", free), ("with a fence", fenced)] {
+        ensure!(!reply.is_ok() && reply.status == wanted, "{url} {caller}: {reply}");
+        let timed_out = reply.error.as_deref().is_some_and(|error| error.contains("no answer"));
+        ensure!(!timed_out, "{url} {caller} is left hanging: {reply}");
+    }
+    Ok(())
+}

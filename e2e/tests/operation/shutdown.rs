@@ -1,0 +1,141 @@
+//! The controller's end.
+//!
+//! What is guaranteed: every log entry that has reached the controller is in `status.learned` before its process ends.
+//! An entry that the gateway sends while no controller listens may be lost with its connection; the call itself works
+//! all the same, and the next miss, once a controller is there, is learned.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use futures_util::{StreamExt as _, pin_mut};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, WatchEvent, WatchParams};
+use serde_json::Value;
+use servicefence_e2e::Mesh;
+use servicefence_e2e::install::{SOON, SYSTEM};
+use servicefence_e2e::tools::repository;
+use servicefence_e2e::wait::{LONG, until};
+
+use crate::shop;
+
+crate::steps![
+    what_arrived_is_learned_before_the_controller_ends,
+    a_call_without_a_controller_works_and_the_next_is_learned,
+];
+
+/// Installs the same chart with other values.
+async fn upgrade(mesh: &Mesh, values: &[&str]) -> Result<()> {
+    let chart = repository().join("charts/servicefence");
+    let chart = chart.to_string_lossy();
+    let mut args = vec!["upgrade", "servicefence", &chart, "--namespace", SYSTEM, "--reuse-values"];
+    args.extend(["--wait", "--timeout", "3m"]);
+    for value in values {
+        args.extend(["--set", value]);
+    }
+    mesh.helm(&args).await.map(drop)
+}
+
+/// The code with which the controller's container ended, seen from a watch of its pod until the pod is gone.
+async fn exit_code(mesh: Mesh, pod: String) -> Result<i32> {
+    let name = pod.split_once('/').map_or("", |(_, name)| name);
+    let api: Api<Pod> = Api::namespaced(mesh.client(), SYSTEM);
+    let only = WatchParams::default().fields(&format!("metadata.name={name}"));
+    let events = api.watch(&only, "0").await?;
+    pin_mut!(events);
+    let mut code = None;
+    while let Some(event) = events.next().await {
+        let (pod, gone) = match event? {
+            WatchEvent::Added(pod) | WatchEvent::Modified(pod) => (pod, false),
+            WatchEvent::Deleted(pod) => (pod, true),
+            WatchEvent::Bookmark(_) => continue,
+            WatchEvent::Error(status) => anyhow::bail!("{status}"),
+        };
+        let statuses = pod.status.and_then(|status| status.container_statuses);
+        let ours = statuses.into_iter().flatten().find(|status| status.name == "servicefence");
+        let ended = ours.and_then(|status| status.state?.terminated);
+        code = ended.map(|ended| ended.exit_code).or(code);
+        if gone {
+            return code.context("the container's end is not in the pod's status");
+        }
+    }
+    anyhow::bail!("the watch ended before the pod did")
+}
+
+async fn learned(mesh: &Mesh, service: &str) -> Result<bool> {
+    let fence = mesh.fence("shop", "web").await?;
+    let learned = fence["status"]["learned"].as_array().cloned().unwrap_or_default();
+    Ok(learned.iter().any(|entry| entry["host"] == shop::host(service)))
+}
+
+async fn new_entries(mesh: &Mesh) -> Result<u64> {
+    let metrics = mesh.controller_metrics().await?;
+    let sample = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("servicefence_access_log_entries_total{outcome=\"new\"} "));
+    Ok(sample.map_or(Ok(0), str::parse)?)
+}
+
+async fn what_arrived_is_learned_before_the_controller_ends(mesh: Mesh) -> Result<()> {
+    // So long a time to gather that only the end of the process can be why something is written.
+    upgrade(&mesh, &["debounce.quiet=60s", "debounce.max=60s"]).await?;
+    let before = new_entries(&mesh).await?;
+    shop::miss(&mesh, "shutdown").await?;
+    until("the entry to arrive", SOON, async || {
+        ensure!(new_entries(&mesh).await? > before, "it has not");
+        Ok(())
+    })
+    .await?;
+    ensure!(!learned(&mesh, "shutdown").await?, "it was written at once");
+
+    let pod = mesh.controller_pod().await?;
+    let name = pod.split_once('/').map_or("", |(_, name)| name).to_owned();
+    let end = tokio::spawn(exit_code(mesh.clone(), pod));
+    let grace = shop::object(&mesh, SYSTEM, "pod", &name).await?["spec"]["terminationGracePeriodSeconds"].clone();
+    let start = Instant::now();
+    mesh.kubectl(&["-n", SYSTEM, "scale", "deployment", "servicefence", "--replicas=0"])
+        .await?;
+    let code = end.await??;
+    let took = start.elapsed();
+    ensure!(code == 0, "it ended with {code}");
+    let grace = Duration::from_secs(grace.as_u64().context("a grace period")?);
+    ensure!(took < grace, "it took {took:?} of {grace:?}");
+    // Nobody else runs who could have written it.
+    ensure!(learned(&mesh, "shutdown").await?, "what had arrived is lost");
+
+    upgrade(&mesh, &["debounce.quiet=50ms", "debounce.max=500ms"]).await?;
+    mesh.kubectl(&["-n", SYSTEM, "scale", "deployment", "servicefence", "--replicas=1"])
+        .await?;
+    mesh.wait_learned("shop", "web", &shop::host("shutdown")).await
+}
+
+async fn a_call_without_a_controller_works_and_the_next_is_learned(mesh: Mesh) -> Result<()> {
+    let scale = async |replicas: &str| {
+        mesh.kubectl(&["-n", SYSTEM, "scale", "deployment", "servicefence", replicas])
+            .await
+    };
+    scale("--replicas=0").await?;
+    until("no controller", LONG, async || {
+        let pods = mesh
+            .kubectl(&["-n", SYSTEM, "get", "pods", "-l", "app=servicefence", "-o", "json"])
+            .await?;
+        let pods: Value = serde_json::from_str(&pods)?;
+        ensure!(pods["items"].as_array().is_some_and(Vec::is_empty), "it is there");
+        Ok(())
+    })
+    .await?;
+    for _ in 0..3 {
+        shop::miss(&mesh, "late").await?;
+    }
+    ensure!(!learned(&mesh, "late").await?, "who wrote that?");
+    scale("--replicas=1").await?;
+    mesh.controller_pod().await?;
+    // The gateway's Envoy connects again when it next has something to send, within its own back-off.
+    until("a call to be learned", LONG, async || {
+        let reply = mesh.call(shop::WEB, &shop::call("late")).await;
+        ensure!(reply.is_from(shop::BOOKS), "{reply}");
+        ensure!(learned(&mesh, "late").await?, "it is not");
+        Ok(())
+    })
+    .await?;
+    mesh.wait_learned("shop", "web", &shop::host("late")).await
+}

@@ -1,0 +1,85 @@
+//! What can happen to a mesh, and what it touches.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use jiff::SignedDuration;
+use servicefence_crd::ServiceFence;
+
+use super::facts::{
+    Labels, NamespaceFacts, ServiceEntryFacts, ServiceFacts, SidecarFacts, VirtualServiceFacts, Written,
+};
+use super::name::{Cidr, ConfigKey, FenceKey, Name, PodKey, ServiceKey};
+use super::transition::Moving;
+
+/// One thing that changed. `None` means that it is gone.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// A Namespace.
+    Namespace(Name, Option<NamespaceFacts>),
+    /// A Service that is not ours.
+    Service(ServiceKey, Option<ServiceFacts>),
+    /// A ServiceEntry.
+    ServiceEntry(ConfigKey, Option<ServiceEntryFacts>),
+    /// A VirtualService that is not ours.
+    VirtualService(ConfigKey, Option<VirtualServiceFacts>),
+    /// A pod's labels.
+    Pod(PodKey, Option<Labels>),
+    /// A ServiceFence.
+    Fence(FenceKey, Option<Arc<ServiceFence>>),
+    /// A Sidecar, ours or a user's.
+    Sidecar(ConfigKey, Option<SidecarFacts>),
+    /// An object named as our warm objects are, and the Services that it carries.
+    Warm(ConfigKey, Option<(Written, BTreeSet<ServiceKey>)>),
+    /// An object named as our EnvoyFilter is.
+    EnvoyFilter(Name, Option<Written>),
+    /// An object of the system namespace named as our routes are.
+    Routes(Name, Option<Written>),
+    /// The placeholder Service.
+    Ports(Option<Written>),
+    /// The routes of a namespace were seen to be as they must.
+    RoutesConfirmed(Name),
+    /// What a fence is about to move.
+    Moving(FenceKey, Moving),
+    /// Whether the fallback gateway has a ready endpoint.
+    GatewayReady(bool),
+    /// The cluster's ranges of Service addresses.
+    ServiceCidrs(BTreeSet<Cidr>),
+    /// How long istiod takes at present until proxies have what it pushes.
+    Convergence(SignedDuration),
+    /// What the API server last said to a write for a target; `None` when all is well.
+    WriteError(Target, Option<String>),
+}
+
+/// Something whose plan may have changed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Target {
+    /// A fence: its Sidecar and status.
+    Fence(FenceKey),
+    /// A namespace: its generated fences, EnvoyFilter and warm objects.
+    Namespace(Name),
+    /// The fallback gateway's routes to a namespace's Services.
+    Routes(Name),
+    /// The placeholder Service.
+    Ports,
+}
+
+/// A sentence for the author of an object, to become an Event on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownMode {
+    /// Namespace of the object, or the Namespace itself.
+    pub namespace: Name,
+    /// The Service; `None`: the Namespace itself.
+    pub service: Option<Name>,
+    /// The label's value.
+    pub value: String,
+}
+
+/// What a change touches.
+#[derive(Debug, Default)]
+pub struct Dirty {
+    /// What to plan again.
+    pub targets: BTreeSet<Target>,
+    /// An opt-in label that means nothing.
+    pub unknown_mode: Option<UnknownMode>,
+}

@@ -1,0 +1,428 @@
+//! How each kind of change is taken in, and what it touches: never all, where few are concerned.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, OnceLock};
+
+use jiff::Timestamp;
+use servicefence_crd::ServiceFence;
+
+use super::{Engine, Fence};
+use crate::fence::change::{Change, Dirty, Target, UnknownMode};
+use crate::fence::facts::{
+    Labels, ModeLabel, NamespaceFacts, ServiceEntryFacts, ServiceFacts, SidecarFacts, VirtualServiceFacts,
+    Written,
+};
+use crate::fence::name::{ConfigKey, FenceKey, Name, PodKey, ServiceKey};
+use crate::fence::registry::is_protocol_bound;
+use crate::fence::render;
+use crate::fence::transition::Moving;
+
+impl Engine {
+    /// Takes in one change and says what it touches.
+    pub fn apply(&mut self, change: Change, now: Timestamp) -> Dirty {
+        let mut dirty = Dirty::default();
+        match change {
+            Change::Namespace(name, facts) => self.apply_namespace(&name, facts, &mut dirty),
+            Change::Service(key, facts) => self.apply_service(&key, facts, &mut dirty),
+            Change::ServiceEntry(key, facts) => self.apply_service_entry(&key, facts, &mut dirty),
+            Change::VirtualService(key, facts) => self.apply_virtual_service(&key, facts, &mut dirty),
+            Change::Pod(key, labels) => self.apply_pod(&key, labels, &mut dirty),
+            Change::Fence(key, resource) => self.apply_fence(&key, resource, &mut dirty),
+            Change::Sidecar(key, facts) => self.apply_sidecar(key, facts, now, &mut dirty),
+            Change::Warm(key, state) => self.apply_warm(&key, state, now, &mut dirty),
+            Change::EnvoyFilter(namespace, written) => {
+                set(&mut self.envoy_filters, namespace.clone(), written);
+                self.dirty_fences_in(&namespace, &mut dirty);
+                dirty.targets.insert(Target::Namespace(namespace));
+            }
+            Change::Routes(object, written) => {
+                set(&mut self.routes, object.clone(), written);
+                if let Some(namespace) = render::namespace_of_routes(&object) {
+                    dirty.targets.insert(Target::Routes(namespace));
+                }
+            }
+            Change::Ports(written) => {
+                self.ports = written;
+                dirty.targets.insert(Target::Ports);
+                self.dirty_unscoped(&mut dirty);
+            }
+            Change::RoutesConfirmed(namespace) => {
+                if self.routes_confirmed.insert(namespace) && self.routes_missing().is_none() {
+                    self.dirty_unscoped(&mut dirty);
+                }
+            }
+            Change::Moving(fence, services) => {
+                let namespace = fence.namespace.clone();
+                if self
+                    .transitions
+                    .entry(namespace.clone())
+                    .or_default()
+                    .set_moving(fence, services)
+                {
+                    dirty.targets.insert(Target::Namespace(namespace));
+                }
+            }
+            Change::GatewayReady(ready) => {
+                if self.gateway_ready != ready {
+                    self.gateway_ready = ready;
+                    dirty
+                        .targets
+                        .extend(self.fences.keys().cloned().map(Target::Fence));
+                }
+            }
+            Change::ServiceCidrs(cidrs) => {
+                if self.service_cidrs != cidrs {
+                    self.service_cidrs = cidrs;
+                    self.dirty_envoy_filters(&mut dirty);
+                }
+            }
+            Change::Convergence(time) => self.convergence = time,
+            Change::WriteError(target, error) => {
+                if self.write_errors.get(&target) != error.as_ref() {
+                    match &target {
+                        Target::Fence(fence) => {
+                            dirty.targets.insert(Target::Fence(fence.clone()));
+                        }
+                        Target::Namespace(namespace) => self.dirty_fences_in(namespace, &mut dirty),
+                        Target::Routes(_) | Target::Ports => self.dirty_unscoped(&mut dirty),
+                    }
+                    set(&mut self.write_errors, target, error);
+                }
+            }
+        }
+        dirty
+    }
+
+    fn apply_namespace(&mut self, name: &Name, facts: Option<NamespaceFacts>, dirty: &mut Dirty) {
+        let unknown = facts.as_ref().and_then(|facts| unknown_mode(&facts.mode));
+        let new = facts.clone();
+        let old = self.registry.set_namespace(name.clone(), facts);
+        if old == new {
+            return;
+        }
+        if new.is_some() {
+            self.wanted.insert(name.clone(), OnceLock::new());
+        } else {
+            self.wanted.remove(name);
+            self.transitions.remove(name);
+        }
+        if let Some(value) = unknown {
+            dirty.unknown_mode = Some(UnknownMode {
+                namespace: name.clone(),
+                service: None,
+                value,
+            });
+        }
+        self.dirty_fences_in(name, dirty);
+        dirty.targets.insert(Target::Namespace(name.clone()));
+    }
+
+    fn apply_service(&mut self, key: &ServiceKey, facts: Option<ServiceFacts>, dirty: &mut Dirty) {
+        let ports_before = self.registry.placeholder_ports();
+        let was_routed = self.registry.routed_namespaces().contains(&key.namespace);
+        let new = facts.clone();
+        let old = self.registry.set_service(key, facts);
+        if old == new {
+            return;
+        }
+        let either = || old.iter().chain(&new);
+        if self.registry.placeholder_ports() != ports_before {
+            dirty.targets.insert(Target::Ports);
+        }
+        let routed = |facts: &Option<ServiceFacts>| {
+            let facts = facts
+                .as_ref()
+                .filter(|facts| self.registry.has_routes(key, facts));
+            facts.map(|facts| (facts.addresses.clone(), facts.ports.clone()))
+        };
+        if routed(&old) != routed(&new) {
+            dirty.targets.insert(Target::Routes(key.namespace.clone()));
+            if self.registry.routed_namespaces().contains(&key.namespace) != was_routed {
+                // Every EnvoyFilter knows the names of the namespaces.
+                self.dirty_envoy_filters(dirty);
+            }
+        }
+        let workload = |facts: &Option<ServiceFacts>| {
+            facts
+                .as_ref()
+                .map(|facts| (facts.selector.clone(), facts.mode.clone(), facts.kind))
+        };
+        if workload(&old) != workload(&new) {
+            self.forget_wanted(&key.namespace);
+            self.dirty_fences_in(&key.namespace, dirty);
+            dirty.targets.insert(Target::Namespace(key.namespace.clone()));
+            let was = old.as_ref().and_then(|facts| unknown_mode(&facts.mode));
+            let is = new.as_ref().and_then(|facts| unknown_mode(&facts.mode));
+            if let Some(value) = is.filter(|is| Some(is) != was.as_ref()) {
+                dirty.unknown_mode = Some(UnknownMode {
+                    namespace: key.namespace.clone(),
+                    service: Some(key.name.clone()),
+                    value,
+                });
+            }
+        }
+        if either().any(is_protocol_bound) {
+            let scope_facts = |facts: &Option<ServiceFacts>| {
+                facts
+                    .as_ref()
+                    .map(|facts| (facts.kind, facts.ports.clone(), facts.visibility.clone()))
+            };
+            if scope_facts(&old) != scope_facts(&new) {
+                dirty
+                    .targets
+                    .extend(self.fences.keys().cloned().map(Target::Fence));
+            }
+        } else if old.is_none() || new.is_none() {
+            let host = key.host();
+            dirty
+                .targets
+                .extend(self.fences_mentioning(&host).cloned().map(Target::Fence));
+        }
+    }
+
+    fn apply_service_entry(&mut self, key: &ConfigKey, facts: Option<ServiceEntryFacts>, dirty: &mut Dirty) {
+        let new = facts.clone();
+        let old = self.registry.set_service_entry(key, facts);
+        if old != new {
+            let seen = |namespace: &Name| old.iter().chain(&new).any(|entry| entry.visibility.to(namespace));
+            dirty.targets.extend(
+                self.fences
+                    .keys()
+                    .filter(|fence| seen(&fence.namespace))
+                    .cloned()
+                    .map(Target::Fence),
+            );
+        }
+    }
+
+    fn apply_virtual_service(
+        &mut self,
+        key: &ConfigKey,
+        facts: Option<VirtualServiceFacts>,
+        dirty: &mut Dirty,
+    ) {
+        let new = facts.clone();
+        let old = self.registry.set_virtual_service(key, facts);
+        if old == new {
+            return;
+        }
+        let either = || old.iter().chain(&new).filter(|rules| rules.mesh);
+        let hosts: BTreeSet<&Name> = either().flat_map(|rules| &rules.hosts).collect();
+        for host in &hosts {
+            match ServiceKey::of_host(host) {
+                Some(service) if !service.name.contains('*') => {
+                    dirty.targets.insert(Target::Routes(service.namespace));
+                }
+                _ => {
+                    if host.contains('*') {
+                        let all = self.registry.routed_namespaces();
+                        dirty.targets.extend(all.into_iter().cloned().map(Target::Routes));
+                    }
+                }
+            }
+        }
+        // A host that a rule of its own puts into every scope concerns every fence that sees it.
+        let everywhere = hosts.iter().any(|host| match ServiceKey::of_host(host) {
+            Some(service) => self.registry.service(&service).is_none_or(is_protocol_bound),
+            None => true,
+        });
+        let seen = |namespace: &Name| either().any(|rules| rules.visibility.to(namespace));
+        let concerned = self.fences.iter().filter(|(fence, _)| seen(&fence.namespace));
+        let concerned = concerned
+            .filter(|(fence, facts)| everywhere || hosts.iter().any(|host| mentions(fence, facts, host)));
+        dirty
+            .targets
+            .extend(concerned.map(|(fence, _)| Target::Fence(fence.clone())));
+    }
+
+    fn apply_pod(&mut self, key: &PodKey, labels: Option<Labels>, dirty: &mut Dirty) {
+        let new = labels.clone();
+        let old = match labels {
+            Some(labels) => self.pods.insert(key.clone(), labels),
+            None => self.pods.remove(key),
+        };
+        if old == new {
+            return;
+        }
+        // Pods decide only about conflicts: between fences, and with a user's Sidecar.
+        let this = &*self;
+        let labels = old.iter().chain(&new);
+        let fences: BTreeSet<&FenceKey> = labels
+            .flat_map(|labels| this.fences_selecting(&key.namespace, labels))
+            .map(|(fence, _)| fence)
+            .collect();
+        if fences.len() > 1 || self.sidecars_in(&key.namespace).any(|(_, sidecar)| !sidecar.ours) {
+            dirty
+                .targets
+                .extend(fences.into_iter().cloned().map(Target::Fence));
+        }
+    }
+
+    fn apply_fence(&mut self, key: &FenceKey, resource: Option<Arc<ServiceFence>>, dirty: &mut Dirty) {
+        let old = self.fences.remove(key);
+        let shape = |fence: &Fence| (fence.generated, fence.resource.spec.clone());
+        let before = old.as_ref().map(shape);
+        let after = if let Some(resource) = resource {
+            let fence = Fence::new(resource, old.and_then(|old| old.sidecar_changed));
+            let after = shape(&fence);
+            self.fences.insert(key.clone(), fence);
+            Some(after)
+        } else {
+            if let Some(transitions) = self.transitions.get_mut(&key.namespace) {
+                transitions.set_moving(key.clone(), Moving::default());
+            }
+            None
+        };
+        dirty.targets.insert(Target::Fence(key.clone()));
+        if before != after {
+            self.forget_wanted(&key.namespace);
+            self.dirty_fences_in(&key.namespace, dirty);
+            dirty.targets.insert(Target::Namespace(key.namespace.clone()));
+        }
+    }
+
+    fn apply_sidecar(
+        &mut self,
+        key: ConfigKey,
+        facts: Option<SidecarFacts>,
+        now: Timestamp,
+        dirty: &mut Dirty,
+    ) {
+        let old = self.sidecars.get(&key);
+        if old == facts.as_ref() {
+            return;
+        }
+        let ours = old.into_iter().chain(&facts).all(|sidecar| sidecar.ours);
+        let fence =
+            render::fence_of_sidecar(&key.name).map(|name| FenceKey::new(key.namespace.clone(), name));
+        if let Some(fence) = fence.filter(|_| ours) {
+            self.keep_moved_warm(&key, facts.as_ref(), now);
+            // One that appears is new to us, not changed: after a restart all of them appear.
+            if let Some(fence) = self
+                .fences
+                .get_mut(&fence)
+                .filter(|_| self.sidecars.contains_key(&key))
+            {
+                fence.sidecar_changed = Some(now);
+            }
+            dirty.targets.insert(Target::Fence(fence));
+        } else {
+            self.dirty_fences_in(&key.namespace, dirty);
+        }
+        dirty.targets.insert(Target::Namespace(key.namespace.clone()));
+        set(&mut self.sidecars, key, facts);
+    }
+
+    /// What a Sidecar imported and no longer does, or the reverse, stays warm a while longer.
+    fn keep_moved_warm(&mut self, key: &ConfigKey, facts: Option<&SidecarFacts>, now: Timestamp) {
+        let until = now + self.settle_time();
+        let services = |sidecar: Option<&SidecarFacts>| match sidecar {
+            Some(sidecar) => sidecar
+                .hosts
+                .iter()
+                .filter_map(|host| ServiceKey::of_host(&host.name))
+                .collect(),
+            None => self.warmable(&key.namespace),
+        };
+        let (old, new): (BTreeSet<_>, BTreeSet<_>) = (services(self.sidecars.get(key)), services(facts));
+        let moved: Vec<_> = old.symmetric_difference(&new).cloned().collect();
+        self.transitions
+            .entry(key.namespace.clone())
+            .or_default()
+            .keep(moved, until);
+    }
+
+    fn apply_warm(
+        &mut self,
+        key: &ConfigKey,
+        state: Option<(Written, BTreeSet<ServiceKey>)>,
+        now: Timestamp,
+        dirty: &mut Dirty,
+    ) {
+        let (written, services) = state.map_or((None, None), |(written, services)| {
+            (Some(written), Some(services))
+        });
+        if self.warm.get(key) == written.as_ref() {
+            return;
+        }
+        let ours = written.as_ref().is_none_or(|written| written.ours);
+        set(&mut self.warm, key.clone(), written);
+        let transitions = self.transitions.entry(key.namespace.clone()).or_default();
+        transitions.set_object(key.name.clone(), services.filter(|_| ours), now);
+        transitions.expire(now);
+        dirty
+            .targets
+            .extend(transitions.moving_fences().cloned().map(Target::Fence));
+        dirty.targets.insert(Target::Namespace(key.namespace.clone()));
+    }
+
+    pub(super) fn forget_wanted(&mut self, namespace: &str) {
+        if let Some(wanted) = self.wanted.get_mut(namespace) {
+            *wanted = OnceLock::new();
+        }
+    }
+
+    fn dirty_fences_in(&self, namespace: &str, dirty: &mut Dirty) {
+        dirty.targets.extend(
+            self.fences_in(namespace)
+                .map(|(key, _)| Target::Fence(key.clone())),
+        );
+    }
+
+    /// Fences without a Sidecar: those that wait for something.
+    fn dirty_unscoped(&self, dirty: &mut Dirty) {
+        let unscoped = self.fences.keys().filter(|key| self.own_sidecar(key).is_none());
+        dirty.targets.extend(unscoped.cloned().map(Target::Fence));
+    }
+
+    fn dirty_envoy_filters(&mut self, dirty: &mut Dirty) {
+        let before = self.envoy_filter.take();
+        if before != Some(self.wanted_envoy_filter()) {
+            dirty
+                .targets
+                .extend(self.fenced_namespaces().into_iter().map(Target::Namespace));
+            self.dirty_unscoped(dirty);
+        }
+    }
+
+    fn fences_mentioning<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a FenceKey> {
+        self.fences
+            .iter()
+            .filter(move |(key, fence)| mentions(key, fence, host))
+            .map(|(key, _)| key)
+    }
+}
+
+/// Whether a fence has a host in its scope by its own doing: learned or allowed.
+fn mentions(key: &FenceKey, fence: &Fence, host: &str) -> bool {
+    fence.learned.contains_key(host)
+        || fence
+            .resource
+            .spec
+            .allow
+            .iter()
+            .filter_map(|allow| allow.host.as_deref())
+            .any(|allowed| {
+                host == allowed
+                    || host.strip_prefix(allowed).is_some_and(|rest| {
+                        rest.starts_with(".svc")
+                            || rest
+                                .strip_prefix('.')
+                                .is_some_and(|rest| rest.starts_with(&*key.namespace))
+                    })
+            })
+}
+
+fn unknown_mode(label: &ModeLabel) -> Option<String> {
+    match label {
+        ModeLabel::Unknown(value) => Some(value.clone()),
+        ModeLabel::Absent | ModeLabel::Is(_) => None,
+    }
+}
+
+fn set<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
+    match value {
+        Some(value) => map.insert(key, value),
+        None => map.remove(&key),
+    };
+}
