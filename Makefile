@@ -1,6 +1,6 @@
 # Every target is one line of what it runs; `make help` is made from the comments behind the colons.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint fmt clippy doc generated generate bench mesh mesh-down clean
+.PHONY: help demo test test-fast lint fmt clippy doc generated generate bench figures mesh mesh-down clean
 CARGO ?= cargo
 MESH := $(CARGO) run --quiet --package servicefence-e2e --bin mesh --
 
@@ -37,6 +37,9 @@ generate: ## Write generated files anew: the CRD, the chart's copy of it, tables
 
 bench: ## Measure the hot paths
 	$(CARGO) bench --package servicefence
+
+figures: ## Measure on a real mesh: learning, transitions under load, growth (root; about half an hour)
+	$(CARGO) bench --package servicefence-e2e
 
 mesh: ## Start a real mesh that stays, and say how to use it (root)
 	$(MESH) up

@@ -97,9 +97,7 @@ pub struct ServiceFenceSpec {
 ///
 /// In a spec, the default is the label `servicefence.io/mode` of the Service, else that of the
 /// Namespace, else the chart's `defaultMode`.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize, JsonSchema,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize, JsonSchema)]
 pub enum Mode {
     /// The workload's proxies are scoped.
     Enforce,

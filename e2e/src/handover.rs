@@ -15,6 +15,7 @@ use crate::pod::this_program;
 use crate::process::Program;
 use crate::service_vips;
 use crate::state;
+use crate::tools::{FOLDER_VARIABLE, cache_folder};
 
 /// A kubelet that was started, as the next process must start it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -34,6 +35,7 @@ pub(crate) fn give_away(id: &str, kubelets: &[Kubelet]) -> Result<()> {
     Program::new("node", this_program()?, &folder)
         .with_machine_mounts()
         .args(["node", "--id", id])
+        .env(FOLDER_VARIABLE, cache_folder().to_string_lossy())
         .leave(&node_namespace(id), &folder.join("logs"))?;
     let mut now = state::load(id)?;
     now.owner = None;

@@ -203,12 +203,15 @@ fn tell(stop: &watch::Sender<Option<Gone>>, gone: Gone) {
 
 fn grace(pod: &Pod) -> u64 {
     let asked = pod.metadata.deletion_grace_period_seconds;
-    let usual = pod
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.termination_grace_period_seconds);
     asked
-        .or(usual)
+        .and_then(|seconds| seconds.try_into().ok())
+        .unwrap_or_else(|| usual_grace(pod))
+}
+
+/// The grace that a pod's spec gives its containers.
+fn usual_grace(pod: &Pod) -> u64 {
+    let spec = pod.spec.as_ref();
+    spec.and_then(|spec| spec.termination_grace_period_seconds)
         .and_then(|seconds| seconds.try_into().ok())
         .unwrap_or(30)
 }

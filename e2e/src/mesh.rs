@@ -19,7 +19,7 @@ use crate::pod::record::PodRecord;
 use crate::process::Process;
 use crate::service_vips;
 use crate::state::{self, Owner};
-use crate::tools::Tools;
+use crate::tools::{Tools, raise_limits};
 
 /// Istio's `outboundTrafficPolicy`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -183,12 +183,13 @@ impl Drop for Guard {
 }
 
 impl Mesh {
-    /// Starts a mesh: control plane, Istio, Service addresses. About half a minute on two cores.
+    /// Starts a mesh: control plane, Istio, Service addresses. About ten seconds, once the programs are built.
     pub async fn up(options: MeshOptions) -> Result<Self> {
         for id in state::clean_stale()? {
             eprintln!("cleaned up after mesh {id}, whose owner is gone");
         }
         let tools = tokio::task::spawn_blocking(Tools::ready).await??;
+        raise_limits()?;
         let mut state = state::claim(options.id.as_deref(), Some(Owner::me()))?;
         // From here on everything that exists is found by the id, so a failed start leaves nothing.
         let mut guard = Guard::new(&state.id, End::Destroy);

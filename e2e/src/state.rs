@@ -143,8 +143,9 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Reads `state.json` of a mesh.
 pub fn load(id: &str) -> Result<State> {
-    let text = fs::read(folder(id).join("state.json"))
-        .with_context(|| format!("there is no mesh {id}; `mesh status` lists those that are"))?;
+    let Ok(text) = fs::read(folder(id).join("state.json")) else {
+        bail!("there is no mesh {id}; `mesh status` lists those that are")
+    };
     Ok(serde_json::from_slice(&text)?)
 }
 

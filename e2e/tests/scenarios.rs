@@ -27,11 +27,12 @@ use tokio::runtime::Runtime;
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Scenarios mostly wait for the mesh.
-    arguments.test_threads.get_or_insert(4);
-    let all = learning::all()
-        .chain(routing::all())
+    arguments.test_threads.get_or_insert(6);
+    // Those first that take longest.
+    let all = tcp::all()
         .chain(http::all())
-        .chain(tcp::all())
+        .chain(routing::all())
+        .chain(learning::all())
         .chain(hosts::all());
     if arguments.list {
         let names = all.map(|(name, _)| Trial::test(name, || Ok(()))).collect();
@@ -52,8 +53,15 @@ fn main() -> ExitCode {
         let (scene, handle) = (Scene::new(mesh.clone(), name), runtime.handle().clone());
         Trial::test(name, move || {
             handle
-                .block_on(scenario(scene))
-                .map_err(|error| Failed::from(format!("{error:#}")))
+                .block_on(scenario(scene.clone()))
+                .map_err(|error| Failed::from(format!("{error:#}")))?;
+            // The pods of one that failed stay, to be looked at. Nobody waits for proxies that drain.
+            handle.spawn(async move {
+                if let Err(error) = scene.leave().await {
+                    eprintln!("the pods of {name} stay: {error:#}");
+                }
+            });
+            Ok(())
         })
     });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 use servicefence_crd::Mode;
 
-use super::name::{Fingerprint, Name, ScopeHost};
+use super::name::{Fingerprint, Name, ScopeHost, ServiceKey, qualify};
 
 /// Labels or a label selector.
 pub type Labels = BTreeMap<String, String>;
@@ -198,8 +198,28 @@ pub struct VirtualServiceFacts {
     pub visibility: Visibility,
     /// Its HTTP rules, as written.
     pub http: Vec<Map<String, Value>>,
+    /// The Services that its HTTP rules send or mirror requests to.
+    pub destinations: BTreeSet<ServiceKey>,
     /// Among several for one host Istio takes the oldest.
     pub created: Timestamp,
+}
+
+/// The Services that the HTTP rules of a VirtualService in `namespace` name as destinations.
+pub fn destinations(http: &[Map<String, Value>], namespace: &str) -> BTreeSet<ServiceKey> {
+    let listed = |rule: &Map<String, Value>| {
+        let lists = ["route", "mirrors"]
+            .into_iter()
+            .filter_map(|list| rule.get(list)?.as_array().cloned());
+        lists
+            .flatten()
+            .map(|entry| entry["destination"].clone())
+            .chain(rule.get("mirror").cloned())
+            .collect::<Vec<_>>()
+    };
+    http.iter()
+        .flat_map(listed)
+        .filter_map(|destination| ServiceKey::of_host(&qualify(destination["host"].as_str()?, namespace)))
+        .collect()
 }
 
 /// A Sidecar, ours or a user's.

@@ -32,6 +32,9 @@ impl Down {
             None => vec![the_only_one()?],
         };
         for id in ids {
+            if cleaned.contains(&id) {
+                continue;
+            }
             if !state::exists(&id) {
                 bail!("there is no mesh {id}");
             }

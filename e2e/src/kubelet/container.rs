@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use super::environment::{self, expand};
 use super::probe::Prober;
 use super::status::{Report, State};
-use super::{Gone, Images, Stop};
+use super::{Gone, Images, Stop, usual_grace};
 use crate::mesh::Core;
 use crate::pod::PodRecord;
 use crate::process::{Process, Program};
@@ -73,7 +73,7 @@ impl Keeper {
             let over = self.watch(&mut process, &probes, restarts).await;
             let code = match over {
                 Over::Ended(status) => code(status),
-                Over::Unhealthy => self.end(&mut process, 30).await,
+                Over::Unhealthy => self.end(&mut process, usual_grace(&self.pod)).await,
                 Over::Stopped(gone) => {
                     let code = match gone {
                         Gone::Deleted(grace) => self.end(&mut process, grace).await,

@@ -34,6 +34,7 @@ pub(super) fn key() -> Result<String> {
 
 /// Builds everything into `folder`. Another process that wants the same waits and finds it done.
 pub(super) fn fill(cache: &Path, folder: &Path) -> Result<()> {
+    fs::create_dir_all(cache).with_context(|| format!("cannot create {}", cache.display()))?;
     let lock = File::create(cache.join("lock"))?;
     if lock.try_lock().is_err() {
         eprintln!("waiting for another process that builds the mesh's programs…");

@@ -1,9 +1,10 @@
 //! What the machine must have: root, Go and Python for the programs, and three Debian packages for the network.
 
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 /// Program and the Debian package that brings it.
 const FROM_DEBIAN: [(&str, &str); 5] = [
@@ -20,11 +21,14 @@ pub fn missing() -> Vec<String> {
     if !nix::unistd::geteuid().is_root() {
         wants.push("run it as root (it makes network namespaces)".to_owned());
     }
-    if !in_path("go") {
-        wants.push("install Go 1.26 (go.dev/dl)".to_owned());
-    }
-    if !succeeds(&["python3", "-m", "pip", "--version"]) {
-        wants.push("install Python 3 with pip (Debian: python3-pip)".to_owned());
+    // Only who builds the programs needs these two.
+    if !super::folder().is_ok_and(|folder| folder.exists()) {
+        if !in_path("go") {
+            wants.push("install Go 1.26 (go.dev/dl)".to_owned());
+        }
+        if !succeeds(&["python3", "-m", "pip", "--version"]) {
+            wants.push("install Python 3 with pip (Debian: python3-pip)".to_owned());
+        }
     }
     if !Path::new("/etc/debian_version").exists() {
         for (program, package) in FROM_DEBIAN {
@@ -34,6 +38,20 @@ pub fn missing() -> Vec<String> {
         }
     }
     wants
+}
+
+/// Every pilot-agent watches a handful of files, all as one user: the kernel's usual limit of 128 watchers a user is used up
+/// by some thirty pods. Raised until the machine restarts, as other local clusters ask one to do by hand.
+pub fn raise_limits() -> Result<()> {
+    for (name, wanted) in [("max_user_instances", 8192), ("max_user_watches", 524_288)] {
+        let path = Path::new("/proc/sys/fs/inotify").join(name);
+        let now: u64 = fs::read_to_string(&path)?.trim().parse()?;
+        if now < wanted {
+            fs::write(&path, wanted.to_string())
+                .with_context(|| format!("cannot raise {}", path.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Installs what is missing and can be installed; one clear sentence about the rest.

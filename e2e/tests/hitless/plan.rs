@@ -42,7 +42,10 @@ impl Outcome {
         let (start, before) = (Instant::now(), moving.map(|name| traffic.calls(name)));
         step.await?;
         self.took.push(start.elapsed());
-        let calls = moving.iter().zip(before).map(|(name, before)| traffic.calls(name) - before);
+        let calls = moving
+            .iter()
+            .zip(before)
+            .map(|(name, before)| traffic.calls(name) - before);
         self.fewest_calls = self.fewest_calls.into_iter().chain(calls).min();
         Ok(())
     }
@@ -68,7 +71,12 @@ const MOVING: [&str; 2] = ["http moves", "tcp moves"];
 const OUTSIDE: [&str; 2] = ["http outside", "tcp"];
 
 /// At least `times` widenings and narrowings of each kind under load. `say` hears of every round.
-pub(crate) async fn widen_and_narrow(stage: &Stage, mesh: &Mesh, times: u32, say: impl Fn(&str)) -> Result<Outcome> {
+pub(crate) async fn widen_and_narrow(
+    stage: &Stage,
+    mesh: &Mesh,
+    times: u32,
+    say: impl Fn(&str),
+) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     // The kept connection to the TCP host that moves begins outside the scope, in the tunnel, where it stays: one
     // that begins inside is cut when the host leaves, as `nonHttp: Learn` says.
@@ -82,7 +90,10 @@ pub(crate) async fn widen_and_narrow(stage: &Stage, mesh: &Mesh, times: u32, say
 
     stage.allow_moving(true).await?;
     while outcome.widened_by_edit < times {
-        ensure!(outcome.narrowed_by_edit < 3 * times, "calls always widen the scope before the edit does");
+        ensure!(
+            outcome.narrowed_by_edit < 3 * times,
+            "calls always widen the scope before the edit does"
+        );
         stage.forget_at_rest().await?;
         let narrow = async {
             stage.allow_moving(false).await?;
@@ -126,14 +137,23 @@ pub(crate) async fn widen_and_narrow(stage: &Stage, mesh: &Mesh, times: u32, say
 }
 
 /// So many first Sidecars and removals of them under load.
-pub(crate) async fn scope_and_unscope(stage: &Stage, mesh: &Mesh, times: u32, say: impl Fn(&str)) -> Result<Outcome> {
+pub(crate) async fn scope_and_unscope(
+    stage: &Stage,
+    mesh: &Mesh,
+    times: u32,
+    say: impl Fn(&str),
+) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     let traffic = Traffic::start(mesh, &stage.caller(), &LABELLED).await?;
     while outcome.unscoped < times {
         traffic.more(10).await?;
-        outcome.during(&traffic, OUTSIDE, stage.label(&traffic, true)).await?;
+        outcome
+            .during(&traffic, OUTSIDE, stage.label(&traffic, true))
+            .await?;
         outcome.scoped += 1;
-        outcome.during(&traffic, OUTSIDE, stage.label(&traffic, false)).await?;
+        outcome
+            .during(&traffic, OUTSIDE, stage.label(&traffic, false))
+            .await?;
         outcome.unscoped += 1;
         stage.forget_between().await?;
         say(&said(&traffic, &outcome));

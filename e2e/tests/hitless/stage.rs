@@ -35,8 +35,14 @@ pub(crate) const LABELLED: [Destination; 4] = [
     Destination::new("tcp, another", "tcp-server-first://move-tcp.books:9001"),
 ];
 
-const STAY: [&str; 2] = ["stay-http.books.svc.cluster.local", "stay-tcp.books.svc.cluster.local"];
-const MOVE: [&str; 2] = ["move-http.books.svc.cluster.local", "move-tcp.books.svc.cluster.local"];
+const STAY: [&str; 2] = [
+    "stay-http.books.svc.cluster.local",
+    "stay-tcp.books.svc.cluster.local",
+];
+const MOVE: [&str; 2] = [
+    "move-http.books.svc.cluster.local",
+    "move-tcp.books.svc.cluster.local",
+];
 
 /// What both stages call: one server and a Service for each host.
 pub(crate) async fn add_server(mesh: &Mesh) -> Result<()> {
@@ -70,18 +76,39 @@ pub(crate) struct Stage {
 impl Stage {
     /// The caller whose fence is edited; its scope starts with the hosts that stay.
     pub(crate) async fn fenced(mesh: &Mesh) -> Result<Self> {
-        let stage = Self { mesh: mesh.clone(), namespace: "shop" };
+        let stage = Self {
+            mesh: mesh.clone(),
+            namespace: "shop",
+        };
         mesh.add_app(PodSpec::new(&stage.caller()).http(8080)).await?;
-        stage.write(&json!({"mode": "Enforce", "learning": {"nonHttp": "Learn"}, "allow": allow(&STAY)}))
+        stage
+            .write(&json!({"mode": "Enforce", "learning": {"nonHttp": "Learn"}, "allow": allow(&STAY)}))
             .await?;
-        mesh.wait_condition(stage.namespace, "web", "Enforced", "True").await?;
+        mesh.wait_condition(stage.namespace, "web", "Enforced", "True")
+            .await?;
         mesh.wait_at_rest(stage.namespace).await?;
         Ok(stage)
     }
 
+    /// Back to the scope of the start. Nothing may call meanwhile.
+    pub(crate) async fn reset(&self) -> Result<()> {
+        self.allow_moving(false).await?;
+        self.forget_at_rest().await?;
+        until("the scope of the start", LONG, async || {
+            let scope = self.mesh.scope(self.namespace, "web").await?;
+            ensure!(scope.len() == STAY.len(), "it is {scope:?}");
+            Ok(())
+        })
+        .await?;
+        self.mesh.wait_at_rest(self.namespace).await
+    }
+
     /// The caller that a label scopes; its fence allows one HTTP host.
     pub(crate) async fn labelled(mesh: &Mesh) -> Result<Self> {
-        let stage = Self { mesh: mesh.clone(), namespace: "store" };
+        let stage = Self {
+            mesh: mesh.clone(),
+            namespace: "store",
+        };
         mesh.add_app(PodSpec::new(&stage.caller()).http(8080)).await?;
         stage.write(&json!({"allow": allow(&STAY[..1])})).await?;
         mesh.wait_cluster(&stage.caller(), MOVE[0], true).await?;
@@ -108,7 +135,11 @@ impl Stage {
 
     /// Allows the moving hosts too, or only those that stay.
     pub(crate) async fn allow_moving(&self, moving: bool) -> Result<()> {
-        let hosts = if moving { [STAY, MOVE].concat() } else { STAY.to_vec() };
+        let hosts = if moving {
+            [STAY, MOVE].concat()
+        } else {
+            STAY.to_vec()
+        };
         self.write(&json!({"mode": "Enforce", "learning": {"nonHttp": "Learn"}, "allow": allow(&hosts)}))
             .await
     }
@@ -144,7 +175,10 @@ impl Stage {
     async fn wait_learned(&self, hosts: &[&str]) -> Result<()> {
         until(format!("{hosts:?} in status.learned"), LONG, async || {
             let learned = self.learned().await?;
-            ensure!(hosts.iter().all(|host| learned.iter().any(|is| is == host)), "it has {learned:?}");
+            ensure!(
+                hosts.iter().all(|host| learned.iter().any(|is| is == host)),
+                "it has {learned:?}"
+            );
             Ok(())
         })
         .await
@@ -168,12 +202,19 @@ impl Stage {
     /// Waits until the Sidecar has both moving hosts, or neither, nothing is warm any more, and the clients of
     /// the moving hosts go that way.
     pub(crate) async fn wait_moved(&self, traffic: &Traffic, inside: bool) -> Result<()> {
-        until(format!("the moving hosts {} the scope", if inside { "in" } else { "outside" }), LONG, async || {
-            let scope = self.mesh.scope(self.namespace, "web").await?;
-            let has = MOVE.map(|host| scope.iter().any(|is| is.ends_with(&format!("/{host}"))));
-            ensure!(has == [inside; 2], "the scope is {scope:?}");
-            Ok(())
-        })
+        until(
+            format!(
+                "the moving hosts {} the scope",
+                if inside { "in" } else { "outside" }
+            ),
+            LONG,
+            async || {
+                let scope = self.mesh.scope(self.namespace, "web").await?;
+                let has = MOVE.map(|host| scope.iter().any(|is| is.ends_with(&format!("/{host}"))));
+                ensure!(has == [inside; 2], "the scope is {scope:?}");
+                Ok(())
+            },
+        )
         .await?;
         self.wait_way(traffic, "http moves", &MOVE, inside).await?;
         if inside {
@@ -192,7 +233,9 @@ impl Stage {
             more?;
             let ways = hosts.iter().all(|host| taken.uses(host) == direct);
             ensure!(ways && taken.fallback() != direct, "they went by {taken}");
-            let kept = traffic.kept_via(http).is_some_and(|via| via == servicefence_e2e::Via::Direct);
+            let kept = traffic
+                .kept_via(http)
+                .is_some_and(|via| via == servicefence_e2e::Via::Direct);
             ensure!(kept == direct, "the kept connection goes another way");
             Ok(())
         })
@@ -202,17 +245,26 @@ impl Stage {
     /// Labels the namespace, or takes the label away, and waits until the caller is scoped, or no longer, nothing
     /// is warm any more, and the clients of the host outside the scope go that way.
     pub(crate) async fn label(&self, traffic: &Traffic, enforce: bool) -> Result<()> {
-        let label = if enforce { "servicefence.io/mode=enforce" } else { "servicefence.io/mode-" };
-        self.mesh.kubectl(&["label", "namespace", self.namespace, label, "--overwrite"]).await?;
+        let label = if enforce {
+            "servicefence.io/mode=enforce"
+        } else {
+            "servicefence.io/mode-"
+        };
+        self.mesh
+            .kubectl(&["label", "namespace", self.namespace, label, "--overwrite"])
+            .await?;
         until(format!("the caller scoped: {enforce}"), LONG, async || {
-            let there = self.kubectl(&["get", "sidecars,envoyfilters", "-o", "name"]).await?;
+            let there = self
+                .kubectl(&["get", "sidecars,envoyfilters", "-o", "name"])
+                .await?;
             let scoped = there.contains("servicefence-web");
             let filtered = there.contains("envoyfilter");
             ensure!(scoped == enforce && filtered == enforce, "there are {there:?}");
             Ok(())
         })
         .await?;
-        self.wait_way(traffic, "http outside", &MOVE[..1], !enforce).await?;
+        self.wait_way(traffic, "http outside", &MOVE[..1], !enforce)
+            .await?;
         if !enforce {
             self.mesh.wait_at_rest(self.namespace).await?;
         }

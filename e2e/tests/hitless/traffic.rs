@@ -93,7 +93,9 @@ impl Traffic {
 
     /// What happened so far, by destination.
     pub(crate) fn so_far(&self) -> BTreeMap<&'static str, Met> {
-        let met = |(name, (new, kept)): (&&'static str, &(Load, Keeping))| (*name, meet(&new.so_far(), &kept.so_far()));
+        let met = |(name, (new, kept)): (&&'static str, &(Load, Keeping))| {
+            (*name, meet(&new.so_far(), &kept.so_far()))
+        };
         self.clients.iter().map(met).collect()
     }
 
@@ -109,7 +111,10 @@ impl Traffic {
             let start = kept.so_far().calls;
             new.more(calls).await?;
             until(format!("{calls} more calls of {name}"), LONG, async || {
-                ensure!(kept.so_far().calls >= start + calls, "the kept connection is silent");
+                ensure!(
+                    kept.so_far().calls >= start + calls,
+                    "the kept connection is silent"
+                );
                 Ok(())
             })
             .await?;
@@ -133,17 +138,22 @@ impl Traffic {
 }
 
 fn meet(new: &servicefence_e2e::LoadReport, kept: &Kept) -> Met {
-    let of_new = new
-        .failures
-        .iter()
-        .map(|failure| format!("{} {} (new connection): {}", failure.at, failure.url, failure.reply));
+    let of_new = new.failures.iter().map(|failure| {
+        format!(
+            "{} {} (new connection): {}",
+            failure.at, failure.url, failure.reply
+        )
+    });
     Met {
         new_calls: new.calls,
         new_failed: new.failed,
         kept_calls: kept.calls,
         kept_failed: kept.failed,
         cut: kept.cut,
-        failures: of_new.take(KEPT_FAILURES).chain(kept.failures.iter().cloned()).collect(),
+        failures: of_new
+            .take(KEPT_FAILURES)
+            .chain(kept.failures.iter().cloned())
+            .collect(),
     }
 }
 
@@ -201,7 +211,12 @@ impl Keeping {
     }
 }
 
-async fn keep_http(mut client: HttpClient, url: &'static str, into: Arc<Mutex<Kept>>, stop: watch::Receiver<bool>) {
+async fn keep_http(
+    mut client: HttpClient,
+    url: &'static str,
+    into: Arc<Mutex<Kept>>,
+    stop: watch::Receiver<bool>,
+) {
     while !*stop.borrow() {
         let reply = client.get("/").await;
         {

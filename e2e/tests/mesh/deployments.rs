@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use servicefence_e2e::wait::until;
-use servicefence_e2e::{Call, Images, Mesh, MeshOptions, PodRecord, PodSpec, Reply, Via, state, tools};
+use servicefence_e2e::{Call, Images, Mesh, MeshOptions, PodRecord, PodSpec, Reply, Signal, Via, tools};
 
-use super::{program, up, words};
+use super::{TakeDown, program, up, words};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deployments_run_and_helm_waits_for_them() {
@@ -86,6 +87,7 @@ async fn a_mesh_that_is_handed_over_goes_on() {
     };
     let mesh = Mesh::up(options).await.unwrap();
     let id = mesh.id().to_owned();
+    let _down = TakeDown(id.clone());
     mesh.kubelet(
         Some("sample"),
         Images::new().with("example.com/mesh-app", program()),
@@ -114,6 +116,64 @@ async fn a_mesh_that_is_handed_over_goes_on() {
     }
     mesh.wait_service("sample/sample", 2).await.unwrap();
     mesh.eventually("shop/web", &call, Reply::is_ok).await.unwrap();
-    drop(mesh);
-    state::destroy(&id).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_pod_runs_and_another_says_why_it_cannot() {
+    if !tools::can_run() {
+        return;
+    }
+    let mesh = up().await;
+    let images = Images::new().with("example.com/mesh-app", program());
+    let pod = |name: &str, image: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"},
+            "spec": {"terminationGracePeriodSeconds": 1, "containers": [{
+                "name": "app", "image": image, "command": ["/mesh"],
+                "args": ["app", "--pod", "default/$(NAME)", "--http", "8080"],
+                "env": [{"name": "NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+                "readinessProbe": {"httpGet": {"path": "/", "port": 8080}},
+                "livenessProbe": {"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 1, "failureThreshold": 2},
+            }]},
+        })
+    };
+    let accounts = "wait serviceaccount/default --for=create --timeout=30s";
+    mesh.kubectl(&words(accounts)).await.unwrap();
+    mesh.apply(&pod("good", "example.com/mesh-app:2")).await.unwrap();
+    mesh.run_pod("default/good", images.clone()).await.unwrap();
+    mesh.kubectl(&words("wait pod/good --for=condition=ready --timeout=30s"))
+        .await
+        .unwrap();
+    let page = mesh.pod_page("default/good", 8080, "/").await.unwrap();
+    assert!(
+        page.text().contains("\"server\":\"default/good\""),
+        "{}",
+        page.text()
+    );
+    // First a crash, which its end tells, then a hang, which its liveness probe tells.
+    for (signal, restarts) in [(Signal::SIGKILL, 1), (Signal::SIGSTOP, 2)] {
+        mesh.signal("default/good", "mesh app", signal).unwrap();
+        let count = format!("--for=jsonpath={{.status.containerStatuses[0].restartCount}}={restarts}");
+        mesh.kubectl(&words(&format!("wait pod/good {count} --timeout=30s")))
+            .await
+            .unwrap();
+        mesh.kubectl(&words("wait pod/good --for=condition=ready --timeout=30s"))
+            .await
+            .unwrap();
+    }
+
+    mesh.apply(&pod("bad", "example.com/unknown")).await.unwrap();
+    mesh.run_pod("default/bad", images).await.unwrap();
+    until("the reason is in the status", Duration::from_secs(30), || async {
+        let status = mesh
+            .kubectl(&words("get pod bad -o jsonpath={.status.containerStatuses}"))
+            .await?;
+        anyhow::ensure!(
+            status.contains("no program stands for image example.com/unknown"),
+            "{status}"
+        );
+        Ok(())
+    })
+    .await
+    .unwrap();
 }

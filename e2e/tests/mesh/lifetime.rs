@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use servicefence_e2e::netns::with_prefix;
 use servicefence_e2e::{PodSpec, state, tools};
 
-use super::{program, up, words};
+use super::{TakeDown, program, up, words};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_meshes_do_not_meet_and_a_dropped_one_leaves_nothing() {
@@ -81,6 +81,7 @@ fn the_command_starts_a_mesh_that_stays_and_takes_it_down() {
         return;
     }
     let id = format!("c{}", std::process::id() % 1_000_000);
+    let _down = TakeDown(id.clone());
     let mesh = |line: &str| {
         let output = Command::new(program())
             .args(words(line))

@@ -17,7 +17,8 @@ crate::steps![
 ];
 
 async fn an_unknown_mode_is_said_on_the_object(mesh: Mesh) -> Result<()> {
-    let meaningless = "the label servicefence.io/mode=Enforced means nothing and is ignored: use enforce or off";
+    let meaningless =
+        "the label servicefence.io/mode=Enforced means nothing and is ignored: use enforce or off";
     mesh.apply_yaml(
         "
 apiVersion: v1
@@ -38,7 +39,9 @@ spec: {selector: {app: web}, ports: [{name: http, port: 80}]}
     ensure!(said == meaningless, "{said}");
     // kubectl shows it where the author looks.
     for what in [["namespace", "typo"], ["service", "web"]] {
-        let shown = mesh.kubectl(&["-n", "typo", "describe", what[0], what[1]]).await?;
+        let shown = mesh
+            .kubectl(&["-n", "typo", "describe", what[0], what[1]])
+            .await?;
         ensure!(shown.contains(meaningless), "{shown}");
     }
     let fences = mesh.kubectl(&["-n", "typo", "get", "sf", "-o", "name"]).await?;
@@ -64,7 +67,10 @@ spec: {mode: Enforce, workload: {service: later}}
     let reason = mesh.wait_condition("foreign", "early", "Ready", "False").await?;
     ensure!(reason == "ServiceNotFound", "{reason}");
     let said = warning(&mesh, "foreign", "ServiceNotFound", ("ServiceFence", "early")).await?;
-    ensure!(said.contains("there is no Service later in this namespace"), "{said}");
+    ensure!(
+        said.contains("there is no Service later in this namespace"),
+        "{said}"
+    );
     mesh.apply_yaml(
         "
 apiVersion: v1
@@ -74,7 +80,8 @@ spec: {selector: {app: later}, ports: [{name: http, port: 80}]}
 ",
     )
     .await?;
-    mesh.wait_condition("foreign", "early", "Enforced", "True").await?;
+    mesh.wait_condition("foreign", "early", "Enforced", "True")
+        .await?;
     mesh.kubectl(&["-n", "foreign", "delete", "sf", "early"]).await?;
     until("its Sidecar to go with it", SOON, async || {
         let left = shop::get(&mesh, "foreign", "sidecar", "servicefence-early").await?;
@@ -123,13 +130,20 @@ async fn a_foreign_sidecar_of_our_name_is_never_overwritten(mesh: Mesh) -> Resul
     let reason = mesh.wait_condition("foreign", "web", "Ready", "False").await?;
     ensure!(reason == "NameTaken", "{reason}");
     let said = warning(&mesh, "foreign", "NameTaken", ("ServiceFence", "web")).await?;
-    ensure!(said.contains("foreign/servicefence-web exists and is not managed by ServiceFence"), "{said}");
+    ensure!(
+        said.contains("foreign/servicefence-web exists and is not managed by ServiceFence"),
+        "{said}"
+    );
     let writes = Writes::at_rest(&mesh).await?;
-    ensure!(Writes::at_rest(&mesh).await? == writes, "it is tried again and again");
+    ensure!(
+        Writes::at_rest(&mesh).await? == writes,
+        "it is tried again and again"
+    );
     let after = shop::object(&mesh, "foreign", "sidecar", "servicefence-web").await?;
     ensure!(before == after, "it was {before} and is {after}");
 
-    mesh.kubectl(&["-n", "foreign", "delete", "sidecar", "servicefence-web"]).await?;
+    mesh.kubectl(&["-n", "foreign", "delete", "sidecar", "servicefence-web"])
+        .await?;
     mesh.wait_condition("foreign", "web", "Enforced", "True").await?;
     mesh.wait_at_rest("foreign").await
 }
@@ -148,27 +162,52 @@ async fn a_users_sidecar_comes_first_until_it_is_deleted(mesh: Mesh) -> Result<(
     .await?;
     until("the reason", SOON, async || {
         let fence = mesh.fence("foreign", "web").await?;
-        let all = fence["status"]["conditions"].as_array().context("no conditions")?;
+        let all = fence["status"]["conditions"]
+            .as_array()
+            .context("no conditions")?;
         for kind in ["Ready", "Enforced"] {
             let is = all.iter().find(|is| is["type"] == kind).context("not there")?;
-            ensure!(is["status"] == "False" && is["reason"] == "ForeignSidecar", "{is}");
+            ensure!(
+                is["status"] == "False" && is["reason"] == "ForeignSidecar",
+                "{is}"
+            );
         }
-        ensure!(fence["status"]["scope"] == Value::Null, "{}", fence["status"]["scope"]);
+        ensure!(
+            fence["status"]["scope"] == Value::Null,
+            "{}",
+            fence["status"]["scope"]
+        );
         Ok(())
     })
     .await?;
     let said = warning(&mesh, "foreign", "ForeignSidecar", ("ServiceFence", "web")).await?;
-    ensure!(said.contains("Sidecar foreign/mine applies to the same pods"), "{said}");
+    ensure!(
+        said.contains("Sidecar foreign/mine applies to the same pods"),
+        "{said}"
+    );
 
-    mesh.kubectl(&["-n", "foreign", "delete", "sidecar", "mine"]).await?;
+    mesh.kubectl(&["-n", "foreign", "delete", "sidecar", "mine"])
+        .await?;
     mesh.wait_condition("foreign", "web", "Enforced", "True").await?;
     mesh.wait_at_rest("foreign").await?;
     let back = shop::object(&mesh, "foreign", "sidecar", "servicefence-web").await?;
-    ensure!(back["spec"] == ours["spec"], "it was {} and is {}", ours["spec"], back["spec"]);
+    ensure!(
+        back["spec"] == ours["spec"],
+        "it was {} and is {}",
+        ours["spec"],
+        back["spec"]
+    );
     mesh.kubectl(&["-n", "foreign", "delete", "sf", "web"]).await?;
     until("nothing to be left", SOON, async || {
         let left = mesh
-            .kubectl(&["-n", "foreign", "get", "sf,sidecars,envoyfilters,virtualservices", "-o", "name"])
+            .kubectl(&[
+                "-n",
+                "foreign",
+                "get",
+                "sf,sidecars,envoyfilters,virtualservices",
+                "-o",
+                "name",
+            ])
             .await?;
         ensure!(left.trim().is_empty(), "{left}");
         Ok(())

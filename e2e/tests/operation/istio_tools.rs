@@ -28,7 +28,10 @@ spec:
 ";
     let refused = mesh.apply_yaml(bad).await;
     let error = format!("{:#}", refused.err().context("it is accepted")?);
-    ensure!(error.contains("rev.validation.istio.io"), "not by istiod: {error}");
+    ensure!(
+        error.contains("rev.validation.istio.io"),
+        "not by istiod: {error}"
+    );
     Ok(())
 }
 
@@ -37,7 +40,9 @@ async fn validate(mesh: &Mesh, name: &str, manifest: &str) -> Result<()> {
     std::fs::create_dir_all(&folder)?;
     let file = folder.join(format!("{name}.yaml"));
     std::fs::write(&file, manifest)?;
-    let said = mesh.istioctl(&["validate", "-f", &file.to_string_lossy()]).await?;
+    let said = mesh
+        .istioctl(&["validate", "-f", &file.to_string_lossy()])
+        .await?;
     ensure!(said.contains("is valid"), "{said}");
     // Not a word beside it, such as a warning.
     ensure!(said.lines().count() == 1, "{said}");
@@ -75,9 +80,20 @@ async fn istioctl_validates_every_object_that_is_written(mesh: Mesh) -> Result<(
 }
 
 async fn istioctl_validates_the_chart(mesh: Mesh) -> Result<()> {
-    let manifest = mesh.helm(&["get", "manifest", "servicefence", "-n", SYSTEM]).await?;
-    for kind in ["Gateway", "DestinationRule", "EnvoyFilter", "AuthorizationPolicy", "Sidecar"] {
-        ensure!(manifest.contains(&format!("kind: {kind}\n")), "the chart has no {kind}");
+    let manifest = mesh
+        .helm(&["get", "manifest", "servicefence", "-n", SYSTEM])
+        .await?;
+    for kind in [
+        "Gateway",
+        "DestinationRule",
+        "EnvoyFilter",
+        "AuthorizationPolicy",
+        "Sidecar",
+    ] {
+        ensure!(
+            manifest.contains(&format!("kind: {kind}\n")),
+            "the chart has no {kind}"
+        );
     }
     validate(&mesh, "chart", &manifest).await
 }

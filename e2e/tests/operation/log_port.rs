@@ -18,7 +18,10 @@ fn log_call(authority: &str) -> Call {
 }
 
 fn grpc_status(reply: &Reply) -> Option<&str> {
-    let status = reply.headers.get("grpc-status").or(reply.trailers.get("grpc-status"));
+    let status = reply
+        .headers
+        .get("grpc-status")
+        .or(reply.trailers.get("grpc-status"));
     status.and_then(|status| status.to_str().ok())
 }
 
@@ -67,7 +70,8 @@ async fn nobody_but_the_gateway_reaches_the_log_port(mesh: Mesh) -> Result<()> {
 
     // A pod elsewhere, under the gateway's account name, that brings its own way to speak mTLS to the controller's pod.
     let intruder = "intruder/forger";
-    mesh.add_pod(PodSpec::new(intruder).service_account("servicefence-fallback")).await?;
+    mesh.add_pod(PodSpec::new(intruder).service_account("servicefence-fallback"))
+        .await?;
     mesh.apply_yaml(&format!(
         "
 apiVersion: networking.istio.io/v1
@@ -92,7 +96,10 @@ spec:
     ))
     .await?;
     let way = log_call(&format!("10.2.200.1:{PORT}")).host(&format!("way.example.com:{PORT}"));
-    until("the intruder to be denied", SHORT, async || denied(&mesh.call(intruder, &way).await)).await?;
+    until("the intruder to be denied", SHORT, async || {
+        denied(&mesh.call(intruder, &way).await)
+    })
+    .await?;
     for authority in [&to_pod, &to_service] {
         cut_off(&mesh.call(intruder, &log_call(authority)).await)?;
     }

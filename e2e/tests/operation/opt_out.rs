@@ -42,7 +42,11 @@ async fn watch(mesh: &Mesh) -> Result<Vec<JoinHandle<Result<BTreeMap<String, u64
     for (group, version, kind) in KINDS {
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
         let api: Api<DynamicObject> = Api::namespaced_with(mesh.client(), "leave", &resource);
-        let since = api.list(&kube::api::ListParams::default()).await?.metadata.resource_version;
+        let since = api
+            .list(&kube::api::ListParams::default())
+            .await?
+            .metadata
+            .resource_version;
         watches.push(tokio::spawn(deletions(api, since.context("a version")?)));
     }
     Ok(watches)
@@ -69,10 +73,18 @@ async fn opting_out_by_label_takes_everything_back(mesh: Mesh) -> Result<()> {
         .pause(Duration::from_millis(5));
     let load = mesh.start_load(&load).await?;
     load.more(100).await?;
-    mesh.kubectl(&["label", "namespace", "leave", "servicefence.io/mode-"]).await?;
+    mesh.kubectl(&["label", "namespace", "leave", "servicefence.io/mode-"])
+        .await?;
     until("everything of the namespace to go", LONG, async || {
         let left = mesh
-            .kubectl(&["-n", "leave", "get", "sf,sidecars,envoyfilters,virtualservices", "-o", "name"])
+            .kubectl(&[
+                "-n",
+                "leave",
+                "get",
+                "sf,sidecars,envoyfilters,virtualservices",
+                "-o",
+                "name",
+            ])
             .await?;
         ensure!(left.trim().is_empty(), "{left}");
         Ok(())
@@ -86,20 +98,31 @@ async fn opting_out_by_label_takes_everything_back(mesh: Mesh) -> Result<()> {
     for watch in watches {
         gone.push(watch.await??);
     }
-    let [fences, sidecars, filters, warm] = <[_; 4]>::try_from(gone).map_err(|gone| anyhow::anyhow!("{gone:?}"))?;
-    let all = format!("fences {fences:?}, Sidecars {sidecars:?}, EnvoyFilters {filters:?}, VirtualServices {warm:?}");
+    let [fences, sidecars, filters, warm] =
+        <[_; 4]>::try_from(gone).map_err(|gone| anyhow::anyhow!("{gone:?}"))?;
+    let all = format!(
+        "fences {fences:?}, Sidecars {sidecars:?}, EnvoyFilters {filters:?}, VirtualServices {warm:?}"
+    );
     ensure!(
         fences.len() == 2 && sidecars.len() == 2 && filters.len() == 1 && !warm.is_empty(),
         "{all}"
     );
     // A fence lives until its proxies have the whole mesh back; what serves misses lives until nobody has a scope.
     for (fence, version) in &fences {
-        let sidecar = sidecars.get(&format!("servicefence-{fence}")).context("its Sidecar")?;
+        let sidecar = sidecars
+            .get(&format!("servicefence-{fence}"))
+            .context("its Sidecar")?;
         ensure!(sidecar < version, "fence {fence} went before its Sidecar: {all}");
     }
     let last_sidecar = sidecars.values().max();
-    ensure!(last_sidecar < filters.values().min(), "the EnvoyFilter went too early: {all}");
+    ensure!(
+        last_sidecar < filters.values().min(),
+        "the EnvoyFilter went too early: {all}"
+    );
     // Clusters come first and go last.
-    ensure!(last_sidecar < warm.values().max(), "the warm objects went too early: {all}");
+    ensure!(
+        last_sidecar < warm.values().max(),
+        "the warm objects went too early: {all}"
+    );
     Ok(())
 }

@@ -22,15 +22,22 @@ pub(crate) async fn run() -> Result<()> {
 
 async fn steps(mesh: &Mesh) -> Result<()> {
     mesh.add_app(PodSpec::new("books/reviews").http(8080)).await?;
-    mesh.add_app(PodSpec::new("books/db").tcp_server_first(9001)).await?;
+    mesh.add_app(PodSpec::new("books/db").tcp_server_first(9001))
+        .await?;
     mesh.add_app(PodSpec::new("shop/web").http(8080)).await?;
     // Not fenced, to compare with.
     mesh.add_app(PodSpec::new("free/web").http(8080)).await?;
     mesh.add_external(
         "api.example.com",
         &[
-            Server { protocol: Protocol::Http, port: 8080 },
-            Server { protocol: Protocol::Tcp, port: 9100 },
+            Server {
+                protocol: Protocol::Http,
+                port: 8080,
+            },
+            Server {
+                protocol: Protocol::Tcp,
+                port: 9100,
+            },
         ],
     )
     .await?;
@@ -45,16 +52,30 @@ spec: {mode: Enforce, learning: {nonHttp: Learn}}
     .await?;
     mesh.wait_condition("shop", "web", "Enforced", "True").await?;
     mesh.wait_at_rest("shop").await?;
-    ensure!(mesh.scope("shop", "web").await?.is_empty(), "nothing was called yet");
+    ensure!(
+        mesh.scope("shop", "web").await?.is_empty(),
+        "nothing was called yet"
+    );
 
     for (url, host, pod) in [
-        ("http://reviews.books:8080/", "reviews.books.svc.cluster.local", "books/reviews"),
-        ("tcp-server-first://db.books:9001", "db.books.svc.cluster.local", "books/db"),
+        (
+            "http://reviews.books:8080/",
+            "reviews.books.svc.cluster.local",
+            "books/reviews",
+        ),
+        (
+            "tcp-server-first://db.books:9001",
+            "db.books.svc.cluster.local",
+            "books/db",
+        ),
     ] {
         let call = Call::get(url);
         let proxy = mesh.proxy("shop/web")?;
         let (reply, taken) = proxy.watch(mesh.call("shop/web", &call)).await?;
-        ensure!(reply.is_from(pod) && taken.fallback(), "first call to {url}: {reply}, by {taken}");
+        ensure!(
+            reply.is_from(pod) && taken.fallback(),
+            "first call to {url}: {reply}, by {taken}"
+        );
         mesh.wait_learned("shop", "web", host).await?;
         until(format!("a direct call to {url}"), SOON, async || {
             let (reply, taken) = proxy.watch(mesh.call("shop/web", &call)).await?;
@@ -78,8 +99,14 @@ spec: {mode: Enforce, learning: {nonHttp: Learn}}
 fn refused_alike(url: &str, free: &Reply, fenced: &Reply) -> Result<()> {
     let wanted = url.starts_with("http").then_some(502);
     for (caller, reply) in [("without a fence", free), ("with a fence", fenced)] {
-        ensure!(!reply.is_ok() && reply.status == wanted, "{url} {caller}: {reply}");
-        let timed_out = reply.error.as_deref().is_some_and(|error| error.contains("no answer"));
+        ensure!(
+            !reply.is_ok() && reply.status == wanted,
+            "{url} {caller}: {reply}"
+        );
+        let timed_out = reply
+            .error
+            .as_deref()
+            .is_some_and(|error| error.contains("no answer"));
         ensure!(!timed_out, "{url} {caller} is left hanging: {reply}");
     }
     Ok(())

@@ -39,14 +39,23 @@ async fn all_events(mesh: &Mesh) -> Result<Vec<(Value, Value)>> {
     let events = list["items"].as_array().context("items")?.iter();
     Ok(events
         .filter(|event| event["reportingComponent"] == "servicefence")
-        .map(|event| (event["metadata"]["name"].clone(), event["metadata"]["resourceVersion"].clone()))
+        .map(|event| {
+            (
+                event["metadata"]["name"].clone(),
+                event["metadata"]["resourceVersion"].clone(),
+            )
+        })
         .collect())
 }
 
 async fn a7_a_restart_writes_nothing(mesh: Mesh) -> Result<()> {
     let scope = mesh.scope("shop", "web").await?;
     ensure!(
-        scope == ["books/allowed.books.svc.cluster.local", "books/reviews.books.svc.cluster.local"],
+        scope
+            == [
+                "books/allowed.books.svc.cluster.local",
+                "books/reviews.books.svc.cluster.local"
+            ],
         "an allowed host and a learned one, not {scope:?}"
     );
     let before = Writes::at_rest(&mesh).await?;
@@ -75,8 +84,12 @@ fn same(before: &Value, after: &Value) -> Result<()> {
 async fn a7_a_deleted_sidecar_comes_back_as_it_was(mesh: Mesh) -> Result<()> {
     let before = sidecar(&mesh).await?;
     let writes = Writes::at_rest(&mesh).await?;
-    mesh.kubectl(&["-n", "shop", "delete", "sidecar", SIDECAR]).await?;
-    until("the Sidecar to be back", SOON, async || same(&before, &sidecar(&mesh).await?)).await?;
+    mesh.kubectl(&["-n", "shop", "delete", "sidecar", SIDECAR])
+        .await?;
+    until("the Sidecar to be back", SOON, async || {
+        same(&before, &sidecar(&mesh).await?)
+    })
+    .await?;
     mesh.wait_at_rest("shop").await?;
     let more = Writes::at_rest(&mesh).await?.since(&writes);
     ensure!(more.of("sidecars", "APPLY") == 1, "it was written by {more}");
@@ -88,15 +101,30 @@ async fn edit(mesh: &Mesh, change: Value) -> Result<()> {
     let before = sidecar(mesh).await?;
     let writes = Writes::at_rest(mesh).await?;
     let change = json!([change]).to_string();
-    mesh.kubectl(&["-n", "shop", "patch", "sidecar", SIDECAR, "--type=json", "-p", &change])
-        .await?;
+    mesh.kubectl(&[
+        "-n",
+        "shop",
+        "patch",
+        "sidecar",
+        SIDECAR,
+        "--type=json",
+        "-p",
+        &change,
+    ])
+    .await?;
     until("the Sidecar to be as before", SOON, async || {
         same(&before, &sidecar(mesh).await?)
     })
     .await?;
     let more = Writes::at_rest(mesh).await?.since(&writes);
-    ensure!(more.of("sidecars", "PATCH") == 1, "the edit itself is missing in {more}");
-    ensure!(more.of("sidecars", "APPLY") == 1, "not put right by one write: {more}");
+    ensure!(
+        more.of("sidecars", "PATCH") == 1,
+        "the edit itself is missing in {more}"
+    );
+    ensure!(
+        more.of("sidecars", "APPLY") == 1,
+        "not put right by one write: {more}"
+    );
     let after = sidecar(mesh).await?;
     same(&before, &after)?;
     // The edit is one generation, its undoing another, and there was no third.
@@ -112,15 +140,27 @@ async fn edit(mesh: &Mesh, change: Value) -> Result<()> {
 
 async fn a7_an_added_host_goes_with_one_write_of_the_sidecar(mesh: Mesh) -> Result<()> {
     let host = format!("books/{}", shop::host("repair"));
-    edit(&mesh, json!({"op": "add", "path": "/spec/egress/0/hosts/-", "value": host})).await
+    edit(
+        &mesh,
+        json!({"op": "add", "path": "/spec/egress/0/hosts/-", "value": host}),
+    )
+    .await
 }
 
 async fn a7_a_changed_selector_goes_back_with_one_write_of_the_sidecar(mesh: Mesh) -> Result<()> {
-    edit(&mesh, json!({"op": "replace", "path": "/spec/workloadSelector/labels/app", "value": "other"})).await
+    edit(
+        &mesh,
+        json!({"op": "replace", "path": "/spec/workloadSelector/labels/app", "value": "other"}),
+    )
+    .await
 }
 
 async fn a7_a_label_added_to_the_selector_goes(mesh: Mesh) -> Result<()> {
-    edit(&mesh, json!({"op": "add", "path": "/spec/workloadSelector/labels/version", "value": "v2"})).await
+    edit(
+        &mesh,
+        json!({"op": "add", "path": "/spec/workloadSelector/labels/version", "value": "v2"}),
+    )
+    .await
 }
 
 async fn at_rest_nothing_is_written_for_a_minute(mesh: Mesh) -> Result<()> {

@@ -92,7 +92,16 @@ pub(crate) async fn miss(mesh: &Mesh, service: &str) -> Result<()> {
 
 /// An object as the API server has it; none when it is not there.
 pub(crate) async fn get(mesh: &Mesh, namespace: &str, kind: &str, name: &str) -> Result<Option<Value>> {
-    let args = ["-n", namespace, "get", kind, name, "--ignore-not-found", "-o", "json"];
+    let args = [
+        "-n",
+        namespace,
+        "get",
+        kind,
+        name,
+        "--ignore-not-found",
+        "-o",
+        "json",
+    ];
     let text = mesh.kubectl(&args).await?;
     Ok(if text.trim().is_empty() {
         None
@@ -111,7 +120,16 @@ pub(crate) async fn object(mesh: &Mesh, namespace: &str, kind: &str, name: &str)
 /// The Events of the controller with a reason, newest count included.
 pub(crate) async fn events(mesh: &Mesh, namespace: &str, reason: &str) -> Result<Vec<Value>> {
     let selector = format!("reason={reason}");
-    let args = ["-n", namespace, "get", "events", "--field-selector", &selector, "-o", "json"];
+    let args = [
+        "-n",
+        namespace,
+        "get",
+        "events",
+        "--field-selector",
+        &selector,
+        "-o",
+        "json",
+    ];
     let list: Value = serde_json::from_str(&mesh.kubectl(&args).await?)?;
     let items = list["items"].as_array().cloned().unwrap_or_default();
     Ok(items
@@ -125,9 +143,9 @@ pub(crate) async fn warning(mesh: &Mesh, namespace: &str, reason: &str, on: (&st
     let (kind, name) = on;
     until(format!("an Event {reason} on {kind} {name}"), SOON, async || {
         let events = events(mesh, namespace, reason).await?;
-        let found = events.iter().find(|event| {
-            event["involvedObject"]["kind"] == kind && event["involvedObject"]["name"] == name
-        });
+        let found = events
+            .iter()
+            .find(|event| event["involvedObject"]["kind"] == kind && event["involvedObject"]["name"] == name);
         let event = found.with_context(|| format!("there are {events:?}"))?;
         ensure!(event["type"] == "Warning", "its type is {}", event["type"]);
         Ok(event["message"].as_str().unwrap_or_default().to_owned())
@@ -146,14 +164,42 @@ async fn kubectl_shows_a_working_fence(mesh: Mesh) -> Result<()> {
     let said = "the proxies of Service web know 2 of ";
     ensure!(wide.contains(said), "{wide}");
     let description = mesh.kubectl(&["-n", "shop", "describe", "sf", "web"]).await?;
-    for wanted in ["reviews.books.svc.cluster.local", "AccessLog", "Scoped", "Learned", said] {
+    for wanted in [
+        "reviews.books.svc.cluster.local",
+        "AccessLog",
+        "Scoped",
+        "Learned",
+        said,
+    ] {
         ensure!(description.contains(wanted), "no {wanted} in\n{description}");
     }
     if std::env::var_os("SHOW").is_some() {
         eprintln!("{wide}\n{description}");
         eprintln!("{}", mesh.kubectl(&["get", "events", "-A"]).await?);
-        eprintln!("{}", mesh.kubectl(&["-n", "shop", "get", "sf,sidecars,envoyfilters,virtualservices", "-o", "yaml"]).await?);
-        eprintln!("{}", mesh.kubectl(&["-n", "servicefence-system", "get", "virtualservices,services", "-o", "yaml"]).await?);
+        eprintln!(
+            "{}",
+            mesh.kubectl(&[
+                "-n",
+                "shop",
+                "get",
+                "sf,sidecars,envoyfilters,virtualservices",
+                "-o",
+                "yaml"
+            ])
+            .await?
+        );
+        eprintln!(
+            "{}",
+            mesh.kubectl(&[
+                "-n",
+                "servicefence-system",
+                "get",
+                "virtualservices,services",
+                "-o",
+                "yaml"
+            ])
+            .await?
+        );
     }
     Ok(())
 }

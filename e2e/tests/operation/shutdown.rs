@@ -27,7 +27,14 @@ crate::steps![
 async fn upgrade(mesh: &Mesh, values: &[&str]) -> Result<()> {
     let chart = repository().join("charts/servicefence");
     let chart = chart.to_string_lossy();
-    let mut args = vec!["upgrade", "servicefence", &chart, "--namespace", SYSTEM, "--reuse-values"];
+    let mut args = vec![
+        "upgrade",
+        "servicefence",
+        &chart,
+        "--namespace",
+        SYSTEM,
+        "--reuse-values",
+    ];
     args.extend(["--wait", "--timeout", "3m"]);
     for value in values {
         args.extend(["--set", value]);
@@ -51,7 +58,10 @@ async fn exit_code(mesh: Mesh, pod: String) -> Result<i32> {
             WatchEvent::Error(status) => anyhow::bail!("{status}"),
         };
         let statuses = pod.status.and_then(|status| status.container_statuses);
-        let ours = statuses.into_iter().flatten().find(|status| status.name == "servicefence");
+        let ours = statuses
+            .into_iter()
+            .flatten()
+            .find(|status| status.name == "servicefence");
         let ended = ours.and_then(|status| status.state?.terminated);
         code = ended.map(|ended| ended.exit_code).or(code);
         if gone {
@@ -90,10 +100,18 @@ async fn what_arrived_is_learned_before_the_controller_ends(mesh: Mesh) -> Resul
     let pod = mesh.controller_pod().await?;
     let name = pod.split_once('/').map_or("", |(_, name)| name).to_owned();
     let end = tokio::spawn(exit_code(mesh.clone(), pod));
-    let grace = shop::object(&mesh, SYSTEM, "pod", &name).await?["spec"]["terminationGracePeriodSeconds"].clone();
+    let grace =
+        shop::object(&mesh, SYSTEM, "pod", &name).await?["spec"]["terminationGracePeriodSeconds"].clone();
     let start = Instant::now();
-    mesh.kubectl(&["-n", SYSTEM, "scale", "deployment", "servicefence", "--replicas=0"])
-        .await?;
+    mesh.kubectl(&[
+        "-n",
+        SYSTEM,
+        "scale",
+        "deployment",
+        "servicefence",
+        "--replicas=0",
+    ])
+    .await?;
     let code = end.await??;
     let took = start.elapsed();
     ensure!(code == 0, "it ended with {code}");
@@ -103,8 +121,15 @@ async fn what_arrived_is_learned_before_the_controller_ends(mesh: Mesh) -> Resul
     ensure!(learned(&mesh, "shutdown").await?, "what had arrived is lost");
 
     upgrade(&mesh, &["debounce.quiet=50ms", "debounce.max=500ms"]).await?;
-    mesh.kubectl(&["-n", SYSTEM, "scale", "deployment", "servicefence", "--replicas=1"])
-        .await?;
+    mesh.kubectl(&[
+        "-n",
+        SYSTEM,
+        "scale",
+        "deployment",
+        "servicefence",
+        "--replicas=1",
+    ])
+    .await?;
     mesh.wait_learned("shop", "web", &shop::host("shutdown")).await
 }
 
@@ -116,7 +141,16 @@ async fn a_call_without_a_controller_works_and_the_next_is_learned(mesh: Mesh) -
     scale("--replicas=0").await?;
     until("no controller", LONG, async || {
         let pods = mesh
-            .kubectl(&["-n", SYSTEM, "get", "pods", "-l", "app=servicefence", "-o", "json"])
+            .kubectl(&[
+                "-n",
+                SYSTEM,
+                "get",
+                "pods",
+                "-l",
+                "app=servicefence",
+                "-o",
+                "json",
+            ])
             .await?;
         let pods: Value = serde_json::from_str(&pods)?;
         ensure!(pods["items"].as_array().is_some_and(Vec::is_empty), "it is there");

@@ -12,12 +12,21 @@ use servicefence_e2e::wait::until;
 
 use crate::shop::{self, warning};
 
-crate::steps![unreadable_fences_stop_nothing, unreadable_istio_objects_stop_nothing];
+crate::steps![
+    unreadable_fences_stop_nothing,
+    unreadable_istio_objects_stop_nothing
+];
 
 /// Takes the schema of a CRD away, and gives the CRD as it was.
 async fn loosen(mesh: &Mesh, name: &str) -> Result<Value> {
     let mut crd: Value = serde_json::from_str(&mesh.kubectl(&["get", "crd", name, "-o", "json"]).await?)?;
-    for field in ["resourceVersion", "uid", "creationTimestamp", "generation", "managedFields"] {
+    for field in [
+        "resourceVersion",
+        "uid",
+        "creationTimestamp",
+        "generation",
+        "managedFields",
+    ] {
         crd["metadata"].as_object_mut().context("metadata")?.remove(field);
     }
     crd.as_object_mut().context("an object")?.remove("status");
@@ -54,7 +63,10 @@ async fn replace(mesh: &Mesh, object: &Value) -> Result<()> {
 async fn create(mesh: &Mesh, yaml: &str) -> Result<Vec<Value>> {
     let objects = documents(yaml)?;
     for object in &objects {
-        until("the API server to take what has no schema", SOON, async || mesh.apply(object).await).await?;
+        until("the API server to take what has no schema", SOON, async || {
+            mesh.apply(object).await
+        })
+        .await?;
     }
     Ok(objects)
 }
@@ -71,7 +83,8 @@ async fn unreadable_fences_stop_nothing(mesh: Mesh) -> Result<()> {
     let crd = loosen(&mesh, "servicefences.servicefence.io").await?;
     let seen = look_at_unreadable_fences(&mesh, before).await;
     for fence in ["observing", "counting", "wordy"] {
-        mesh.kubectl(&["-n", "shop", "delete", "sf", fence, "--ignore-not-found"]).await?;
+        mesh.kubectl(&["-n", "shop", "delete", "sf", fence, "--ignore-not-found"])
+            .await?;
     }
     replace(&mesh, &crd).await?;
     seen
@@ -100,7 +113,10 @@ spec: web
     .await?;
     for (fence, wrong) in [("observing", "Observe"), ("counting", "7"), ("wordy", "web")] {
         let said = warning(mesh, "shop", "Unreadable", ("ServiceFence", fence)).await?;
-        ensure!(said.contains("cannot read this ServiceFence") && said.contains(wrong), "{said}");
+        ensure!(
+            said.contains("cannot read this ServiceFence") && said.contains(wrong),
+            "{said}"
+        );
     }
     let after = unreadable_total(mesh, "servicefences").await?;
     ensure!(after >= before + 3, "the metric went from {before} to {after}");
@@ -110,9 +126,20 @@ spec: web
     mesh.wait_condition("shop", "web", "Enforced", "True").await?;
     // One that becomes readable is a fence like any other.
     let mend = json!({"spec": {"mode": "Off", "allow": []}}).to_string();
-    mesh.kubectl(&["-n", "shop", "patch", "sf", "counting", "--type=merge", "-p", &mend])
+    mesh.kubectl(&[
+        "-n",
+        "shop",
+        "patch",
+        "sf",
+        "counting",
+        "--type=merge",
+        "-p",
+        &mend,
+    ])
+    .await?;
+    let reason = mesh
+        .wait_condition("shop", "counting", "Enforced", "False")
         .await?;
-    let reason = mesh.wait_condition("shop", "counting", "Enforced", "False").await?;
     ensure!(reason == "Off", "{reason}");
     Ok(())
 }
@@ -127,10 +154,20 @@ async fn unreadable_istio_objects_stop_nothing(mesh: Mesh) -> Result<()> {
     let webhook = "istio-validator-istio-system";
     let get = ["get", "validatingwebhookconfiguration", webhook, "-o", "json"];
     let mut saved: Value = serde_json::from_str(&mesh.kubectl(&get).await?)?;
-    for field in ["resourceVersion", "uid", "creationTimestamp", "generation", "managedFields"] {
-        saved["metadata"].as_object_mut().context("metadata")?.remove(field);
+    for field in [
+        "resourceVersion",
+        "uid",
+        "creationTimestamp",
+        "generation",
+        "managedFields",
+    ] {
+        saved["metadata"]
+            .as_object_mut()
+            .context("metadata")?
+            .remove(field);
     }
-    mesh.kubectl(&["delete", "validatingwebhookconfiguration", webhook]).await?;
+    mesh.kubectl(&["delete", "validatingwebhookconfiguration", webhook])
+        .await?;
     let mut crds = Vec::new();
     for (_, resource) in ISTIO {
         crds.push(loosen(&mesh, &format!("{resource}.networking.istio.io")).await?);
@@ -149,7 +186,10 @@ async fn unreadable_istio_objects_stop_nothing(mesh: Mesh) -> Result<()> {
     let proxy = mesh.proxy(shop::WEB)?;
     until("the learned host to be called directly", SOON, async || {
         let (reply, taken) = proxy.watch(mesh.call(shop::WEB, &shop::call("istio"))).await?;
-        ensure!(reply.is_from(shop::BOOKS) && !taken.fallback(), "{reply}, by {taken}");
+        ensure!(
+            reply.is_from(shop::BOOKS) && !taken.fallback(),
+            "{reply}, by {taken}"
+        );
         Ok(())
     })
     .await

@@ -23,7 +23,10 @@ impl Writes {
             .request_text(http::Request::get("/metrics").body(Vec::new())?)
             .await?;
         let mut writes = Self::default();
-        for line in text.lines().filter(|line| line.starts_with("apiserver_request_total{")) {
+        for line in text
+            .lines()
+            .filter(|line| line.starts_with("apiserver_request_total{"))
+        {
             let (labels, count) = line.rsplit_once(' ').context("a sample without value")?;
             let is = |name| label(labels, name);
             let ours = match is("group") {
@@ -31,7 +34,12 @@ impl Writes {
                 "" => matches!(is("resource"), "services" | "events"),
                 _ => false,
             };
-            if ours && matches!(is("verb"), "POST" | "PUT" | "PATCH" | "APPLY" | "DELETE" | "DELETECOLLECTION") {
+            if ours
+                && matches!(
+                    is("verb"),
+                    "POST" | "PUT" | "PATCH" | "APPLY" | "DELETE" | "DELETECOLLECTION"
+                )
+            {
                 let key = (is("resource").to_owned(), is("verb").to_owned());
                 *writes.0.entry(key).or_default() += count.parse::<f64>()? as u64;
             }

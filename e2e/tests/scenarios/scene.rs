@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use futures_util::future::try_join_all;
@@ -27,17 +28,22 @@ macro_rules! scenarios {
     };
 }
 
-/// The mesh, and the prefix of this scenario's namespaces.
+/// The mesh, the prefix of this scenario's namespaces, and its pods.
 #[derive(Clone)]
 pub(crate) struct Scene {
     pub(crate) mesh: Mesh,
     prefix: String,
+    apps: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Scene {
     pub(crate) fn new(mesh: Mesh, scenario: &str) -> Self {
         let prefix = scenario.split('_').next().unwrap_or(scenario).to_owned();
-        Self { mesh, prefix }
+        Self {
+            mesh,
+            prefix,
+            apps: Arc::default(),
+        }
     }
 
     /// A namespace of this scenario.
@@ -59,7 +65,20 @@ impl Scene {
 
     /// A pod with a Service, to be given servers.
     pub(crate) fn app(&self, name: &str) -> PodSpec {
-        PodSpec::new(&self.pod(name))
+        let name = self.pod(name);
+        let spec = PodSpec::new(&name);
+        self.apps
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(name);
+        spec
+    }
+
+    /// Removes the pods of this scenario. All pods of the machine share what the kernel gives one user.
+    pub(crate) async fn leave(self) -> Result<()> {
+        let apps = std::mem::take(&mut *self.apps.lock().unwrap_or_else(PoisonError::into_inner));
+        try_join_all(apps.iter().map(|app| self.mesh.remove_pod(app))).await?;
+        Ok(())
     }
 
     pub(crate) async fn add(&self, apps: impl IntoIterator<Item = PodSpec>) -> Result<()> {

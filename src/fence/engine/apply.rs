@@ -317,11 +317,7 @@ impl Engine {
     fn keep_moved_warm(&mut self, key: &ConfigKey, facts: Option<&SidecarFacts>, now: Timestamp) {
         let until = now + self.settle_time();
         let services = |sidecar: Option<&SidecarFacts>| match sidecar {
-            Some(sidecar) => sidecar
-                .hosts
-                .iter()
-                .filter_map(|host| ServiceKey::of_host(&host.name))
-                .collect(),
+            Some(sidecar) => self.carried(&key.namespace, &sidecar.hosts),
             None => self.warmable(&key.namespace),
         };
         let (old, new): (BTreeSet<_>, BTreeSet<_>) = (services(self.sidecars.get(key)), services(facts));

@@ -127,7 +127,7 @@ impl Engine {
         let (key, Some(current)) = (case.key, case.current) else {
             return;
         };
-        let known = services(&current.hosts);
+        let known = self.carried(&key.namespace, &current.hosts);
         let joining = self
             .warmable(&key.namespace)
             .difference(&known)
@@ -170,7 +170,8 @@ impl Engine {
             return Some(held);
         }
         let target = scope.imports();
-        let (wanted, known) = (services(&target), current.map(|sidecar| services(&sidecar.hosts)));
+        let carried = |hosts: &BTreeSet<ScopeHost>| self.carried(&key.namespace, hosts);
+        let (wanted, known) = (carried(&target), current.map(|sidecar| carried(&sidecar.hosts)));
         let (joining, mut leaving): (BTreeSet<_>, BTreeSet<_>) = match &known {
             Some(known) => (
                 wanted.difference(known).cloned().collect(),
@@ -210,7 +211,7 @@ impl Engine {
             return Some(Held::Warming);
         }
         stays.extend(step.not_yet_out);
-        let hosts = next_hosts(&target, current, &step.not_yet_in, &stays);
+        let hosts = self.next_hosts(&key.namespace, &target, current, &step.not_yet_in, &stays);
         plan.widens = current.is_some_and(|sidecar| sidecar.hosts.is_subset(&hosts));
         let uid = fence.resource.metadata.uid.as_deref();
         let object = render::sidecar(key, uid, selector, &hosts);
@@ -275,29 +276,52 @@ impl Engine {
             .map(|(key, _)| key.clone())
             .collect()
     }
-}
 
-/// The target without what may not come in yet, and with what may not go yet.
-fn next_hosts(
-    target: &BTreeSet<ScopeHost>,
-    current: Option<&SidecarFacts>,
-    not_yet_in: &BTreeSet<ServiceKey>,
-    stays: &BTreeSet<ServiceKey>,
-) -> BTreeSet<ScopeHost> {
-    let is_of = |host: &ScopeHost, services: &BTreeSet<ServiceKey>| {
-        !services.is_empty() && ServiceKey::of_host(&host.name).is_some_and(|key| services.contains(&key))
-    };
-    let coming = target.iter().filter(|host| !is_of(host, not_yet_in));
-    let staying = current
-        .into_iter()
-        .flat_map(|sidecar| &sidecar.hosts)
-        .filter(|host| is_of(host, stays));
-    coming.chain(staying).cloned().collect()
-}
+    /// The target without what may not come in yet, and with what may not go yet.
+    fn next_hosts(
+        &self,
+        namespace: &str,
+        target: &BTreeSet<ScopeHost>,
+        current: Option<&SidecarFacts>,
+        not_yet_in: &BTreeSet<ServiceKey>,
+        stays: &BTreeSet<ServiceKey>,
+    ) -> BTreeSet<ScopeHost> {
+        let brings = |host: &ScopeHost, services: &BTreeSet<ServiceKey>| {
+            !services.is_empty()
+                && self
+                    .brought_by(namespace, host)
+                    .any(|key| services.contains(&key))
+        };
+        let coming = target.iter().filter(|host| !brings(host, not_yet_in));
+        let current = current.into_iter().flat_map(|sidecar| &sidecar.hosts);
+        let staying = current.filter(|host| brings(host, stays));
+        coming.chain(staying).cloned().collect()
+    }
 
-fn services(hosts: &BTreeSet<ScopeHost>) -> BTreeSet<ServiceKey> {
-    hosts
-        .iter()
-        .filter_map(|host| ServiceKey::of_host(&host.name))
-        .collect()
+    /// The Services whose clusters a proxy has by these hosts.
+    pub(in crate::fence) fn carried(
+        &self,
+        namespace: &str,
+        hosts: &BTreeSet<ScopeHost>,
+    ) -> BTreeSet<ServiceKey> {
+        hosts
+            .iter()
+            .flat_map(|host| self.brought_by(namespace, host))
+            .collect()
+    }
+
+    /// A host's own Service, and the destinations of the rules that come with it: istiod imports
+    /// their clusters in the same push as the routes to them.
+    fn brought_by<'a>(
+        &'a self,
+        namespace: &'a str,
+        host: &'a ScopeHost,
+    ) -> impl Iterator<Item = ServiceKey> + 'a {
+        let rules = self.registry.rules_of_host(&host.name);
+        let seen = rules.filter(move |(_, rules)| rules.visibility.to(namespace));
+        let destinations = seen.flat_map(|(_, rules)| &rules.destinations);
+        ServiceKey::of_host(&host.name)
+            .into_iter()
+            .chain(destinations.cloned())
+    }
 }
