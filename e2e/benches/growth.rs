@@ -9,7 +9,7 @@ mod figures;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use servicefence_e2e::install::Build;
 use servicefence_e2e::wait::{LONG, until};

@@ -8,6 +8,8 @@
 mod figures;
 #[path = "figures/settle.rs"]
 mod settle;
+#[path = "figures/times.rs"]
+mod times;
 
 use std::collections::{BTreeMap, HashMap};
 use std::process::ExitCode;
@@ -15,7 +17,6 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use figures::{milliseconds, percentile};
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::Service;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams};
@@ -26,6 +27,7 @@ use servicefence_e2e::install::{Build, GATEWAY};
 use servicefence_e2e::objects::lock;
 use servicefence_e2e::wait::{LONG, until};
 use servicefence_e2e::{Call, Mesh, PodSpec, Protocol, ServiceSpec, Via};
+use times::{milliseconds, percentile};
 use tokio::task::JoinHandle;
 
 const SERVER: &str = "books/server";

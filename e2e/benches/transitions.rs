@@ -12,6 +12,8 @@ mod plan;
 mod settle;
 #[path = "../tests/hitless/stage.rs"]
 mod stage;
+#[path = "figures/times.rs"]
+mod times;
 #[path = "../tests/hitless/traffic.rs"]
 mod traffic;
 
@@ -23,6 +25,7 @@ use serde_json::{Value, json};
 use servicefence_e2e::install::Build;
 use servicefence_e2e::{Background, Mesh};
 use stage::{GATHER, Stage};
+use times::{milliseconds, percentile};
 
 const BACKGROUND: usize = 190;
 
@@ -42,7 +45,6 @@ async fn measure(mesh: Mesh, times: u32) -> Result<Value> {
     let mut runs = Vec::new();
     for settle in ["1s", "0s"] {
         settle::set(&mesh, settle).await?;
-        fenced.reset().await?;
         let say = |what: &str| eprintln!("[settle time {settle}] {what}");
         let moved = widen_and_narrow(&fenced, &mesh, times, say).await?;
         let scoped = scope_and_unscope(&labelled, &mesh, (times * 2).div_ceil(3), say).await?;
@@ -99,8 +101,8 @@ fn print(outcome: &Outcome, what: &str) {
         outcome.failed(),
         outcome.calls(),
         outcome.cut(),
-        figures::percentile(&outcome.took, 50).as_secs_f64(),
-        figures::percentile(&outcome.took, 100).as_secs_f64(),
+        percentile(&outcome.took, 50).as_secs_f64(),
+        percentile(&outcome.took, 100).as_secs_f64(),
         outcome.fewest_calls.unwrap_or_default()
     );
     for failure in outcome.failures().take(12) {
@@ -126,8 +128,8 @@ fn as_json(outcome: &Outcome) -> Value {
         "calls": outcome.calls(), "failed": outcome.failed(), "cut": outcome.cut(),
         "fewest_calls_in_a_transition": outcome.fewest_calls,
         "transition_ms": {
-            "p50": figures::milliseconds(figures::percentile(&outcome.took, 50)),
-            "max": figures::milliseconds(figures::percentile(&outcome.took, 100)),
+            "p50": milliseconds(percentile(&outcome.took, 50)),
+            "max": milliseconds(percentile(&outcome.took, 100)),
         },
         "hosts": hosts, "failures": outcome.failures().collect::<Vec<_>>(),
     })

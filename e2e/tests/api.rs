@@ -80,6 +80,7 @@ async fn set_up() -> Result<Mesh> {
 }
 
 /// What the API server says to a fence with this spec, given as YAML. Nothing is stored.
+#[allow(clippy::expect_used, reason = "the specs are constants of these tests")]
 async fn try_spec(mesh: &Mesh, spec: &str) -> Result<Value, kube::Error> {
     let spec = documents(&format!("spec: {spec}"))
         .expect("the table is YAML")

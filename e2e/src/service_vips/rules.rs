@@ -180,6 +180,7 @@ mod tests {
 
     use super::*;
 
+    #[allow(clippy::needless_pass_by_value, reason = "tests write json!(…) in place")]
     fn table(ready: &[&str], labels: serde_json::Value) -> Table {
         let service: Service = serde_json::from_value(json!({
             "metadata": {"name": "reviews", "namespace": "books", "labels": labels},

@@ -204,7 +204,6 @@ pub(crate) const ROWS: &[Row] = &[
         "{workload: {selector: {app: web}}}",
         r#"unknown field "spec.workload.selector""#,
     ),
-    row("no_spec_at_all", "null", "spec: Required value"),
 ];
 
 pub(crate) async fn is_refused(mesh: &Mesh, row: &Row) -> Result<()> {

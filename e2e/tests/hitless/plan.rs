@@ -78,6 +78,7 @@ pub(crate) async fn widen_and_narrow(
     say: impl Fn(&str),
 ) -> Result<Outcome> {
     let mut outcome = Outcome::default();
+    stage.reset().await?;
     // The kept connection to the TCP host that moves begins outside the scope, in the tunnel, where it stays: one
     // that begins inside is cut when the host leaves, as `nonHttp: Learn` says.
     let traffic = Traffic::start(mesh, &stage.caller(), &FENCED).await?;

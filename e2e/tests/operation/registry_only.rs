@@ -106,7 +106,7 @@ fn refused_alike(url: &str, free: &Reply, fenced: &Reply) -> Result<()> {
         let timed_out = reply
             .error
             .as_deref()
-            .is_some_and(|error| error.contains("no answer"));
+            .is_some_and(|error| error.contains("no answer in"));
         ensure!(!timed_out, "{url} {caller} is left hanging: {reply}");
     }
     Ok(())

@@ -77,6 +77,13 @@ pub(crate) async fn first_call(mesh: &Mesh, service: &str) -> Result<()> {
     mesh.wait_learned("shop", "web", &host(service)).await
 }
 
+/// The hosts of `books` in the scope of the fence; all the others are not HTTP and so in every scope.
+pub(crate) async fn scope(mesh: &Mesh) -> Result<Vec<String>> {
+    let mut scope = mesh.scope("shop", "web").await?;
+    scope.retain(|host| host.starts_with("books/"));
+    Ok(scope)
+}
+
 /// A call that works, by the gateway.
 pub(crate) async fn miss(mesh: &Mesh, service: &str) -> Result<()> {
     // istiod tells the gateway of a new Service a moment after the API server knows it.
@@ -157,11 +164,11 @@ async fn kubectl_shows_a_working_fence(mesh: Mesh) -> Result<()> {
     let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     let table = mesh.kubectl(&["-n", "shop", "get", "sf", "web"]).await?;
     let row = words(table.lines().nth(1).context("no row")?);
-    // allowed and reviews, of what the mesh has.
-    ensure!(row[..5] == ["web", "Enforce", "True", "True", "2"], "{table}");
+    // allowed and reviews, and two that are not HTTP: kubernetes and istiod.
+    ensure!(row[..5] == ["web", "Enforce", "True", "True", "4"], "{table}");
     ensure!(row[5].parse::<u32>()? > 10, "{table}");
     let wide = mesh.kubectl(&["get", "sf", "-A", "-o", "wide"]).await?;
-    let said = "the proxies of Service web know 2 of ";
+    let said = "the proxies of Service web know 4 of ";
     ensure!(wide.contains(said), "{wide}");
     let description = mesh.kubectl(&["-n", "shop", "describe", "sf", "web"]).await?;
     for wanted in [

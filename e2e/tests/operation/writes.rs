@@ -41,7 +41,13 @@ impl Writes {
                 )
             {
                 let key = (is("resource").to_owned(), is("verb").to_owned());
-                *writes.0.entry(key).or_default() += count.parse::<f64>()? as u64;
+                #[allow(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "a counter of requests is a small whole number"
+                )]
+                let count = count.parse::<f64>()? as u64;
+                *writes.0.entry(key).or_default() += count;
             }
         }
         Ok(writes)

@@ -465,38 +465,3 @@ fn many_services_are_warmed_in_several_objects_and_none_is_interrupted() {
         assert!(!world.has(Kind::VirtualService, "shop", object), "{object}");
     }
 }
-
-#[test]
-fn the_destinations_of_a_hosts_rules_are_warm_before_it_joins_and_after_it_leaves() {
-    let mut world = shop();
-    world.object(
-        "VirtualService",
-        "books",
-        "reviews",
-        json!({"hosts": ["reviews"], "http": [{"route": [{"destination": {"host": "ratings"}}]}]}),
-    );
-    world.edit("shop", "web", allow(&["reviews.books"]));
-    world.step();
-    let warm = |world: &World| {
-        let object = world
-            .objects
-            .get(&(Kind::VirtualService, "shop".into(), "servicefence-warm".into()));
-        object.map(|object| crate::fence::render::services_of_warm(&object["spec"]))
-    };
-    let both = Some([ServiceKey::new("books", "ratings"), reviews()].into());
-    assert_eq!(warm(&world), both);
-    world.settle();
-    assert_eq!(
-        world.scope("shop", "web").unwrap(),
-        ["books/reviews.books.svc.cluster.local"]
-    );
-    world.edit("shop", "web", json!({}));
-    world.step();
-    assert_eq!(warm(&world), both);
-    assert_eq!(
-        world.scope("shop", "web").unwrap(),
-        ["books/reviews.books.svc.cluster.local"]
-    );
-    world.settle();
-    assert_eq!(world.scope("shop", "web"), Some(vec![]));
-}

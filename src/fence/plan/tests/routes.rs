@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::fence::render::Kind;
+use crate::fence::render::{Kind, services_of_warm};
 use crate::fence::world::SYSTEM;
 
 fn rules(world: &World, namespace: &str) -> Vec<Value> {
@@ -186,4 +186,39 @@ fn a_new_http_port_number_is_one_write_of_the_placeholder() {
             "apply Service servicefence-system/servicefence-ports"
         ]
     );
+}
+
+#[test]
+fn the_destinations_of_a_hosts_rules_are_warm_before_it_joins_and_after_it_leaves() {
+    let mut world = shop();
+    world.object(
+        "VirtualService",
+        "books",
+        "reviews",
+        json!({"hosts": ["reviews"], "http": [{"route": [{"destination": {"host": "ratings"}}]}]}),
+    );
+    world.edit("shop", "web", allow(&["reviews.books"]));
+    world.step();
+    let warm = |world: &World| {
+        let object = world
+            .objects
+            .get(&(Kind::VirtualService, "shop".into(), "servicefence-warm".into()));
+        object.map(|object| services_of_warm(&object["spec"]))
+    };
+    let both = Some([ServiceKey::new("books", "ratings"), reviews()].into());
+    assert_eq!(warm(&world), both);
+    world.settle();
+    assert_eq!(
+        world.scope("shop", "web").unwrap(),
+        ["books/reviews.books.svc.cluster.local"]
+    );
+    world.edit("shop", "web", json!({}));
+    world.step();
+    assert_eq!(warm(&world), both);
+    assert_eq!(
+        world.scope("shop", "web").unwrap(),
+        ["books/reviews.books.svc.cluster.local"]
+    );
+    world.settle();
+    assert_eq!(world.scope("shop", "web"), Some(vec![]));
 }
