@@ -19,7 +19,8 @@ use crate::scene::Scene;
 crate::scenarios![
     a8_a_first_call_may_take_longer_than_15_seconds,
     a8_first_calls_carry_large_bodies_streams_and_redirects,
-    a8_first_calls_carry_websocket_grpc_and_http2,
+    a8_first_calls_carry_websocket_and_http2,
+    a8_first_calls_carry_grpc,
     a8_a_kept_alive_connection_goes_from_gateway_to_direct,
     a8_first_calls_arrive_with_the_headers_of_direct_ones,
 ];
@@ -247,14 +248,8 @@ async fn a8_first_calls_carry_large_bodies_streams_and_redirects(scene: Scene) -
     Ok(())
 }
 
-async fn a8_first_calls_carry_websocket_grpc_and_http2(scene: Scene) -> Result<()> {
-    let fresh = [
-        ("socket", Protocol::Http),
-        ("two", Protocol::Http),
-        ("unary", Protocol::Grpc),
-        ("stream", Protocol::Grpc),
-        ("failing", Protocol::Grpc),
-    ];
+async fn a8_first_calls_carry_websocket_and_http2(scene: Scene) -> Result<()> {
+    let fresh = [("socket", Protocol::Http), ("two", Protocol::Http)];
     let pair = Pair::new(scene, "protocols", &fresh).await?;
 
     let socket = |service: &str| Call::post(&pair.url("ws", service, "/"), "over a WebSocket");
@@ -273,6 +268,17 @@ async fn a8_first_calls_carry_websocket_grpc_and_http2(scene: Scene) -> Result<(
         first.json()["protocol"],
         direct.json()["protocol"]
     );
+
+    Ok(())
+}
+
+async fn a8_first_calls_carry_grpc(scene: Scene) -> Result<()> {
+    let fresh = [
+        ("unary", Protocol::Grpc),
+        ("stream", Protocol::Grpc),
+        ("failing", Protocol::Grpc),
+    ];
+    let pair = Pair::new(scene, "grpc", &fresh).await?;
 
     let unary = |service: &str| Call::post(&pair.url("grpc", service, "/"), "one");
     let (first, _) = pair.both(unary, "unary", "direct-grpc").await?;
