@@ -17,9 +17,10 @@ use std::sync::Arc;
 
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
 use kube::core::{ApiResource, GroupVersionKind};
+use serde_json::json;
 use servicefence_crd::names;
 
-use crate::fence::render::{Kind, Object, Write};
+use crate::fence::render::{self, Kind, Object, Write};
 use crate::metrics::Metrics;
 use crate::source::convert::{Observe, Unreadable, Watched};
 use crate::state::{ObjectId, State};
@@ -107,6 +108,31 @@ pub fn resource(watched: Watched) -> ApiResource {
     ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), watched.as_str())
 }
 
+/// Whether an object says something else than was applied. Of a fence we write its existence only.
+fn is_contested(object: &Object, answer: &DynamicObject) -> bool {
+    let is = json!({
+        "metadata": {"ownerReferences": answer.metadata.owner_references},
+        "spec": answer.data.get("spec"),
+    });
+    object.kind != Kind::ServiceFence && render::fingerprint(object.kind, &is) != object.fingerprint()
+}
+
+/// Server-side apply merges maps, so it leaves what somebody else has added to one of ours: a label of a Sidecar's
+/// selector, say, with which it selects nothing. This patch takes it away, unless the object has changed since.
+fn overwrite(object: &Object, answer: &DynamicObject) -> serde_json::Value {
+    let path = match object.kind {
+        // The API server fills in the rest of a Service.
+        Kind::Service => "/spec/ports",
+        _ => "/spec",
+    };
+    let owners = object.body.pointer("/metadata/ownerReferences");
+    json!([
+        {"op": "replace", "path": "/metadata/resourceVersion", "value": answer.metadata.resource_version},
+        {"op": "add", "path": "/metadata/ownerReferences", "value": owners.unwrap_or(&json!([]))},
+        {"op": "replace", "path": path, "value": object.body.pointer(path)},
+    ])
+}
+
 /// Writes objects.
 #[derive(Clone)]
 pub struct Writer {
@@ -178,7 +204,7 @@ impl Writer {
     async fn apply(&self, object: Object) -> Result<(), WriteError> {
         let params = PatchParams::apply(names::MANAGER).force();
         let api = self.api(object.kind, &object.namespace);
-        let answer = api
+        let mut answer = api
             .patch(&object.name, &params, &Patch::Apply(&object.body))
             .await?;
         tracing::debug!(
@@ -187,12 +213,17 @@ impl Writer {
             name = &*object.name,
             "applied"
         );
-        let spec = serde_json::json!({
-            "metadata": {"ownerReferences": answer.metadata.owner_references},
-            "spec": answer.data.get("spec"),
-        });
-        let contested = object.kind != Kind::ServiceFence
-            && crate::fence::render::fingerprint(object.kind, &spec) != object.fingerprint();
+        if is_contested(&object, &answer) {
+            let patch = Patch::Json::<()>(
+                serde_json::from_value(overwrite(&object, &answer)).map_err(kube::Error::SerdeError)?,
+            );
+            let params = PatchParams {
+                field_manager: Some(names::MANAGER.to_owned()),
+                ..PatchParams::default()
+            };
+            answer = api.patch(&object.name, &params, &patch).await?;
+        }
+        let contested = is_contested(&object, &answer);
         self.take_in(object.kind, answer)?;
         if contested {
             return Err(WriteError::Contested {

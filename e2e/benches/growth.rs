@@ -72,6 +72,7 @@ async fn measure(mesh: Mesh) -> Result<Value> {
             .await?;
     }
     mesh.enforce("scoped", &["web"]).await?;
+    mesh.wait_cluster(SCOPED, "reviews.books", false).await?;
     ensure!(
         mesh.get(SCOPED, "http://reviews.books:8080/")
             .await

@@ -76,6 +76,8 @@ async fn measure(mesh: Mesh, pairs: usize) -> Result<Value> {
         mesh.add_app(PodSpec::new(&format!("{namespace}/web")).http(8080))
             .await?;
         mesh.enforce(namespace, &["web"]).await?;
+        mesh.wait_cluster(&format!("{namespace}/web"), ".books.svc", false)
+            .await?;
         let measured = run(&mesh, namespace, &addresses).await?;
         let in_force = settle::in_force(&mesh).await?;
         print(settle, in_force, &measured);

@@ -1,6 +1,6 @@
 //! helm, kubectl and istioctl, with the mesh's kubeconfig and folders of their own.
 
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use tokio::process::Command;
@@ -19,12 +19,19 @@ impl Mesh {
     }
 
     /// Runs istioctl. What needs to reach into pods through a kubelet (`proxy-status`) does not work; `validate`,
-    /// `analyze` and `proxy-config … -f` do.
+    /// `analyze` and `proxy-config … -f` do. Its verdicts are on standard error.
     pub async fn istioctl(&self, args: &[&str]) -> Result<String> {
-        self.program("istioctl", args).await
+        let output = self.output("istioctl", args).await?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        Ok(format!("{}{said}", String::from_utf8_lossy(&output.stdout)))
     }
 
     async fn program(&self, name: &str, args: &[&str]) -> Result<String> {
+        let output = self.output(name, args).await?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    async fn output(&self, name: &str, args: &[&str]) -> Result<Output> {
         let core = self.core();
         let home = core.folder.join("home");
         std::fs::create_dir_all(&home)?;
@@ -39,17 +46,15 @@ impl Mesh {
             .output()
             .await
             .with_context(|| format!("cannot start {name}"))?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
         if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
             bail!(
                 "`{name} {}` failed ({}): {}\n{}",
                 args.join(" "),
                 output.status,
-                said.trim(),
-                text.trim()
+                String::from_utf8_lossy(&output.stderr).trim(),
+                String::from_utf8_lossy(&output.stdout).trim()
             );
         }
-        Ok(text)
+        Ok(output)
     }
 }

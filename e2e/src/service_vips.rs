@@ -78,6 +78,7 @@ pub(crate) async fn keep(core: Arc<Core>) {
             slices.state().iter().map(AsRef::as_ref),
             &is_real(&core.id),
         );
+        let mut failures = 0;
         while last.as_ref() != Some(&table) {
             match apply_elsewhere(&core, &table, &applied).await {
                 Ok(now) => {
@@ -86,7 +87,10 @@ pub(crate) async fn keep(core: Arc<Core>) {
                 }
                 // A namespace that goes away in the middle is the usual reason; the next pass does not see it.
                 Err(error) => {
-                    eprintln!("mesh {}: Service addresses: {error:#}", core.id);
+                    failures += 1;
+                    if failures > 5 {
+                        eprintln!("mesh {}: Service addresses: {error:#}", core.id);
+                    }
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
             }

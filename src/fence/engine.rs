@@ -15,6 +15,7 @@ use servicefence_crd::{LearnedHost, Mode, ServiceFence, names};
 use super::change::Target;
 use super::facts::{Labels, SidecarFacts, Written};
 use super::name::{Cidr, ConfigKey, FenceKey, Fingerprint, Name, PodKey, ScopeHost};
+use super::optin::Asked;
 use super::registry::Registry;
 use super::transition::Transitions;
 
@@ -95,8 +96,8 @@ pub struct Engine {
     pub(super) registry: Registry,
     pub(super) pods: BTreeMap<PodKey, Labels>,
     pub(super) fences: BTreeMap<FenceKey, Fence>,
-    /// Per Namespace, the fences that labels ask for; found when first asked.
-    pub(super) wanted: BTreeMap<Name, OnceLock<BTreeSet<FenceKey>>>,
+    /// What labels ask for in each Namespace; found when first needed.
+    pub(super) asked: BTreeMap<Name, OnceLock<Asked>>,
     pub(super) sidecars: BTreeMap<ConfigKey, SidecarFacts>,
     pub(super) transitions: BTreeMap<Name, Transitions>,
     pub(super) warm: BTreeMap<ConfigKey, Written>,
@@ -120,7 +121,7 @@ impl Engine {
             settings,
             pods: BTreeMap::new(),
             fences: BTreeMap::new(),
-            wanted: BTreeMap::new(),
+            asked: BTreeMap::new(),
             sidecars: BTreeMap::new(),
             transitions: BTreeMap::new(),
             warm: BTreeMap::new(),

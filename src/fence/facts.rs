@@ -200,26 +200,46 @@ pub struct VirtualServiceFacts {
     pub http: Vec<Map<String, Value>>,
     /// The Services that its HTTP rules send or mirror requests to.
     pub destinations: BTreeSet<ServiceKey>,
+    /// Whether they name a subset of a destination elsewhere: see [`has_subset_elsewhere`].
+    pub subset_elsewhere: bool,
     /// Among several for one host Istio takes the oldest.
     pub created: Timestamp,
 }
 
 /// The Services that the HTTP rules of a VirtualService in `namespace` name as destinations.
 pub fn destinations(http: &[Map<String, Value>], namespace: &str) -> BTreeSet<ServiceKey> {
-    let listed = |rule: &Map<String, Value>| {
-        let lists = ["route", "mirrors"]
-            .into_iter()
-            .filter_map(|list| rule.get(list)?.as_array().cloned());
-        lists
-            .flatten()
-            .map(|entry| entry["destination"].clone())
-            .chain(rule.get("mirror").cloned())
-            .collect::<Vec<_>>()
-    };
-    http.iter()
-        .flat_map(listed)
+    named(http)
         .filter_map(|destination| ServiceKey::of_host(&qualify(destination["host"].as_str()?, namespace)))
         .collect()
+}
+
+/// Whether the HTTP rules of a VirtualService in `namespace` name a subset of what is not a Service
+/// of `namespace`. Istio looks for the DestinationRule that defines it in the caller's namespace,
+/// the Service's and the root one. So one that stands beside the VirtualService is there for callers
+/// of `namespace`, and not for the fallback gateway.
+pub fn has_subset_elsewhere(http: &[Map<String, Value>], namespace: &str) -> bool {
+    named(http).any(|destination| {
+        let has_subset = destination["subset"]
+            .as_str()
+            .is_some_and(|subset| !subset.is_empty());
+        let host = destination["host"].as_str().filter(|_| has_subset);
+        host.is_some_and(|host| {
+            ServiceKey::of_host(&qualify(host, namespace)).is_none_or(|key| &*key.namespace != namespace)
+        })
+    })
+}
+
+/// What HTTP rules send or mirror requests to.
+fn named(http: &[Map<String, Value>]) -> impl Iterator<Item = &Value> {
+    http.iter().flat_map(|rule| {
+        let lists = ["route", "mirrors"]
+            .into_iter()
+            .filter_map(|list| rule.get(list)?.as_array());
+        lists
+            .flatten()
+            .filter_map(|entry| entry.get("destination"))
+            .chain(rule.get("mirror"))
+    })
 }
 
 /// A Sidecar, ours or a user's.

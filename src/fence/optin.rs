@@ -4,12 +4,12 @@
 //! Flows in: labels of Namespaces and Services, fences, pods. Flows out: answers. Invariant: a pod
 //! belongs to at most one fence, since Istio lets one Sidecar per pod win.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use servicefence_crd::Mode;
 
 use super::engine::{Engine, Fence};
-use super::facts::{Labels, SidecarFacts};
+use super::facts::{Labels, ServiceFacts, ServiceKind, SidecarFacts};
 use super::name::{ConfigKey, FenceKey, PodKey, ServiceKey};
 use super::render;
 
@@ -22,6 +22,15 @@ pub enum Conflict {
     NameTaken(ConfigKey),
     /// An older fence has the same pods.
     OlderFence(FenceKey),
+}
+
+/// What labels ask for in a Namespace.
+#[derive(Default)]
+pub struct Asked {
+    /// The fences that must exist.
+    fences: BTreeSet<FenceKey>,
+    /// The mode of every Service with a selector: one for all that have the same pods.
+    modes: BTreeMap<ServiceKey, Mode>,
 }
 
 /// What a fence's workload resolves to.
@@ -57,9 +66,7 @@ impl Engine {
         let service = Self::workload_service(key, fence);
         match self.registry.service(&service) {
             None => Workload::NoService(service),
-            Some(facts)
-                if facts.selector.is_empty() || facts.kind == super::facts::ServiceKind::ExternalName =>
-            {
+            Some(facts) if facts.selector.is_empty() || facts.kind == ServiceKind::ExternalName => {
                 Workload::NoPods(service)
             }
             Some(facts) => Workload::Selector(&facts.selector),
@@ -71,8 +78,15 @@ impl Engine {
         self.settings.excluded_namespaces.contains(namespace)
     }
 
-    /// The mode that labels and the default give to a Service.
+    /// The mode that labels and the default give to a Service's pods.
     fn label_mode(&self, service: &ServiceKey) -> Mode {
+        let asked = self.asked(&service.namespace);
+        let of_pods = asked.and_then(|asked| asked.modes.get(service).copied());
+        of_pods.unwrap_or_else(|| self.own_label_mode(service))
+    }
+
+    /// The mode that labels and the default give to a Service by itself.
+    fn own_label_mode(&self, service: &ServiceKey) -> Mode {
         let of_service = self.registry.service(service).and_then(|facts| facts.mode.mode());
         let of_namespace = || {
             self.registry
@@ -84,8 +98,8 @@ impl Engine {
             .unwrap_or(self.settings.default_mode)
     }
 
-    /// The mode of a fence: its spec's, else its Service's, else its Namespace's, else the default.
-    /// A generated fence that nobody asks for any more is `Off`.
+    /// The mode of a fence: its spec's, else what labels give to its Service's pods. A generated
+    /// fence that nobody asks for any more is `Off`.
     pub(super) fn mode(&self, key: &FenceKey, fence: &Fence) -> Mode {
         if self.is_excluded(&key.namespace) || (fence.generated && !self.is_wanted(key)) {
             return Mode::Off;
@@ -98,9 +112,12 @@ impl Engine {
     /// an equal selector, unless somebody wrote one for it by hand.
     pub(super) fn wanted_fences(&self, namespace: &str) -> &BTreeSet<FenceKey> {
         static NONE: BTreeSet<FenceKey> = BTreeSet::new();
-        self.wanted
-            .get(namespace)
-            .map_or(&NONE, |wanted| wanted.get_or_init(|| self.find_wanted(namespace)))
+        self.asked(namespace).map_or(&NONE, |asked| &asked.fences)
+    }
+
+    fn asked(&self, namespace: &str) -> Option<&Asked> {
+        let asked = self.asked.get(namespace)?;
+        Some(asked.get_or_init(|| self.find_asked(namespace)))
     }
 
     /// Whether labels ask for this generated fence.
@@ -108,16 +125,15 @@ impl Engine {
         self.wanted_fences(&key.namespace).contains(key)
     }
 
-    fn find_wanted(&self, namespace: &str) -> BTreeSet<FenceKey> {
-        let mut wanted = BTreeSet::new();
-        if self.is_excluded(namespace)
-            || self
-                .registry
-                .namespace(namespace)
-                .is_none_or(|facts| facts.terminating)
-        {
-            return wanted;
+    fn find_asked(&self, namespace: &str) -> Asked {
+        let mut asked = Asked::default();
+        if self.is_excluded(namespace) {
+            return asked;
         }
+        let terminating = self
+            .registry
+            .namespace(namespace)
+            .is_none_or(|facts| facts.terminating);
         let (mut hand_written, mut generated) = (BTreeSet::new(), BTreeSet::new());
         for (key, fence) in self.fences_in(namespace) {
             let services = if fence.generated {
@@ -129,9 +145,9 @@ impl Engine {
         }
         for group in self.registry.workloads_in(namespace).values() {
             let keys = || group.iter().map(|(key, _)| *key);
-            if keys().any(|key| hand_written.contains(key))
-                || !keys().any(|key| self.label_mode(key) == Mode::Enforce)
-            {
+            let mode = self.mode_of_group(group);
+            asked.modes.extend(keys().map(|key| (key.clone(), mode)));
+            if mode == Mode::Off || terminating || keys().any(|key| hand_written.contains(key)) {
                 continue;
             }
             // The one that is there stays, so that a new alias Service moves nothing.
@@ -139,10 +155,30 @@ impl Engine {
                 .find(|key| generated.contains(*key))
                 .or_else(|| keys().next())
             {
-                wanted.insert(FenceKey::new(service.namespace.clone(), service.name.clone()));
+                asked
+                    .fences
+                    .insert(FenceKey::new(service.namespace.clone(), service.name.clone()));
             }
         }
-        wanted
+        asked
+    }
+
+    /// The mode of the pods that several Services have. `off` on one of them is a brake, and a brake
+    /// must always work.
+    fn mode_of_group(&self, group: &[(&ServiceKey, &ServiceFacts)]) -> Mode {
+        let braked = group
+            .iter()
+            .any(|(_, facts)| facts.mode.mode() == Some(Mode::Off));
+        let enforced = || {
+            group
+                .iter()
+                .any(|(key, _)| self.own_label_mode(key) == Mode::Enforce)
+        };
+        if !braked && enforced() {
+            Mode::Enforce
+        } else {
+            Mode::Off
+        }
     }
 
     /// What keeps a fence from being enforced.

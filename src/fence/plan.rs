@@ -18,7 +18,7 @@ pub use status::{Reason, Said};
 use super::name::ServiceKey;
 use super::optin::Conflict;
 
-/// Why a fence is not enforced.
+/// Why the mesh is not as a fence asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Held {
     /// Its mode is Off.
@@ -31,8 +31,10 @@ pub(crate) enum Held {
     NoPods(ServiceKey),
     /// Somebody else has its pods or its name.
     Conflict(Conflict),
-    /// The fallback gateway has no ready endpoint.
+    /// The fallback gateway has no ready endpoint, so there is no first Sidecar.
     NoGateway,
+    /// The fallback gateway has no ready endpoint any more, and the Sidecar is there.
+    GatewayGone,
     /// The gateway's routes to this namespace are not written yet.
     NoRoutes(String),
     /// The placeholder Service is not written yet.

@@ -5,6 +5,7 @@
 //! follows from the maps beside it; `set_*` is the only way to change either.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 
 use super::facts::{
@@ -30,6 +31,7 @@ pub struct Registry {
     /// is not HTTP.
     protocol_bound: BTreeSet<ServiceKey>,
     rules_by_host: HashMap<Name, BTreeSet<ConfigKey>>,
+    rules_by_destination: HashMap<ServiceKey, BTreeSet<ConfigKey>>,
     http_ports: BTreeMap<u16, usize>,
     other_ports: BTreeMap<u16, usize>,
     /// Services with routes at the fallback gateway, per namespace.
@@ -48,6 +50,7 @@ impl Registry {
             by_address: HashMap::new(),
             protocol_bound: BTreeSet::new(),
             rules_by_host: HashMap::new(),
+            rules_by_destination: HashMap::new(),
             http_ports: BTreeMap::new(),
             other_ports: BTreeMap::new(),
             routed: BTreeMap::new(),
@@ -128,21 +131,13 @@ impl Registry {
         facts: Option<VirtualServiceFacts>,
     ) -> Option<VirtualServiceFacts> {
         let old = self.virtual_services.remove(key);
-        for host in old.iter().flat_map(|old| &old.hosts) {
-            if let Some(keys) = self.rules_by_host.get_mut(host) {
-                keys.remove(key);
-                if keys.is_empty() {
-                    self.rules_by_host.remove(host);
-                }
-            }
+        if let Some(old) = &old {
+            forget(&mut self.rules_by_host, &old.hosts, key);
+            forget(&mut self.rules_by_destination, &old.destinations, key);
         }
         if let Some(facts) = facts {
-            for host in &facts.hosts {
-                self.rules_by_host
-                    .entry(host.clone())
-                    .or_default()
-                    .insert(key.clone());
-            }
+            index(&mut self.rules_by_host, &facts.hosts, key);
+            index(&mut self.rules_by_destination, &facts.destinations, key);
             self.virtual_services.insert(key.clone(), facts);
         }
         old
@@ -210,6 +205,22 @@ impl Registry {
             .flatten()
             .filter_map(|key| Some((key, self.virtual_services.get(key)?)))
             .filter(|(_, rules)| rules.mesh)
+    }
+
+    /// The hosts whose rules send or mirror requests to a Service.
+    pub fn hosts_routed_to(&self, service: &ServiceKey) -> impl Iterator<Item = &Name> {
+        let rules = self.rules_by_destination.get(service).into_iter().flatten();
+        rules
+            .filter_map(|key| self.virtual_services.get(key))
+            .filter(|rules| rules.mesh)
+            .flat_map(|rules| &rules.hosts)
+    }
+
+    /// Namespaces with rules of their own for `host` that the fallback gateway cannot follow.
+    pub fn direct_callers_of<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a Name> {
+        self.rules_of_host(host)
+            .filter(|(_, rules)| rules.subset_elsewhere)
+            .map(|(key, _)| &key.namespace)
     }
 
     /// The Service and port that an address belongs to.
@@ -284,6 +295,35 @@ fn wildcards_of(host: &str) -> impl Iterator<Item = String> {
     std::iter::once(host.to_owned())
         .chain(suffixes)
         .chain(std::iter::once("*".to_owned()))
+}
+
+fn index<'a, K>(
+    indexed: &mut HashMap<K, BTreeSet<ConfigKey>>,
+    under: impl IntoIterator<Item = &'a K>,
+    key: &ConfigKey,
+) where
+    K: Clone + Eq + Hash + 'a,
+{
+    for one in under {
+        indexed.entry(one.clone()).or_default().insert(key.clone());
+    }
+}
+
+fn forget<'a, K>(
+    indexed: &mut HashMap<K, BTreeSet<ConfigKey>>,
+    under: impl IntoIterator<Item = &'a K>,
+    key: &ConfigKey,
+) where
+    K: Eq + Hash + 'a,
+{
+    for one in under {
+        if let Some(keys) = indexed.get_mut(one) {
+            keys.remove(key);
+            if keys.is_empty() {
+                indexed.remove(one);
+            }
+        }
+    }
 }
 
 fn count<K: Ord + Clone>(counts: &mut BTreeMap<K, usize>, key: &K, add: bool) {

@@ -147,6 +147,8 @@ pub fn resolve(registry: &Registry, namespace: &str, host: &str) -> (Vec<ScopeHo
 /// Hosts that the fallback gateway cannot serve or that cannot leave without harm:
 /// - headless Services: their pods' addresses have no route at the gateway;
 /// - ServiceEntries, and names that only a VirtualService knows: the gateway routes Services only;
+/// - hosts for which the namespace itself has rules to subsets elsewhere: the gateway does not see
+///   the namespace's DestinationRules, so where one of these defines the subset it would answer 503;
 /// - Services that are not HTTP, unless the owner accepts that open connections are cut once;
 /// - and, whatever the owner accepts, those whose port number some host in scope uses with a
 ///   listener for all addresses: that listener would swallow the connection.
@@ -165,18 +167,17 @@ fn add_protocol(scope: &mut Scope, registry: &Registry, namespace: &Name, non_ht
         }
     }
     for (key, rules) in registry.rules_for(namespace) {
-        for host in rules
-            .hosts
-            .iter()
-            .filter(|host| ServiceKey::of_host(host).is_none() && !host.contains('*'))
-        {
-            scope.add(
-                ScopeHost {
+        let direct_only = rules.subset_elsewhere && key.namespace == *namespace;
+        for host in rules.hosts.iter().filter(|host| !host.contains('*')) {
+            let host = match ServiceKey::of_host(host) {
+                None => ScopeHost {
                     namespace: key.namespace.clone(),
                     name: host.clone(),
                 },
-                Why::Protocol,
-            );
+                Some(service) if direct_only => service.scope_host(),
+                Some(_) => continue,
+            };
+            scope.add(host, Why::Protocol);
         }
     }
     let visible = || {

@@ -17,7 +17,7 @@ use servicefence_crd::{ServiceFence, names};
 use crate::fence::Change;
 use crate::fence::facts::{
     ModeLabel, NamespaceFacts, Port, Protocol, ServiceEntryFacts, ServiceFacts, ServiceKind, SidecarFacts,
-    VirtualServiceFacts, Visibility, Written, destinations,
+    VirtualServiceFacts, Visibility, Written, destinations, has_subset_elsewhere,
 };
 use crate::fence::name::{ConfigKey, FenceKey, Name, PodKey, ScopeHost, ServiceKey, qualify};
 use crate::fence::render::{self, Kind};
@@ -345,6 +345,7 @@ fn observe_virtual_service(
         mesh: spec.gateways.is_empty() || spec.gateways.iter().any(|gateway| gateway == "mesh"),
         visibility: Visibility::parse(spec.export_to.iter().map(String::as_str), &key.namespace),
         destinations: destinations(&spec.http, &key.namespace),
+        subset_elsewhere: has_subset_elsewhere(&spec.http, &key.namespace),
         http: spec.http,
         created: created(&object.metadata),
     };

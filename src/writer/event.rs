@@ -1,7 +1,7 @@
 //! Events: sentences for the authors of objects, on those objects.
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::api::ObjectMeta;
+use kube::api::{Api, DynamicObject, ObjectMeta};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use servicefence_crd::names;
 
@@ -12,6 +12,7 @@ use crate::source::convert::{Unreadable, Watched};
 /// Reports Events. One that cannot be reported is logged; nothing waits for it.
 #[derive(Clone)]
 pub struct Events {
+    client: kube::Client,
     recorder: Recorder,
 }
 
@@ -23,8 +24,29 @@ impl Events {
             instance: pod,
         };
         Self {
-            recorder: Recorder::new(client, reporter),
+            recorder: Recorder::new(client.clone(), reporter),
+            client,
         }
+    }
+
+    /// An object as Events refer to it. `kubectl describe` shows those with its uid only, so one that is not known is
+    /// asked for.
+    async fn reference(&self, watched: Watched, namespace: Option<&str>, name: &str) -> ObjectReference {
+        let resource = super::resource(watched);
+        let api: Api<DynamicObject> = match namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
+            None => Api::all_with(self.client.clone(), &resource),
+        };
+        let uid = api.get_metadata_opt(name).await.unwrap_or_else(|error| {
+            tracing::debug!(%error, resource = watched.as_str(), name, "its uid is not known, `kubectl describe` will not show the Event");
+            None
+        });
+        reference(
+            watched,
+            namespace,
+            name,
+            uid.and_then(|object| object.metadata.uid),
+        )
     }
 
     async fn publish(
@@ -85,8 +107,14 @@ impl Events {
     /// An opt-in label that means nothing.
     pub async fn unknown_mode(&self, unknown: &UnknownMode) {
         let object = match &unknown.service {
-            Some(service) => reference(Watched::Services, Some(&unknown.namespace), service, None),
-            None => reference(Watched::Namespaces, None, &unknown.namespace, None),
+            Some(service) => {
+                self.reference(Watched::Services, Some(&unknown.namespace), service)
+                    .await
+            }
+            None => {
+                self.reference(Watched::Namespaces, None, &unknown.namespace)
+                    .await
+            }
         };
         let note = format!(
             "the label {}={} means nothing and is ignored: use enforce or off",
@@ -113,12 +141,9 @@ impl Events {
 
     /// A user's rule that first calls do not follow.
     pub async fn not_carried(&self, rules: &ConfigKey, because: &str) {
-        let object = reference(
-            Watched::VirtualServices,
-            Some(&rules.namespace),
-            &rules.name,
-            None,
-        );
+        let object = self
+            .reference(Watched::VirtualServices, Some(&rules.namespace), &rules.name)
+            .await;
         let note = format!(
             "first calls, which the fallback gateway serves, do not follow a rule of this VirtualService: {because}; once the host is learned they do"
         );

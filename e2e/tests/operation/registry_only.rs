@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use servicefence_e2e::install::SOON;
 use servicefence_e2e::wait::until;
 use servicefence_e2e::{Call, Mesh, MeshOptions, OutboundTrafficPolicy, PodSpec, Protocol, Reply, Server};
 
 use crate::shop;
+
+/// What a caller's proxy says to the gateway in such a mesh.
+const HEADER: &str = "x-servicefence-registry-only";
 
 pub(crate) const NAME: &str = "a_registry_only_mesh_serves_misses_and_refuses_strangers";
 
@@ -92,12 +95,83 @@ spec: {mode: Enforce, learning: {nonHttp: Learn}}
         let fenced = mesh.call("shop/web", &call).await;
         refused_alike(url, &free, &fenced)?;
     }
+    names_of_the_mesh(mesh).await?;
+    a_proxy_that_lets_pass(mesh).await
+}
+
+/// Hosts that look like names of the mesh take the way through the gateway, whatever the address is. There the address
+/// decides, and nothing that the application sends changes that.
+async fn names_of_the_mesh(mesh: &Mesh) -> Result<()> {
+    let proxy = mesh.proxy("shop/web")?;
+    for host in ["nothing", "nothing.books", "nothing.books.svc.cluster.local"] {
+        for forged in [&[][..], &["false", ""]] {
+            let call = |url| {
+                let call = Call::get(url)
+                    .host(host)
+                    .header("x-servicefence-original-dst", "10.96.0.1:443");
+                forged
+                    .iter()
+                    .fold(call, |call, forged| call.header(HEADER, forged))
+            };
+            let (reply, taken) = proxy
+                .watch(mesh.call("shop/web", &call("http://reviews.books:8080/")))
+                .await?;
+            ensure!(
+                reply.is_from("books/reviews") && taken.fallback(),
+                "Host {host} at a Service: {reply}, by {taken}"
+            );
+            ensure!(reply.received(HEADER).is_empty(), "the destination sees {HEADER}");
+
+            for url in ["http://api.example.com:8080/", "h2://api.example.com:8080/"] {
+                let free = mesh.call("free/web", &call(url)).await;
+                let (fenced, taken) = proxy.watch(mesh.call("shop/web", &call(url))).await?;
+                refused_alike(url, &free, &fenced).with_context(|| format!("Host {host}"))?;
+                ensure!(
+                    taken.fallback(),
+                    "Host {host} at {url} was not refused by the gateway, but by {taken}"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A Sidecar of the user's opens one workload of the same namespace. It keeps what Istio gives it, even when the
+/// application itself sends the header.
+async fn a_proxy_that_lets_pass(mesh: &Mesh) -> Result<()> {
+    mesh.apply_yaml(
+        "
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: open, namespace: shop}
+spec:
+  workloadSelector: {labels: {app: open}}
+  outboundTrafficPolicy: {mode: ALLOW_ANY}
+  egress: [{hosts: [servicefence-system/*]}]
+",
+    )
+    .await?;
+    mesh.add_app(PodSpec::new("shop/open").http(8080)).await?;
+    let proxy = mesh.proxy("shop/open")?;
+    for (url, pod) in [
+        ("http://reviews.books:8080/", "books/reviews"),
+        ("http://api.example.com:8080/", "external/api.example.com"),
+    ] {
+        let call = Call::get(url).host("nothing").header(HEADER, "true");
+        until(format!("{url} where all may pass"), SOON, async || {
+            let (reply, taken) = proxy.watch(mesh.call("shop/open", &call)).await?;
+            ensure!(reply.is_from(pod) && taken.fallback(), "{reply}, by {taken}");
+            ensure!(reply.received(HEADER).is_empty(), "{pod} sees {HEADER}");
+            Ok(())
+        })
+        .await?;
+    }
     Ok(())
 }
 
 /// As Istio refuses what it does not know: 502 for HTTP, a connection that is closed for TCP.
 fn refused_alike(url: &str, free: &Reply, fenced: &Reply) -> Result<()> {
-    let wanted = url.starts_with("http").then_some(502);
+    let wanted = (!url.starts_with("tcp")).then_some(502);
     for (caller, reply) in [("without a fence", free), ("with a fence", fenced)] {
         ensure!(
             !reply.is_ok() && reply.status == wanted,

@@ -10,7 +10,6 @@ use anyhow::{Context as _, Result, ensure};
 use futures_util::{StreamExt as _, pin_mut};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, WatchEvent, WatchParams};
-use serde_json::Value;
 use servicefence_e2e::Mesh;
 use servicefence_e2e::install::{SOON, SYSTEM};
 use servicefence_e2e::tools::repository;
@@ -39,7 +38,28 @@ async fn upgrade(mesh: &Mesh, values: &[&str]) -> Result<()> {
     for value in values {
         args.extend(["--set", value]);
     }
-    mesh.helm(&args).await.map(drop)
+    mesh.helm(&args).await?;
+    until("the new controller to be the only one", LONG, async || {
+        let pods = controllers(mesh).await?;
+        ensure!(pods <= 1, "there are {pods}");
+        Ok(())
+    })
+    .await
+}
+
+/// How many pods the controller has, ending ones included.
+async fn controllers(mesh: &Mesh) -> Result<usize> {
+    let args = [
+        "-n",
+        SYSTEM,
+        "get",
+        "pods",
+        "-l",
+        "app=servicefence",
+        "-o",
+        "name",
+    ];
+    Ok(mesh.kubectl(&args).await?.lines().count())
 }
 
 /// The code with which the controller's container ended, seen from a watch of its pod until the pod is gone.
@@ -140,20 +160,7 @@ async fn a_call_without_a_controller_works_and_the_next_is_learned(mesh: Mesh) -
     };
     scale("--replicas=0").await?;
     until("no controller", LONG, async || {
-        let pods = mesh
-            .kubectl(&[
-                "-n",
-                SYSTEM,
-                "get",
-                "pods",
-                "-l",
-                "app=servicefence",
-                "-o",
-                "json",
-            ])
-            .await?;
-        let pods: Value = serde_json::from_str(&pods)?;
-        ensure!(pods["items"].as_array().is_some_and(Vec::is_empty), "it is there");
+        ensure!(controllers(&mesh).await? == 0, "it is there");
         Ok(())
     })
     .await?;

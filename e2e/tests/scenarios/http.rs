@@ -36,8 +36,9 @@ struct Pair {
 }
 
 impl Pair {
-    /// In namespaces named after `topic`. `direct` is in scope from the start, `fresh` ones are not.
-    async fn new(scene: Scene, topic: &str, fresh: &[(&str, Protocol)]) -> Result<Self> {
+    /// In namespaces named after `topic`. The Service `direct` is in scope from the start, `fresh` ones are not. All are
+    /// of one protocol, since the server's own proxy takes it from the oldest Service of the port.
+    async fn new(scene: Scene, topic: &str, protocol: Protocol, fresh: &[&str]) -> Result<Self> {
         let pair = Self {
             caller: format!("{topic}/web"),
             servers: format!("{topic}-server"),
@@ -47,18 +48,17 @@ impl Pair {
         scene
             .add([
                 scene.app(&pair.caller).http(8080),
-                scene.app(&pair.server()).http(8080),
+                scene.app(&pair.server()).serve(protocol, 8080),
             ])
             .await?;
-        let direct = [("direct", Protocol::Http), ("direct-grpc", Protocol::Grpc)];
-        for (name, protocol) in direct.iter().chain(fresh) {
+        for name in fresh.iter().chain(&["direct"]) {
             scene
-                .service(&pair.service(name), "server", *protocol, 8080)
+                .service(&pair.service(name), "server", protocol, 8080)
                 .await?;
         }
-        let allow = direct.map(|(name, _)| format!("{{host: {}}}", scene.host(&pair.service(name))));
+        let direct = scene.host(&pair.service("direct"));
         scene
-            .fence(&pair.caller, &format!("allow: [{}]", allow.join(", ")))
+            .fence(&pair.caller, &format!("allow: [{{host: {direct}}}]"))
             .await?;
         Ok(pair)
     }
@@ -80,7 +80,8 @@ impl Pair {
 
     /// Makes the same call to a fresh Service and to the direct one, and proves both paths. What is
     /// said of an answer as a whole is compared here, bodies are the caller's.
-    async fn both(&self, call: impl Fn(&str) -> Call, fresh: &str, direct: &str) -> Result<(Reply, Reply)> {
+    async fn both(&self, call: impl Fn(&str) -> Call, fresh: &str) -> Result<(Reply, Reply)> {
+        let direct = "direct";
         let (first, taken) = self.scene.call(&self.caller, &call(fresh)).await?;
         ensure!(
             taken.fallback() && !taken.uses(&self.service_host(fresh)),
@@ -165,7 +166,7 @@ fn answer(reply: &Reply) -> BTreeMap<String, String> {
 }
 
 async fn a8_a_first_call_may_take_longer_than_15_seconds(scene: Scene) -> Result<()> {
-    let pair = Pair::new(scene, "slow", &[("slow", Protocol::Http)]).await?;
+    let pair = Pair::new(scene, "slow", Protocol::Http, &["slow"]).await?;
     let call = |service: &str| {
         let url = pair.url("http", service, "/slow?ms=16500");
         Call::get(&url).timeout(Duration::from_secs(30))
@@ -192,14 +193,14 @@ async fn a8_a_first_call_may_take_longer_than_15_seconds(scene: Scene) -> Result
 }
 
 async fn a8_first_calls_carry_large_bodies_streams_and_redirects(scene: Scene) -> Result<()> {
-    let fresh = ["up", "down", "stream", "moved"].map(|name| (name, Protocol::Http));
-    let pair = Pair::new(scene, "bodies", &fresh).await?;
+    let fresh = ["up", "down", "stream", "moved"];
+    let pair = Pair::new(scene, "bodies", Protocol::Http, &fresh).await?;
 
     let large: Bytes = (0..=250).cycle().take(LARGE).collect();
     let up = |service: &str| {
         Call::post(&pair.url("http", service, "/"), large.clone()).timeout(Duration::from_mins(1))
     };
-    let (first, direct) = pair.both(up, "up", "direct").await?;
+    let (first, direct) = pair.both(up, "up").await?;
     ensure!(first.json()["body"]["bytes"] == LARGE, "{}", first.text());
     ensure!(
         first.json()["body"] == direct.json()["body"],
@@ -212,12 +213,12 @@ async fn a8_first_calls_carry_large_bodies_streams_and_redirects(scene: Scene) -
         let url = pair.url("http", service, &format!("/bytes?n={LARGE}"));
         Call::get(&url).timeout(Duration::from_mins(1))
     };
-    let (first, direct) = pair.both(down, "down", "direct").await?;
+    let (first, direct) = pair.both(down, "down").await?;
     ensure!(first.body == large, "{} bytes came, or others", first.body.len());
     ensure!(direct.body == large, "{} bytes came direct", direct.body.len());
 
     let stream = |service: &str| Call::get(&pair.url("http", service, "/stream?n=5&ms=400"));
-    let (first, direct) = pair.both(stream, "stream", "direct").await?;
+    let (first, direct) = pair.both(stream, "stream").await?;
     ensure!(
         first.body == direct.body,
         "{} and {}",
@@ -239,7 +240,7 @@ async fn a8_first_calls_carry_large_bodies_streams_and_redirects(scene: Scene) -
     }
 
     let moved = |service: &str| Call::get(&pair.url("http", service, "/redirect"));
-    let (first, _) = pair.both(moved, "moved", "direct").await?;
+    let (first, _) = pair.both(moved, "moved").await?;
     ensure!(
         first.status == Some(302) && first.headers.get("location").is_some_and(|to| to == "/"),
         "{first}: {:?}",
@@ -249,18 +250,17 @@ async fn a8_first_calls_carry_large_bodies_streams_and_redirects(scene: Scene) -
 }
 
 async fn a8_first_calls_carry_websocket_and_http2(scene: Scene) -> Result<()> {
-    let fresh = [("socket", Protocol::Http), ("two", Protocol::Http)];
-    let pair = Pair::new(scene, "protocols", &fresh).await?;
+    let pair = Pair::new(scene, "protocols", Protocol::Http, &["socket", "two"]).await?;
 
     let socket = |service: &str| Call::post(&pair.url("ws", service, "/"), "over a WebSocket");
-    let (first, _) = pair.both(socket, "socket", "direct").await?;
+    let (first, _) = pair.both(socket, "socket").await?;
     ensure!(
         first.status == Some(101) && first.text() == "over a WebSocket",
         "{first}"
     );
 
     let two = |service: &str| Call::post(&pair.url("h2", service, "/"), "by prior knowledge");
-    let (first, direct) = pair.both(two, "two", "direct").await?;
+    let (first, direct) = pair.both(two, "two").await?;
     ensure!(first.is_ok() && first.version == Some(Version::HTTP_2), "{first}");
     ensure!(
         first.json()["protocol"] == direct.json()["protocol"],
@@ -273,19 +273,15 @@ async fn a8_first_calls_carry_websocket_and_http2(scene: Scene) -> Result<()> {
 }
 
 async fn a8_first_calls_carry_grpc(scene: Scene) -> Result<()> {
-    let fresh = [
-        ("unary", Protocol::Grpc),
-        ("stream", Protocol::Grpc),
-        ("failing", Protocol::Grpc),
-    ];
-    let pair = Pair::new(scene, "grpc", &fresh).await?;
+    let fresh = ["unary", "stream", "failing"];
+    let pair = Pair::new(scene, "grpc", Protocol::Grpc, &fresh).await?;
 
     let unary = |service: &str| Call::post(&pair.url("grpc", service, "/"), "one");
-    let (first, _) = pair.both(unary, "unary", "direct-grpc").await?;
+    let (first, _) = pair.both(unary, "unary").await?;
     ensure!(first.grpc_status == Some(0) && first.text() == "one", "{first}");
 
     let stream = |service: &str| Call::post(&pair.url("grpc", service, "/"), "one\ntwo\nthree");
-    let (first, _) = pair.both(stream, "stream", "direct-grpc").await?;
+    let (first, _) = pair.both(stream, "stream").await?;
     ensure!(
         first.grpc_status == Some(0) && first.text() == "one\ntwo\nthree",
         "{first}"
@@ -298,7 +294,7 @@ async fn a8_first_calls_carry_grpc(scene: Scene) -> Result<()> {
     let direct = pair
         .scene
         .mesh
-        .call(&pair.scene.pod(&pair.caller), &failing("direct-grpc"))
+        .call(&pair.scene.pod(&pair.caller), &failing("direct"))
         .await;
     ensure!(taken.fallback(), "it went by {taken}");
     ensure!(
@@ -310,7 +306,7 @@ async fn a8_first_calls_carry_grpc(scene: Scene) -> Result<()> {
 }
 
 async fn a8_a_kept_alive_connection_goes_from_gateway_to_direct(scene: Scene) -> Result<()> {
-    let pair = Pair::new(scene, "kept", &[("kept", Protocol::Http)]).await?;
+    let pair = Pair::new(scene, "kept", Protocol::Http, &["kept"]).await?;
     let (scene, from, server) = (
         &pair.scene,
         pair.scene.pod(&pair.caller),
@@ -350,8 +346,7 @@ async fn a8_a_kept_alive_connection_goes_from_gateway_to_direct(scene: Scene) ->
 /// Two headers differ: the certificates have one element more, the first, which names the caller;
 /// and a call with `x-forwarded-for` has `x-envoy-external-address` too.
 async fn a8_first_calls_arrive_with_the_headers_of_direct_ones(scene: Scene) -> Result<()> {
-    let fresh = ["bare", "rich"].map(|name| (name, Protocol::Http));
-    let pair = Pair::new(scene, "headers", &fresh).await?;
+    let pair = Pair::new(scene, "headers", Protocol::Http, &["bare", "rich"]).await?;
     let (scene, server) = (&pair.scene, pair.service("server"));
     let caller = format!("URI=spiffe://cluster.local/ns/{}/sa/web", scene.ns("headers"));
     let bare = Call::get(&pair.url("http", "bare", "/a%2Fb//c?d=%20e"));

@@ -101,9 +101,9 @@ impl Engine {
             return;
         }
         if new.is_some() {
-            self.wanted.insert(name.clone(), OnceLock::new());
+            self.asked.insert(name.clone(), OnceLock::new());
         } else {
-            self.wanted.remove(name);
+            self.asked.remove(name);
             self.transitions.remove(name);
         }
         if let Some(value) = unknown {
@@ -142,13 +142,19 @@ impl Engine {
                 self.dirty_envoy_filters(dirty);
             }
         }
+        // A rule that names no port of its destination means the destination's only one.
+        let ports = |facts: &Option<ServiceFacts>| facts.as_ref().map(|facts| facts.ports.clone());
+        if ports(&old) != ports(&new) {
+            let hosts = self.registry.hosts_routed_to(key);
+            self.dirty_routes_of(hosts, dirty);
+        }
         let workload = |facts: &Option<ServiceFacts>| {
             facts
                 .as_ref()
                 .map(|facts| (facts.selector.clone(), facts.mode.clone(), facts.kind))
         };
         if workload(&old) != workload(&new) {
-            self.forget_wanted(&key.namespace);
+            self.forget_asked(&key.namespace);
             self.dirty_fences_in(&key.namespace, dirty);
             dirty.targets.insert(Target::Namespace(key.namespace.clone()));
             let was = old.as_ref().and_then(|facts| unknown_mode(&facts.mode));
@@ -208,7 +214,35 @@ impl Engine {
         }
         let either = || old.iter().chain(&new).filter(|rules| rules.mesh);
         let hosts: BTreeSet<&Name> = either().flat_map(|rules| &rules.hosts).collect();
-        for host in &hosts {
+        self.dirty_routes_of(hosts.iter().copied(), dirty);
+        // A host that a rule of its own puts into every scope concerns every fence that sees it.
+        let everywhere = hosts.iter().any(|host| match ServiceKey::of_host(host) {
+            Some(service) => self.registry.service(&service).is_none_or(is_protocol_bound),
+            None => true,
+        });
+        // One that the gateway cannot follow concerns every fence of the rule's own namespace.
+        let callers = hosts
+            .iter()
+            .flat_map(|host| self.registry.direct_callers_of(host));
+        let mut callers: BTreeSet<&Name> = callers.collect();
+        if either().any(|rules| rules.subset_elsewhere) {
+            callers.insert(&key.namespace);
+        }
+        let seen = |namespace: &Name| either().any(|rules| rules.visibility.to(namespace));
+        let concerned = self.fences.iter().filter(|(fence, _)| seen(&fence.namespace));
+        let concerned = concerned.filter(|(fence, facts)| {
+            everywhere
+                || callers.contains(&fence.namespace)
+                || hosts.iter().any(|host| mentions(fence, facts, host))
+        });
+        dirty
+            .targets
+            .extend(concerned.map(|(fence, _)| Target::Fence(fence.clone())));
+    }
+
+    /// Routes that the rules of these hosts are carried over to.
+    fn dirty_routes_of<'a>(&self, hosts: impl IntoIterator<Item = &'a Name>, dirty: &mut Dirty) {
+        for host in hosts {
             match ServiceKey::of_host(host) {
                 Some(service) if !service.name.contains('*') => {
                     dirty.targets.insert(Target::Routes(service.namespace));
@@ -221,18 +255,6 @@ impl Engine {
                 }
             }
         }
-        // A host that a rule of its own puts into every scope concerns every fence that sees it.
-        let everywhere = hosts.iter().any(|host| match ServiceKey::of_host(host) {
-            Some(service) => self.registry.service(&service).is_none_or(is_protocol_bound),
-            None => true,
-        });
-        let seen = |namespace: &Name| either().any(|rules| rules.visibility.to(namespace));
-        let concerned = self.fences.iter().filter(|(fence, _)| seen(&fence.namespace));
-        let concerned = concerned
-            .filter(|(fence, facts)| everywhere || hosts.iter().any(|host| mentions(fence, facts, host)));
-        dirty
-            .targets
-            .extend(concerned.map(|(fence, _)| Target::Fence(fence.clone())));
     }
 
     fn apply_pod(&mut self, key: &PodKey, labels: Option<Labels>, dirty: &mut Dirty) {
@@ -275,7 +297,7 @@ impl Engine {
         };
         dirty.targets.insert(Target::Fence(key.clone()));
         if before != after {
-            self.forget_wanted(&key.namespace);
+            self.forget_asked(&key.namespace);
             self.dirty_fences_in(&key.namespace, dirty);
             dirty.targets.insert(Target::Namespace(key.namespace.clone()));
         }
@@ -352,9 +374,9 @@ impl Engine {
         dirty.targets.insert(Target::Namespace(key.namespace.clone()));
     }
 
-    pub(super) fn forget_wanted(&mut self, namespace: &str) {
-        if let Some(wanted) = self.wanted.get_mut(namespace) {
-            *wanted = OnceLock::new();
+    pub(super) fn forget_asked(&mut self, namespace: &str) {
+        if let Some(asked) = self.asked.get_mut(namespace) {
+            *asked = OnceLock::new();
         }
     }
 
@@ -381,10 +403,12 @@ impl Engine {
         }
     }
 
+    /// Fences that have a host in their scope by their own doing, or by rules of their namespace.
     fn fences_mentioning<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a FenceKey> {
+        let callers: BTreeSet<&Name> = self.registry.direct_callers_of(host).collect();
         self.fences
             .iter()
-            .filter(move |(key, fence)| mentions(key, fence, host))
+            .filter(move |(key, fence)| mentions(key, fence, host) || callers.contains(&key.namespace))
             .map(|(key, _)| key)
     }
 }

@@ -149,7 +149,7 @@ impl Engine {
         }
     }
 
-    /// Plans the way to `scope`; an answer is what it waits for before the first Sidecar.
+    /// Plans the way to `scope`; an answer is what stands in the way of it or of its misses.
     fn plan_scoped(
         &self,
         case: &Case<'_>,
@@ -218,7 +218,7 @@ impl Engine {
         if current.is_none_or(|sidecar| sidecar.fingerprint != object.fingerprint()) {
             plan.sidecar = Some(Write::Apply(object));
         }
-        None
+        (!self.gateway_ready).then_some(Held::GatewayGone)
     }
 
     /// What must exist before the first Sidecar of a namespace: with any of it missing, a miss

@@ -296,6 +296,10 @@ fn say_held(held: &Held, service: &str) -> Said {
             Reason::GatewayNotReady,
             "the fallback gateway has no ready endpoint, so a call out of scope would fail: see Deployment servicefence-fallback".to_owned(),
         ),
+        Held::GatewayGone => (
+            Reason::GatewayNotReady,
+            "the fallback gateway has no ready endpoint: calls to hosts out of scope fail until it is back; see Deployment servicefence-fallback".to_owned(),
+        ),
         Held::NoRoutes(namespace) => (
             Reason::FallbackNotReady,
             format!("waiting for the fallback gateway's routes to namespace {namespace}"),

@@ -1,9 +1,11 @@
 //! Decisions, from the outside: what happens in a cluster, and what is written.
 
 mod enforce;
+mod gateway;
 mod invariants;
 mod optin;
 mod routes;
+mod subsets;
 
 use serde_json::json;
 

@@ -16,6 +16,12 @@ pub const ENVOY_FILTER: &str = "servicefence";
 /// instructions in Istio's proxies, and a character costs one or two.
 const LONGEST_NAMES: usize = 12_000;
 
+/// Istio's virtual host and route for what it does not know, where the mesh lets it pass.
+const ALLOW_ANY: &str = "allow_any";
+
+/// The same where the mesh is `REGISTRY_ONLY`: 502.
+const BLOCK_ALL: &str = "block_all";
+
 /// The EnvoyFilter of a namespace.
 pub fn envoy_filter(namespace: &Name, spec: &Value) -> Object {
     Object::new(Kind::EnvoyFilter, namespace, ENVOY_FILTER, spec)
@@ -28,14 +34,17 @@ pub fn envoy_filter(namespace: &Name, spec: &Value) -> Object {
 /// Service addresses; external names keep Istio's own behaviour. Connections that are not HTTP and
 /// go to a Service address are tunnelled by HTTP/2 CONNECT, so that they too are authenticated and
 /// arrive under STRICT mutual TLS.
+///
+/// A name alone does not say that the address is one of the mesh. Only the gateway knows, and so it
+/// is told where it must refuse all others, as `block_all` would have.
 pub fn envoy_filter_spec(
     system_namespace: &Name,
     namespaces: &BTreeSet<&Name>,
     cidrs: &BTreeSet<Cidr>,
 ) -> Value {
     let mut patches = vec![
-        http_miss("allow_any", system_namespace, namespaces, cidrs),
-        http_miss("block_all", system_namespace, namespaces, cidrs),
+        http_miss(ALLOW_ANY, system_namespace, namespaces, cidrs),
+        http_miss(BLOCK_ALL, system_namespace, namespaces, cidrs),
     ];
     if !cidrs.is_empty() {
         patches.push(tcp_miss(system_namespace, cidrs));
@@ -51,8 +60,16 @@ fn cluster(system_namespace: &Name, port: u16) -> String {
 }
 
 fn source_header() -> Value {
+    header(
+        names::SOURCE_HEADER,
+        "%ENVIRONMENT(POD_NAMESPACE)%/%ENVIRONMENT(POD_NAME)%",
+    )
+}
+
+/// Whatever the application has sent under this name is overwritten.
+fn header(key: &str, value: &str) -> Value {
     json!({
-        "header": {"key": names::SOURCE_HEADER, "value": "%ENVIRONMENT(POD_NAMESPACE)%/%ENVIRONMENT(POD_NAME)%"},
+        "header": {"key": key, "value": value},
         "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
     })
 }
@@ -63,6 +80,16 @@ fn http_miss(
     namespaces: &BTreeSet<&Name>,
     cidrs: &BTreeSet<Cidr>,
 ) -> Value {
+    let mut add = vec![
+        header(names::ORIGINAL_DST_HEADER, "%DOWNSTREAM_LOCAL_ADDRESS%"),
+        source_header(),
+    ];
+    // Where it is not meant, the application's own must not make the gateway refuse the call.
+    let mut remove = vec![names::REGISTRY_ONLY_HEADER];
+    if catch_all == BLOCK_ALL {
+        add.push(header(names::REGISTRY_ONLY_HEADER, "true"));
+        remove.clear();
+    }
     json!({
         "applyTo": "HTTP_ROUTE",
         "match": {
@@ -85,13 +112,8 @@ fn http_miss(
                     "timeout": "0s",
                     "retry_policy": other_gateway(),
                 },
-                "request_headers_to_add": [
-                    {
-                        "header": {"key": names::ORIGINAL_DST_HEADER, "value": "%DOWNSTREAM_LOCAL_ADDRESS%"},
-                        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-                    },
-                    source_header(),
-                ],
+                "request_headers_to_add": add,
+                "request_headers_to_remove": remove,
             },
         },
     })
@@ -190,6 +212,66 @@ fn ipv4_pattern(cidr: &Cidr) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The chart's part, which the headers are for.
+    const GATEWAY: &str = include_str!("../../../charts/servicefence/templates/fallback/envoyfilter.yaml");
+
+    /// The route in front of a catch-all.
+    fn route(catch_all: &str) -> Value {
+        let spec = envoy_filter_spec(&"system".into(), &BTreeSet::new(), &BTreeSet::new());
+        let patches = spec["configPatches"].as_array().unwrap();
+        let of = |patch: &&Value| patch["match"]["routeConfiguration"]["vhost"]["name"] == catch_all;
+        patches.iter().find(of).unwrap()["patch"]["value"].clone()
+    }
+
+    fn added(route: &Value) -> Vec<(&str, &str)> {
+        let added = route["request_headers_to_add"].as_array().unwrap();
+        added
+            .iter()
+            .map(|one| {
+                assert_eq!(one["append_action"], "OVERWRITE_IF_EXISTS_OR_ADD", "{one}");
+                let header = &one["header"];
+                (header["key"].as_str().unwrap(), header["value"].as_str().unwrap())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_gateway_is_told_of_a_registry_only_mesh_whatever_the_application_sends() {
+        let of_registry_only = ("x-servicefence-registry-only", "true");
+        let block_all = route("block_all");
+        assert!(added(&block_all).contains(&of_registry_only), "{block_all}");
+        assert_eq!(block_all["request_headers_to_remove"], json!([]));
+    }
+
+    #[test]
+    fn elsewhere_an_application_that_says_so_does_not_break_its_own_call() {
+        let allow_any = route("allow_any");
+        assert_eq!(
+            added(&allow_any),
+            [
+                ("x-servicefence-original-dst", "%DOWNSTREAM_LOCAL_ADDRESS%"),
+                (
+                    "x-servicefence-source",
+                    "%ENVIRONMENT(POD_NAMESPACE)%/%ENVIRONMENT(POD_NAME)%"
+                ),
+            ]
+        );
+        assert_eq!(
+            allow_any["request_headers_to_remove"],
+            json!(["x-servicefence-registry-only"])
+        );
+    }
+
+    #[test]
+    fn no_destination_sees_what_is_added() {
+        for catch_all in ["allow_any", "block_all"] {
+            for (name, _) in added(&route(catch_all)) {
+                let removed = format!("\n            - {name}\n");
+                assert!(GATEWAY.contains(&removed), "the gateway keeps {name}");
+            }
+        }
+    }
 
     fn pattern(cidr: &str) -> String {
         ipv4_pattern(&cidr.parse().unwrap()).unwrap()

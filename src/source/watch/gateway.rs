@@ -1,7 +1,11 @@
 //! Whether the fallback gateway can serve, and which addresses are Services'.
+//!
+//! Flows in: a few objects that make one fact together. Flows out: the fact, whenever it may be
+//! another one. Invariant: readiness waits for the first fact, so nothing is planned without it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
+use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -10,6 +14,8 @@ use kube::api::Api;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 use servicefence_crd::names;
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::Context;
 use crate::fence::Change;
@@ -17,36 +23,46 @@ use crate::fence::name::Cidr;
 use crate::readiness::Readiness;
 use crate::supervisor::Supervisor;
 
+/// How long the gateway must be without a ready endpoint until that is a fact. Every fence says it
+/// in its status, and a rewritten EndpointSlice or a rolling restart must not write to all of them.
+const GONE_AFTER: Duration = Duration::from_secs(5);
+
 pub(super) fn start(context: &Context, tasks: &mut Supervisor, readiness: &Readiness) {
     let slices: Api<EndpointSlice> = Api::namespaced(context.client.clone(), &context.system_namespace);
     let of_gateway =
         watcher::Config::default().labels(&format!("kubernetes.io/service-name={}", names::FALLBACK));
-    tasks.critical(
+    let (seen, settled) = watch::channel(None);
+    let collecting = collect(
+        slices,
+        of_gateway,
+        context.clone(),
         "endpointslices",
-        collect(
-            slices,
-            of_gateway,
-            context.clone(),
-            readiness,
-            "endpointslices",
-            has_ready_endpoint,
-            |all| Change::GatewayReady(all.values().any(|ready| *ready)),
-        ),
+        has_ready_endpoint,
+        move |all| {
+            let ready = Some(all.values().any(|ready| *ready));
+            seen.send_if_modified(|seen| std::mem::replace(seen, ready) != ready);
+        },
     );
+    let mut synced = Some(readiness.wait_for("endpointslices"));
+    let state = context.state.clone();
+    let settling = settle(settled, move |ready| {
+        state.apply(Change::GatewayReady(ready));
+        synced.take();
+    });
+    tasks.critical("endpointslices", async {
+        tokio::join!(collecting, settling);
+    });
     if context.service_cidrs.is_empty() {
         let ranges: Api<ServiceCIDR> = Api::all(context.client.clone());
         let all = watcher::Config::default();
+        let mut synced = Some(readiness.wait_for("servicecidrs"));
+        let state = context.state.clone();
         tasks.critical(
             "servicecidrs",
-            collect(
-                ranges,
-                all,
-                context.clone(),
-                readiness,
-                "servicecidrs",
-                cidrs,
-                |all| Change::ServiceCidrs(all.values().flatten().copied().collect()),
-            ),
+            collect(ranges, all, context.clone(), "servicecidrs", cidrs, move |all| {
+                state.apply(Change::ServiceCidrs(all.values().flatten().copied().collect()));
+                synced.take();
+            }),
         );
     } else {
         context
@@ -55,56 +71,65 @@ pub(super) fn start(context: &Context, tasks: &mut Supervisor, readiness: &Readi
     }
 }
 
+/// Passes on the first state and that the gateway is ready, at once; that it no longer is, once it has lasted.
+async fn settle(mut seen: watch::Receiver<Option<bool>>, mut report: impl FnMut(bool)) {
+    let mut was = None;
+    while seen.changed().await.is_ok() {
+        let mut ready = *seen.borrow_and_update();
+        while was == Some(true) && ready == Some(false) {
+            match timeout(GONE_AFTER, seen.changed()).await {
+                Ok(Ok(())) => ready = *seen.borrow_and_update(),
+                Ok(Err(_)) => return,
+                Err(_) => break,
+            }
+        }
+        ready.into_iter().for_each(&mut report);
+        was = ready;
+    }
+}
+
 /// Watches a few objects that make one fact together.
-fn collect<K, V>(
+async fn collect<K, V>(
     api: Api<K>,
     config: watcher::Config,
     context: Context,
-    readiness: &Readiness,
     name: &'static str,
-    read: impl Fn(&K) -> V + Send + 'static,
-    fact: impl Fn(&BTreeMap<String, V>) -> Change + Send + 'static,
-) -> impl Future<Output = ()> + Send + 'static
-where
+    read: impl Fn(&K) -> V,
+    mut report: impl FnMut(&BTreeMap<String, V>),
+) where
     K: kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
-    V: Send + 'static,
 {
-    let mut synced = Some(readiness.wait_for(name));
-    async move {
-        let mut events = pin!(watcher::watcher(api, config).default_backoff());
-        let mut all = BTreeMap::new();
-        loop {
-            let event = match events.try_next().await {
-                Ok(Some(event)) => event,
-                Ok(None) => return,
-                Err(error) => {
-                    context.metrics.watch_errors.with_label_values(&[name]).inc();
-                    tracing::warn!(watch = name, %error, "a watch failed and is tried again");
-                    continue;
-                }
-            };
-            let name_of = |object: &K| object.meta().name.clone().unwrap_or_default();
-            match event {
-                Event::Init => {
-                    all.clear();
-                    continue;
-                }
-                Event::InitApply(object) => {
-                    all.insert(name_of(&object), read(&object));
-                    continue;
-                }
-                Event::InitDone => {
-                    synced.take();
-                }
-                Event::Apply(object) => {
-                    all.insert(name_of(&object), read(&object));
-                }
-                Event::Delete(object) => {
-                    all.remove(&name_of(&object));
-                }
+    let mut events = pin!(watcher::watcher(api, config).default_backoff());
+    let mut all = BTreeMap::new();
+    loop {
+        let event = match events.try_next().await {
+            Ok(Some(event)) => event,
+            Ok(None) => return,
+            Err(error) => {
+                context.metrics.watch_errors.with_label_values(&[name]).inc();
+                tracing::warn!(watch = name, %error, "a watch failed and is tried again");
+                continue;
             }
-            context.state.apply(fact(&all));
+        };
+        let name_of = |object: &K| object.meta().name.clone().unwrap_or_default();
+        match event {
+            Event::Init => {
+                all.clear();
+                continue;
+            }
+            Event::InitApply(object) => {
+                all.insert(name_of(&object), read(&object));
+                continue;
+            }
+            Event::InitDone => {}
+            Event::Apply(object) => {
+                all.insert(name_of(&object), read(&object));
+            }
+            Event::Delete(object) => {
+                all.remove(&name_of(&object));
+            }
         }
+        report(&all);
     }
 }
 
@@ -122,4 +147,55 @@ fn has_ready_endpoint(slice: &EndpointSlice) -> bool {
 fn cidrs(object: &ServiceCIDR) -> BTreeSet<Cidr> {
     let ranges = object.spec.iter().flat_map(|spec| spec.cidrs.iter().flatten());
     ranges.filter_map(|range| range.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    /// What is reported of the gateway, and when, while it is seen to be ready or not for so long.
+    async fn reported(seen: &[(bool, Duration)]) -> Vec<(bool, Duration)> {
+        let start = Instant::now();
+        let (sender, settled) = watch::channel(None);
+        let (report, reports) = mpsc::channel();
+        let settling = settle(settled, |ready| report.send((ready, start.elapsed())).unwrap());
+        let seeing = async move {
+            for (ready, lasts) in seen {
+                sender.send_replace(Some(*ready));
+                sleep(*lasts).await;
+            }
+        };
+        tokio::join!(settling, seeing);
+        reports.try_iter().collect()
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gateway_is_ready_at_once_and_gone_only_when_that_has_lasted() {
+        let seen = [(true, SECOND), (false, 9 * SECOND), (true, SECOND)];
+        let expected = [
+            (true, Duration::ZERO),
+            (false, SECOND + GONE_AFTER),
+            (true, 10 * SECOND),
+        ];
+        assert_eq!(reported(&seen).await, expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gateway_that_blinks_is_never_gone() {
+        let seen = [(true, SECOND), (false, 4 * SECOND)].repeat(5);
+        let reported = reported(&seen).await;
+        assert!(reported.iter().all(|(ready, _)| *ready), "{reported:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gateway_that_is_not_there_at_the_start_holds_nothing_up() {
+        let expected = [(false, Duration::ZERO)];
+        assert_eq!(reported(&[(false, 9 * SECOND)]).await, expected);
+    }
 }

@@ -62,43 +62,6 @@ fn at_rest_nothing_is_written() {
 }
 
 #[test]
-fn without_a_ready_gateway_nobody_is_scoped_and_the_condition_says_so() {
-    let mut world = World::new();
-    world.apply(Change::GatewayReady(false));
-    world.namespace("shop", Some("enforce"));
-    world.service("shop", "web", &["http:8080"]);
-    world.settle();
-    assert_eq!(world.scope("shop", "web"), None);
-    assert_eq!(world.condition("shop", "web", "Ready"), "False GatewayNotReady");
-    world.apply(Change::GatewayReady(true));
-    world.settle();
-    assert_eq!(world.condition("shop", "web", "Ready"), "True Scoped");
-}
-
-#[test]
-fn a_gateway_that_goes_keeps_every_host_where_it_is_and_still_lets_hosts_in() {
-    let mut world = shop();
-    world.edit("shop", "web", allow(&["reviews.books"]));
-    world.settle();
-    world.apply(Change::GatewayReady(false));
-    world.edit("shop", "web", allow(&["ratings.books"]));
-    world.settle();
-    assert_eq!(
-        world.scope("shop", "web").unwrap(),
-        [
-            "books/ratings.books.svc.cluster.local",
-            "books/reviews.books.svc.cluster.local"
-        ]
-    );
-    world.apply(Change::GatewayReady(true));
-    world.settle();
-    assert_eq!(
-        world.scope("shop", "web").unwrap(),
-        ["books/ratings.books.svc.cluster.local"]
-    );
-}
-
-#[test]
 fn a_learned_host_is_warm_for_the_settle_time_before_the_sidecar_has_it_and_after() {
     let mut world = shop();
     learn(&mut world, &reviews());

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::*;
 use crate::fence::render::Kind;
+use crate::source::convert::Watched;
 
 const NAMESPACES: [&str; 3] = ["a", "b", "c"];
 const NAMES: [&str; 4] = ["s", "t", "u", "v"];
@@ -18,7 +19,8 @@ enum Happening {
     NoService(usize, usize),
     Allow(usize, usize, Vec<(usize, usize)>),
     Learn(usize, usize, (usize, usize)),
-    Rules(usize, (usize, usize)),
+    Rules(usize, (usize, usize), Option<(usize, usize)>),
+    NoRules(usize),
     GatewayReady(bool),
 }
 
@@ -41,7 +43,9 @@ fn happening() -> impl Strategy<Value = Happening> {
         (service(), prop::collection::vec(service(), 0..3))
             .prop_map(|((namespace, name), hosts)| Happening::Allow(namespace, name, hosts)),
         (service(), service()).prop_map(|((namespace, name), to)| Happening::Learn(namespace, name, to)),
-        (0..NAMESPACES.len(), service()).prop_map(|(namespace, to)| Happening::Rules(namespace, to)),
+        (0..NAMESPACES.len(), service(), prop::option::of(service()))
+            .prop_map(|(namespace, to, subset_of)| Happening::Rules(namespace, to, subset_of)),
+        (0..NAMESPACES.len()).prop_map(Happening::NoRules),
         any::<bool>().prop_map(Happening::GatewayReady),
     ]
 }
@@ -79,13 +83,18 @@ fn happens(world: &mut World, happening: &Happening) {
                 );
             }
         }
-        Happening::Rules(namespace, to) => {
+        Happening::Rules(namespace, to, subset_of) => {
+            let destination = subset_of.map(|of| json!({"destination": {"host": host(of), "subset": "v1"}}));
+            let route: Vec<_> = destination.into_iter().collect();
             world.object(
                 "VirtualService",
                 NAMESPACES[*namespace],
                 "rules",
-                json!({"hosts": [host(*to)], "http": [{"route": []}]}),
+                json!({"hosts": [host(*to)], "http": [{"route": route}]}),
             );
+        }
+        Happening::NoRules(namespace) => {
+            world.gone(Watched::VirtualServices, NAMESPACES[*namespace], "rules");
         }
         Happening::GatewayReady(ready) => world.apply(crate::fence::Change::GatewayReady(*ready)),
     }

@@ -59,6 +59,75 @@ fn services_with_one_selector_share_a_fence_and_a_new_one_moves_nothing() {
     assert_eq!(fences(&world), ["shop/web"]);
 }
 
+/// Another Service of `web`'s pods.
+fn alias(mode: &str) -> serde_json::Value {
+    let mut alias = mode_label(mode);
+    alias["spec"] = json!({"selector": {"app": "web"}});
+    alias
+}
+
+#[test]
+fn off_on_any_service_of_the_same_pods_is_a_brake() {
+    let mut world = World::new();
+    world.namespace("shop", None);
+    world.service_with("shop", "web", &["http:8080"], &mode_label("enforce"));
+    world.settle();
+    assert_eq!(world.scope("shop", "web"), Some(vec![]));
+    for name in ["alpha", "zeta"] {
+        world.service_with("shop", name, &["http:9090"], &alias("off"));
+        world.settle();
+        assert_eq!(fences(&world), [] as [&str; 0]);
+        assert!(!world.has(Kind::Sidecar, "shop", "servicefence-web"));
+        world.no_service(&ServiceKey::new("shop", name));
+        world.settle();
+        assert_eq!(world.scope("shop", "web"), Some(vec![]));
+    }
+}
+
+#[test]
+fn enforce_on_any_service_of_the_same_pods_is_enough() {
+    for namespace in [None, Some("off")] {
+        let mut world = World::new();
+        world.namespace("shop", namespace);
+        world.service_with(
+            "shop",
+            "alpha",
+            &["http:9090"],
+            &json!({"spec": {"selector": {"app": "web"}}}),
+        );
+        world.service_with("shop", "web", &["http:8080"], &mode_label("enforce"));
+        world.settle();
+        assert_eq!(fences(&world), ["shop/alpha"]);
+        assert_eq!(world.condition("shop", "alpha", "Enforced"), "True Scoped");
+    }
+}
+
+#[test]
+fn a_fence_written_by_hand_heeds_the_brake_unless_its_spec_has_a_mode() {
+    let mut world = World::new();
+    world.namespace("shop", Some("enforce"));
+    world.service("shop", "web", &["http:8080"]);
+    world.object(
+        "ServiceFence",
+        "shop",
+        "mine",
+        json!({"workload": {"service": "web"}}),
+    );
+    world.settle();
+    assert_eq!(world.condition("shop", "mine", "Enforced"), "True Scoped");
+    world.service_with("shop", "alpha", &["http:9090"], &alias("off"));
+    world.settle();
+    assert_eq!(world.condition("shop", "mine", "Enforced"), "False Off");
+    world.edit(
+        "shop",
+        "mine",
+        json!({"workload": {"service": "web"}, "mode": "Enforce"}),
+    );
+    world.settle();
+    assert_eq!(world.condition("shop", "mine", "Enforced"), "True Scoped");
+    assert_eq!(fences(&world), ["shop/mine"]);
+}
+
 #[test]
 fn labels_never_touch_a_fence_that_was_written_by_hand() {
     let mut world = World::new();

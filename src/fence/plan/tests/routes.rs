@@ -222,3 +222,29 @@ fn the_destinations_of_a_hosts_rules_are_warm_before_it_joins_and_after_it_leave
     world.settle();
     assert_eq!(world.scope("shop", "web"), Some(vec![]));
 }
+
+#[test]
+fn a_rule_without_a_port_follows_the_ports_of_its_destination() {
+    let mut world = World::new();
+    world.service("books", "reviews", &["http:8080"]);
+    world.service("other", "v2", &["http:9090"]);
+    world.object(
+        "VirtualService",
+        "books",
+        "reviews",
+        json!({
+            "hosts": ["reviews"],
+            "http": [{"route": [{"destination": {"host": "v2.other.svc.cluster.local"}}]}],
+        }),
+    );
+    world.settle();
+    let port = |world: &World| rules(world, "books")[0]["route"][0]["destination"]["port"]["number"].clone();
+    assert_eq!(port(&world), 9090);
+    world.service("other", "v2", &["http:9091"]);
+    world.settle();
+    assert_eq!(port(&world), 9091);
+    // Of several it means the one that was called.
+    world.service("other", "v2", &["http:9091", "http-more:9092"]);
+    world.settle();
+    assert_eq!(port(&world), 8080);
+}
