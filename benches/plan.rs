@@ -68,6 +68,7 @@ fn fence(number: u32) -> (FenceKey, Change) {
 
 fn engine() -> Engine {
     let mut engine = Engine::new(Settings {
+        root_namespace: "istio-system".into(),
         system_namespace: "servicefence-system".into(),
         default_mode: Mode::Off,
         excluded_namespaces: [Name::from("servicefence-system")].into(),

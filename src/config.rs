@@ -39,7 +39,7 @@ pub struct Config {
     #[arg(long, env = "SERVICEFENCE_ISTIOD_METRICS_URL", default_value = "")]
     pub istiod_metrics_url: String,
 
-    /// Istio's root namespace; nothing is fenced in it.
+    /// Istio's root namespace: nothing is fenced in it, and its Sidecar without a selector is the mesh's default.
     #[arg(
         long,
         env = "SERVICEFENCE_ISTIO_ROOT_NAMESPACE",
@@ -130,6 +130,7 @@ impl Config {
             .collect();
         Settings {
             system_namespace: self.system_namespace.as_str().into(),
+            root_namespace: self.istio_root_namespace.as_str().into(),
             default_mode: match self.default_mode {
                 DefaultMode::Off => Mode::Off,
                 DefaultMode::Enforce => Mode::Enforce,

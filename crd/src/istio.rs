@@ -27,6 +27,12 @@ pub struct SidecarSpec {
     /// What they can reach.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub egress: Vec<EgressListener>,
+    /// What becomes of calls to what is not in the registry; absent: as MeshConfig says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outbound_traffic_policy: Option<Map<String, Value>>,
+    /// Limits of inbound connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inbound_connection_pool: Option<Map<String, Value>>,
 }
 
 /// Selects pods by label.

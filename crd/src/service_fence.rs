@@ -65,8 +65,15 @@ use serde::{Deserialize, Serialize};
         name = "Reason",
         type_ = "string",
         priority = 1,
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
+        description = "Why it is ready or not, in a word"
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        priority = 1,
         json_path = ".status.conditions[?(@.type==\"Ready\")].message",
-        description = "Why it is ready or not"
+        description = "Why it is ready or not, and what to do"
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{Api, PostParams};
+use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use crate::control_plane::NODE_NAME;
@@ -81,9 +81,13 @@ async fn make(core: &Core, what: &Background, index: usize) -> Result<String> {
         "spec": {"nodeName": NODE_NAME, "automountServiceAccountToken": false,
             "containers": [{"name": "app", "image": "none"}]},
     }))?;
-    let endpoints: Vec<Value> = (0..what.endpoints)
-        .map(|endpoint| {
-            json!({"addresses": [address(index * what.endpoints + endpoint)], "conditions": {"ready": true},
+    let endpoints_at: Vec<String> = (0..what.endpoints)
+        .map(|endpoint| address(index * what.endpoints + endpoint))
+        .collect();
+    let endpoints: Vec<Value> = endpoints_at
+        .iter()
+        .map(|address| {
+            json!({"addresses": [address], "conditions": {"ready": true},
                 "nodeName": NODE_NAME, "targetRef": {"kind": "Pod", "name": name, "namespace": namespace}})
         })
         .collect();
@@ -100,6 +104,12 @@ async fn make(core: &Core, what: &Background, index: usize) -> Result<String> {
         Api::<EndpointSlice>::namespaced(client(), &namespace),
     );
     ignore_status(pods.create(&how, &pod).await.map(drop), 409)?;
+    // istiod may see the endpoints before the pod. It looks at them again when a pod with one of their addresses comes.
+    if let Some(ip) = endpoints_at.first() {
+        let status = json!({"status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]}});
+        pods.patch_status(&name, &PatchParams::default(), &Patch::Merge(status))
+            .await?;
+    }
     ignore_status(slices.create(&how, &slice).await.map(drop), 409)?;
     ignore_status(services.create(&how, &service).await.map(drop), 409)?;
     Ok(format!("{namespace}/{name}"))

@@ -24,6 +24,8 @@ use super::transition::Transitions;
 pub struct Settings {
     /// Namespace of the controller and the fallback gateway.
     pub system_namespace: Name,
+    /// Istio's root namespace, whose Sidecar without a selector is the mesh's default.
+    pub root_namespace: Name,
     /// Mode of workloads without any label.
     pub default_mode: Mode,
     /// Namespaces in which nothing is fenced, the system and Istio's root namespace among them.

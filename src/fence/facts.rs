@@ -243,7 +243,7 @@ fn named(http: &[Map<String, Value>]) -> impl Iterator<Item = &Value> {
 }
 
 /// A Sidecar, ours or a user's.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SidecarFacts {
     /// Whether it carries our label.
     pub ours: bool,
@@ -251,6 +251,10 @@ pub struct SidecarFacts {
     pub selector: Option<Labels>,
     /// What it imports.
     pub hosts: BTreeSet<ScopeHost>,
+    /// What it says besides about the proxies: `outboundTrafficPolicy`, `inboundConnectionPool`.
+    pub proxy: Map<String, Value>,
+    /// Among several for the same pods Istio takes the oldest.
+    pub created: Timestamp,
     /// Digest of its labels, owners and spec, for ours.
     pub fingerprint: Fingerprint,
 }

@@ -11,7 +11,7 @@ use servicefence_crd::Mode;
 use super::engine::{Engine, Fence};
 use super::facts::{Labels, ServiceFacts, ServiceKind, SidecarFacts};
 use super::name::{ConfigKey, FenceKey, PodKey, ServiceKey};
-use super::render;
+use super::render::{self, Kind};
 
 /// Why a fence that should be enforced is not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub enum Conflict {
     /// A Sidecar that is not ours applies to the same pods.
     UserSidecar(ConfigKey),
     /// An object that is not ours has the name that we would write.
-    NameTaken(ConfigKey),
+    NameTaken(Kind, ConfigKey),
     /// An older fence has the same pods.
     OlderFence(FenceKey),
 }
@@ -185,7 +185,11 @@ impl Engine {
     pub(super) fn conflict(&self, key: &FenceKey, fence: &Fence, selector: &Labels) -> Option<Conflict> {
         let own_name = ConfigKey::new(key.namespace.clone(), render::sidecar_name(&key.name));
         if self.sidecars.get(&own_name).is_some_and(|sidecar| !sidecar.ours) {
-            return Some(Conflict::NameTaken(own_name));
+            return Some(Conflict::NameTaken(Kind::Sidecar, own_name));
+        }
+        if self.envoy_filters.get(&key.namespace).is_some_and(|is| !is.ours) {
+            let name = ConfigKey::new(key.namespace.clone(), render::ENVOY_FILTER);
+            return Some(Conflict::NameTaken(Kind::EnvoyFilter, name));
         }
         let pods: Vec<&Labels> = self
             .pods_in(&key.namespace)

@@ -27,8 +27,7 @@ pub struct Registry {
     service_entries: BTreeMap<ConfigKey, ServiceEntryFacts>,
     virtual_services: BTreeMap<ConfigKey, VirtualServiceFacts>,
     by_address: HashMap<IpAddr, ServiceKey>,
-    /// Services that a protocol rule may put into scopes: headless ones, and those with a port that
-    /// is not HTTP.
+    /// Services that a protocol rule may put into scopes; see [`Registry::is_protocol_bound`].
     protocol_bound: BTreeSet<ServiceKey>,
     rules_by_host: HashMap<Name, BTreeSet<ConfigKey>>,
     rules_by_destination: HashMap<ServiceKey, BTreeSet<ConfigKey>>,
@@ -58,12 +57,29 @@ impl Registry {
     }
 
     /// Whether the fallback gateway has routes for a Service. It has none for our own: with one,
-    /// every pod of the mesh would reach the access-log port with the gateway's identity.
+    /// every pod of the mesh would reach the access-log port with the gateway's identity. And none
+    /// for what is not exported to it: it has no cluster to route to.
     pub fn has_routes(&self, key: &ServiceKey, facts: &ServiceFacts) -> bool {
         key.namespace != self.system_namespace
+            && self.is_seen_by_gateway(facts)
             && facts.kind == ServiceKind::ClusterIp
             && !facts.addresses.is_empty()
             && !facts.ports.is_empty()
+    }
+
+    /// Whether a Service is exported to the fallback gateway's namespace.
+    pub fn is_seen_by_gateway(&self, facts: &ServiceFacts) -> bool {
+        facts.visibility.to(&self.system_namespace)
+    }
+
+    /// Whether a protocol rule may put a Service into scopes: it is headless, has a port that is not
+    /// HTTP, or is hidden from the fallback gateway.
+    pub fn is_protocol_bound(&self, facts: &ServiceFacts) -> bool {
+        match facts.kind {
+            ServiceKind::Headless => true,
+            ServiceKind::ClusterIp => !facts.is_http() || !self.is_seen_by_gateway(facts),
+            ServiceKind::ExternalName => false,
+        }
     }
 
     /// Adds, replaces or removes a Namespace; returns what was there.
@@ -91,7 +107,7 @@ impl Registry {
                 self.by_address.insert(*address, key.clone());
             }
             self.count(key, &new, true);
-            if is_protocol_bound(&new) {
+            if self.is_protocol_bound(&new) {
                 self.protocol_bound.insert(key.clone());
             }
             self.services.insert(key.clone(), new);
@@ -277,15 +293,6 @@ impl Registry {
             }
         }
         groups
-    }
-}
-
-/// Whether a protocol rule may put the Service into scopes.
-pub fn is_protocol_bound(facts: &ServiceFacts) -> bool {
-    match facts.kind {
-        ServiceKind::Headless => true,
-        ServiceKind::ClusterIp => !facts.is_http(),
-        ServiceKind::ExternalName => false,
     }
 }
 

@@ -146,6 +146,7 @@ pub fn resolve(registry: &Registry, namespace: &str, host: &str) -> (Vec<ScopeHo
 
 /// Hosts that the fallback gateway cannot serve or that cannot leave without harm:
 /// - headless Services: their pods' addresses have no route at the gateway;
+/// - Services that are not exported to the gateway's namespace: it does not know them;
 /// - ServiceEntries, and names that only a VirtualService knows: the gateway routes Services only;
 /// - hosts for which the namespace itself has rules to subsets elsewhere: the gateway does not see
 ///   the namespace's DestinationRules, so where one of these defines the subset it would answer 503;
@@ -186,7 +187,8 @@ fn add_protocol(scope: &mut Scope, registry: &Registry, namespace: &Name, non_ht
             .filter(|(_, facts)| facts.visibility.to(namespace))
     };
     for (key, facts) in visible() {
-        if facts.kind == ServiceKind::Headless || non_http != NonHttp::Learn {
+        let unreachable = facts.kind == ServiceKind::Headless || !registry.is_seen_by_gateway(facts);
+        if unreachable || non_http != NonHttp::Learn {
             scope.add(key.scope_host(), Why::Protocol);
         }
     }

@@ -29,6 +29,7 @@ const MOST_STEPS: usize = 20_000;
 pub(crate) fn settings() -> Settings {
     Settings {
         system_namespace: SYSTEM.into(),
+        root_namespace: "istio-system".into(),
         default_mode: Mode::Off,
         excluded_namespaces: [SYSTEM, "istio-system", "kube-system"].map(Name::from).into(),
         settle_time: SignedDuration::from_secs(1),

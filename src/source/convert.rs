@@ -308,9 +308,22 @@ fn observe_sidecar(object: &DynamicObject, key: ConfigKey) -> Result<Change, Unr
     let spec: SidecarSpec = spec(object)?;
     let hosts = spec.egress.iter().flat_map(|listener| &listener.hosts);
     let is = written(object, Kind::Sidecar);
+    let proxy = [
+        ("outboundTrafficPolicy", spec.outbound_traffic_policy),
+        ("inboundConnectionPool", spec.inbound_connection_pool),
+    ];
+    let proxy = proxy
+        .into_iter()
+        .filter_map(|(field, value)| Some((field.to_owned(), Value::Object(value?))));
     let facts = SidecarFacts {
         ours: is.ours,
-        selector: spec.workload_selector.map(|selector| selector.labels),
+        // Empty labels select every pod too.
+        selector: spec
+            .workload_selector
+            .map(|selector| selector.labels)
+            .filter(|labels| !labels.is_empty()),
+        proxy: proxy.collect(),
+        created: created(&object.metadata),
         hosts: hosts.filter_map(|host| ScopeHost::parse(host)).collect(),
         fingerprint: is.fingerprint,
     };

@@ -4,7 +4,11 @@
 //! the list's resource version as precondition, tried again on conflict, so replicas lose nothing
 //! of each other's. Invariant: at most one write of a fence is under way.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod batches;
+
+pub use batches::LearningSettings;
+
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -16,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use self::batches::{Batch, Batches};
 use super::{Events, WriteError, Writer};
 use crate::fence::name::FenceKey;
 use crate::fence::render::Kind;
@@ -38,28 +43,12 @@ pub struct Seen {
     pub at: Instant,
 }
 
-/// How long observations of a fence are gathered.
-#[derive(Clone, Copy, Debug)]
-pub struct LearningSettings {
-    /// Until none has come for this long …
-    pub quiet: Duration,
-    /// … or since the first.
-    pub at_most: Duration,
-}
-
-struct Batch {
-    seen: BTreeMap<Observation, Instant>,
-    due: Instant,
-    latest: Instant,
-}
-
 /// Gathers and writes what is learned.
 pub struct Learning {
-    settings: LearningSettings,
     writer: Writer,
     events: Events,
-    batches: BTreeMap<FenceKey, Batch>,
-    writing: JoinSet<(FenceKey, Option<BTreeMap<Observation, Instant>>)>,
+    batches: Batches,
+    writing: JoinSet<(FenceKey, Option<Batch>)>,
     busy: BTreeSet<FenceKey>,
 }
 
@@ -67,10 +56,9 @@ impl Learning {
     /// Learns with `writer`.
     pub fn new(settings: LearningSettings, writer: Writer, events: Events) -> Self {
         Self {
-            settings,
             writer,
             events,
-            batches: BTreeMap::new(),
+            batches: Batches::new(settings),
             writing: JoinSet::new(),
             busy: BTreeSet::new(),
         }
@@ -86,7 +74,7 @@ impl Learning {
             let due = self.next_due();
             tokio::select! {
                 seen = observations.recv(), if !draining => match seen {
-                    Some(seen) => self.gather([(seen.observation, seen.at)], self.settings.quiet),
+                    Some(seen) => self.batches.add(seen.observation, seen.at),
                     None => draining = true,
                 },
                 Some(written) = self.writing.join_next(), if !self.writing.is_empty() => self.written(written),
@@ -94,64 +82,34 @@ impl Learning {
                 () = shutdown.cancelled(), if !draining => {
                     draining = true;
                     while let Ok(seen) = observations.try_recv() {
-                        self.gather([(seen.observation, seen.at)], Duration::ZERO);
+                        self.batches.add(seen.observation, seen.at);
                     }
-                    self.batches.values_mut().for_each(|batch| batch.due = Instant::now());
+                    self.batches.hurry();
                 }
             }
         }
     }
 
-    fn gather(&mut self, seen: impl IntoIterator<Item = (Observation, Instant)>, quiet: Duration) {
-        let now = Instant::now();
-        for (observation, at) in seen {
-            let latest = now + self.settings.at_most.max(quiet);
-            let batch = self
-                .batches
-                .entry(observation.fence.clone())
-                .or_insert_with(|| Batch {
-                    seen: BTreeMap::new(),
-                    due: now,
-                    latest,
-                });
-            batch.due = (now + quiet).min(batch.latest);
-            batch.seen.entry(observation).or_insert(at);
-        }
-    }
-
     fn next_due(&self) -> Option<Instant> {
-        if self.writing.len() >= MOST_WRITES {
-            return None;
-        }
-        let free = self
-            .batches
-            .iter()
-            .filter(|(fence, _)| !self.busy.contains(*fence));
-        free.map(|(_, batch)| batch.due).min()
+        let full = self.writing.len() >= MOST_WRITES;
+        let free = |fence: &FenceKey| !self.busy.contains(fence);
+        if full { None } else { self.batches.next_due(free) }
     }
 
     fn write_due(&mut self) {
-        let now = Instant::now();
-        let due = self
-            .batches
-            .iter()
-            .filter(|(fence, batch)| batch.due <= now && !self.busy.contains(*fence));
-        let due: Vec<_> = due
-            .map(|(fence, _)| fence.clone())
-            .take(MOST_WRITES - self.writing.len())
-            .collect();
-        for fence in due {
-            let Some(batch) = self.batches.remove(&fence) else {
-                continue;
+        while self.writing.len() < MOST_WRITES {
+            let free = |fence: &FenceKey| !self.busy.contains(fence);
+            let Some((fence, batch)) = self.batches.take_due(free) else {
+                return;
             };
             self.busy.insert(fence.clone());
             let (writer, events) = (self.writer.clone(), self.events.clone());
             self.writing.spawn(async move {
-                let again = match writer.learn(&fence, &batch.seen, &events).await {
+                let again = match writer.learn(&fence, &batch, &events).await {
                     Ok(()) => None,
                     Err(error) => {
                         tracing::warn!(%fence, %error, "what was learned could not be written and is tried again");
-                        Some(batch.seen)
+                        Some(batch)
                     }
                 };
                 (fence, again)
@@ -159,14 +117,11 @@ impl Learning {
         }
     }
 
-    fn written(
-        &mut self,
-        written: Result<(FenceKey, Option<BTreeMap<Observation, Instant>>), tokio::task::JoinError>,
-    ) {
+    fn written(&mut self, written: Result<(FenceKey, Option<Batch>), tokio::task::JoinError>) {
         match written {
             Ok((fence, again)) => {
                 self.busy.remove(&fence);
-                self.gather(again.into_iter().flatten(), RETRY_AFTER);
+                self.batches.add_again(again.unwrap_or_default(), RETRY_AFTER);
             }
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
@@ -174,12 +129,7 @@ impl Learning {
 }
 
 impl Writer {
-    async fn learn(
-        &self,
-        key: &FenceKey,
-        seen: &BTreeMap<Observation, Instant>,
-        events: &Events,
-    ) -> Result<(), WriteError> {
+    async fn learn(&self, key: &FenceKey, seen: &Batch, events: &Events) -> Result<(), WriteError> {
         let mut tries = 0;
         loop {
             let Some((version, uid, learned, new)) = self.merged(key, seen) else {
@@ -225,7 +175,7 @@ impl Writer {
     fn merged(
         &self,
         key: &FenceKey,
-        seen: &BTreeMap<Observation, Instant>,
+        seen: &Batch,
     ) -> Option<(
         Option<String>,
         Option<String>,

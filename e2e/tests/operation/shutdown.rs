@@ -11,7 +11,7 @@ use futures_util::{StreamExt as _, pin_mut};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, WatchEvent, WatchParams};
 use servicefence_e2e::Mesh;
-use servicefence_e2e::install::{SOON, SYSTEM};
+use servicefence_e2e::install::SYSTEM;
 use servicefence_e2e::tools::repository;
 use servicefence_e2e::wait::{LONG, until};
 
@@ -109,8 +109,9 @@ async fn what_arrived_is_learned_before_the_controller_ends(mesh: Mesh) -> Resul
     // So long a time to gather that only the end of the process can be why something is written.
     upgrade(&mesh, &["debounce.quiet=60s", "debounce.max=60s"]).await?;
     let before = new_entries(&mesh).await?;
-    shop::miss(&mesh, "shutdown").await?;
-    until("the entry to arrive", SOON, async || {
+    // The gateway may lose what it logs until it has found the new controller.
+    until("the entry of a call to arrive", LONG, async || {
+        shop::miss(&mesh, "shutdown").await?;
         ensure!(new_entries(&mesh).await? > before, "it has not");
         Ok(())
     })

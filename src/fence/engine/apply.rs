@@ -13,7 +13,6 @@ use crate::fence::facts::{
     Written,
 };
 use crate::fence::name::{ConfigKey, FenceKey, Name, PodKey, ServiceKey};
-use crate::fence::registry::is_protocol_bound;
 use crate::fence::render;
 use crate::fence::transition::Moving;
 
@@ -167,7 +166,7 @@ impl Engine {
                 });
             }
         }
-        if either().any(is_protocol_bound) {
+        if either().any(|facts| self.registry.is_protocol_bound(facts)) {
             let scope_facts = |facts: &Option<ServiceFacts>| {
                 facts
                     .as_ref()
@@ -217,7 +216,10 @@ impl Engine {
         self.dirty_routes_of(hosts.iter().copied(), dirty);
         // A host that a rule of its own puts into every scope concerns every fence that sees it.
         let everywhere = hosts.iter().any(|host| match ServiceKey::of_host(host) {
-            Some(service) => self.registry.service(&service).is_none_or(is_protocol_bound),
+            Some(service) => {
+                let facts = self.registry.service(&service);
+                facts.is_none_or(|facts| self.registry.is_protocol_bound(facts))
+            }
             None => true,
         });
         // One that the gateway cannot follow concerns every fence of the rule's own namespace.
@@ -315,6 +317,11 @@ impl Engine {
             return;
         }
         let ours = old.into_iter().chain(&facts).all(|sidecar| sidecar.ours);
+        if key.namespace == self.settings.root_namespace {
+            dirty
+                .targets
+                .extend(self.fences.keys().cloned().map(Target::Fence));
+        }
         let fence =
             render::fence_of_sidecar(&key.name).map(|name| FenceKey::new(key.namespace.clone(), name));
         if let Some(fence) = fence.filter(|_| ours) {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
+use serde_json::{Map, Value};
 use servicefence_crd::{Mode, ServiceFenceStatus};
 
 use super::Held;
@@ -214,7 +215,7 @@ impl Engine {
         let hosts = self.next_hosts(&key.namespace, &target, current, &step.not_yet_in, &stays);
         plan.widens = current.is_some_and(|sidecar| sidecar.hosts.is_subset(&hosts));
         let uid = fence.resource.metadata.uid.as_deref();
-        let object = render::sidecar(key, uid, selector, &hosts);
+        let object = render::sidecar(key, uid, selector, &hosts, self.proxy_defaults());
         if current.is_none_or(|sidecar| sidecar.fingerprint != object.fingerprint()) {
             plan.sidecar = Some(Write::Apply(object));
         }
@@ -256,9 +257,21 @@ impl Engine {
             .get_or_init(|| render::envoy_filter(&"".into(), &self.envoy_filter_spec()).fingerprint())
     }
 
-    pub(in crate::fence) fn envoy_filter_spec(&self) -> serde_json::Value {
+    pub(in crate::fence) fn envoy_filter_spec(&self) -> Value {
         let namespaces = self.registry.routed_namespaces();
         render::envoy_filter_spec(&self.settings.system_namespace, &namespaces, &self.service_cidrs)
+    }
+
+    /// What the mesh's default Sidecar says about proxies, and ours would lose: Istio applies the one
+    /// of the root namespace without a selector where a pod has no other, and merges none.
+    fn proxy_defaults(&self) -> Map<String, Value> {
+        let default = self
+            .sidecars_in(&self.settings.root_namespace)
+            .filter(|(_, sidecar)| sidecar.selector.is_none())
+            .min_by_key(|(key, sidecar)| (sidecar.created, *key));
+        default
+            .map(|(_, sidecar)| sidecar.proxy.clone())
+            .unwrap_or_default()
     }
 
     /// A fence's Sidecar, if it is there and ours.

@@ -284,9 +284,9 @@ fn say_held(held: &Held, service: &str) -> Said {
             Reason::ForeignSidecar,
             format!("Sidecar {key} applies to the same pods and Istio uses only one: delete it, or set spec.mode to \"Off\""),
         ),
-        Held::Conflict(Conflict::NameTaken(key)) => (
+        Held::Conflict(Conflict::NameTaken(kind, key)) => (
             Reason::NameTaken,
-            format!("Sidecar {key} exists and is not managed by ServiceFence: rename or delete it"),
+            format!("{} {key} exists and is not managed by ServiceFence: rename or delete it", kind.as_str()),
         ),
         Held::Conflict(Conflict::OlderFence(key)) => (
             Reason::OverlappingFence,

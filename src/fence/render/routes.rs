@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use servicefence_crd::names;
 
 use super::{Kind, Object};
-use crate::fence::facts::{Port, Protocol, ServiceFacts, VirtualServiceFacts, Visibility};
+use crate::fence::facts::{Port, Protocol, ServiceFacts, VirtualServiceFacts, Visibility, destinations};
 use crate::fence::name::{ConfigKey, Name, ServiceKey, envoy_address, qualify};
 use crate::fence::registry::Registry;
 
@@ -177,6 +177,16 @@ impl Target<'_> {
         debug_assert!(rules.mesh, "rules of a gateway do not apply to sidecars");
         if rule.contains_key("delegate") {
             return Err("it delegates to another VirtualService");
+        }
+        let hidden = |service: &ServiceKey| {
+            let facts = self.registry.service(service);
+            facts.is_some_and(|facts| !self.registry.is_seen_by_gateway(facts))
+        };
+        if destinations(std::slice::from_ref(rule), &key.namespace)
+            .iter()
+            .any(hidden)
+        {
+            return Err("it routes to a Service that is not exported to the gateway's namespace");
         }
         let mut matches = Vec::new();
         match rule

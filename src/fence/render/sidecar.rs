@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{Kind, Object};
 use crate::fence::facts::Labels;
@@ -21,18 +21,20 @@ pub fn fence_of_sidecar(name: &str) -> Option<&str> {
 }
 
 /// The Sidecar that scopes the pods of `selector` to `hosts`. Every host is exact and names its
-/// namespace, which keeps istiod on its indexed path (`servicesForExactHosts`).
+/// namespace, which keeps istiod on its indexed path (`servicesForExactHosts`). `proxy` has the
+/// other fields of the mesh's default Sidecar, which would be lost with it.
 pub fn sidecar(
     fence: &FenceKey,
     uid: Option<&str>,
     selector: &Labels,
     hosts: &BTreeSet<ScopeHost>,
+    proxy: Map<String, Value>,
 ) -> Object {
     let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
-    let spec = json!({
-        "workloadSelector": {"labels": selector},
-        "egress": [{"hosts": hosts}],
-    });
+    let mut spec = proxy;
+    spec.insert("workloadSelector".into(), json!({"labels": selector}));
+    spec.insert("egress".into(), json!([{"hosts": hosts}]));
+    let spec = Value::Object(spec);
     let mut object = Object::new(Kind::Sidecar, &fence.namespace, &sidecar_name(&fence.name), &spec);
     if let Some(uid) = uid {
         object.body["metadata"]["ownerReferences"] = owner(fence, uid);

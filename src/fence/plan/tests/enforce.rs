@@ -180,6 +180,8 @@ fn a_sidecar_that_somebody_deletes_or_edits_comes_back() {
     world.apply(Change::Sidecar(
         ConfigKey::new("shop", "servicefence-web"),
         Some(SidecarFacts {
+            proxy: serde_json::Map::new(),
+            created: world.now,
             ours: true,
             selector: None,
             hosts,
@@ -427,4 +429,51 @@ fn many_services_are_warmed_in_several_objects_and_none_is_interrupted() {
         );
         assert!(!world.has(Kind::VirtualService, "shop", object), "{object}");
     }
+}
+
+#[test]
+fn what_the_meshs_default_sidecar_says_about_proxies_is_kept() {
+    let mut world = shop();
+    let policy = json!({"mode": "REGISTRY_ONLY"});
+    let spec = |world: &World| {
+        world.objects[&(Kind::Sidecar, "shop".into(), "servicefence-web".into())]["spec"].clone()
+    };
+    let before = spec(&world);
+    world.object(
+        "Sidecar",
+        "istio-system",
+        "default",
+        json!({"egress": [{"hosts": ["./*"]}], "outboundTrafficPolicy": policy}),
+    );
+    world.object(
+        "Sidecar",
+        "istio-system",
+        "some",
+        json!({"workloadSelector": {"labels": {"app": "x"}}, "outboundTrafficPolicy": {"mode": "ALLOW_ANY"}}),
+    );
+    world.settle();
+    let mut with_policy = before.clone();
+    with_policy["outboundTrafficPolicy"] = policy;
+    assert_eq!(spec(&world), with_policy);
+    world.gone(Watched::Sidecars, "istio-system", "default");
+    world.settle();
+    assert_eq!(spec(&world), before);
+}
+
+#[test]
+fn a_foreign_envoy_filter_of_our_name_makes_the_fence_step_back() {
+    let mut world = shop();
+    let theirs = Written {
+        ours: false,
+        fingerprint: Fingerprint::of(&json!("theirs")),
+    };
+    world.apply(Change::EnvoyFilter("shop".into(), Some(theirs)));
+    world.settle();
+    assert_eq!(world.condition("shop", "web", "Ready"), "False NameTaken");
+    assert_eq!(world.condition("shop", "web", "Enforced"), "False NameTaken");
+    let said = &world.said.last().unwrap().1.message;
+    assert!(said.starts_with("EnvoyFilter shop/servicefence exists"), "{said}");
+    world.apply(Change::EnvoyFilter("shop".into(), None));
+    world.settle();
+    assert_eq!(world.condition("shop", "web", "Ready"), "True Scoped");
 }

@@ -248,3 +248,46 @@ fn a_rule_without_a_port_follows_the_ports_of_its_destination() {
     world.settle();
     assert_eq!(port(&world), 8080);
 }
+
+#[test]
+fn what_is_hidden_from_the_gateway_is_reached_directly() {
+    let mut world = shop();
+    let hidden = |to: &str| json!({"metadata": {"annotations": {"networking.istio.io/exportTo": to}}});
+    let vault = world.service_with("books", "vault", &["http:8080"], &hidden("shop"));
+    world.service_with("books", "safe", &["http:8080"], &hidden("."));
+    world.object(
+        "VirtualService",
+        "books",
+        "ratings",
+        json!({
+            "hosts": ["ratings"], "http": [{"route": [{"destination": {"host": "vault"}}]}],
+        }),
+    );
+    world.settle();
+    assert!(
+        !rules(&world, "books")
+            .iter()
+            .any(|rule| rule.to_string().contains("vault"))
+    );
+    assert_eq!(
+        world.scope("shop", "web").unwrap(),
+        ["books/vault.books.svc.cluster.local"]
+    );
+    let not_carried = world.engine.plan_routes(&"books".into()).not_carried;
+    assert!(
+        not_carried
+            .iter()
+            .any(|rule| rule.because.contains("not exported")),
+        "{not_carried:?}"
+    );
+
+    world.no_service(&vault);
+    world.service("books", "vault", &["http:8080"]);
+    world.settle();
+    assert!(world.scope("shop", "web").unwrap().is_empty());
+    assert!(
+        rules(&world, "books")
+            .iter()
+            .any(|rule| rule.to_string().contains("vault"))
+    );
+}
