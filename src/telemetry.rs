@@ -24,10 +24,14 @@ pub enum TelemetryError {
 
 /// Starts logging.
 pub fn init(level: &str, format: LogFormat) -> Result<(), TelemetryError> {
-    let filter = EnvFilter::try_new(level).map_err(|source| TelemetryError::Level {
-        level: level.to_owned(),
-        source,
-    })?;
+    // It logs each request that fails, and whoever made the request says so once more, with what it was for.
+    let filter =
+        EnvFilter::try_new(format!("kube_client::client::builder=off,{level}")).map_err(|source| {
+            TelemetryError::Level {
+                level: level.to_owned(),
+                source,
+            }
+        })?;
     let registry = tracing_subscriber::registry().with(filter);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     match format {

@@ -75,7 +75,11 @@ http://istiod-{{ $istio.revision }}.{{ $istio.rootNamespace }}.svc:15014/metrics
 {{- if gt (int $fewest) (int $fallback.podDisruptionBudget.minAvailable) }}true{{ end -}}
 {{- end }}
 
-{{/* Annotations of the controller's pod; podAnnotations win. The sidecar starts first: the API server is reached through it. */}}
+{{/*
+Annotations of the controller's pod; podAnnotations win over them. It reaches the API server past its sidecar, which,
+where it is an ordinary container, ends beside it: what was learned last must still be written. The sidecar starts
+first for istiod's metrics.
+*/}}
 {{- define "servicefence.controller.annotations" -}}
 kubectl.kubernetes.io/default-container: servicefence
 prometheus.io/scrape: "true"
@@ -83,6 +87,7 @@ prometheus.io/port: "8080"
 prometheus.io/path: /metrics
 proxy.istio.io/config: |
   holdApplicationUntilProxyStarts: true
+traffic.sidecar.istio.io/excludeOutboundPorts: "443"
 {{- end }}
 
 {{/* The controller's own grace, rounded up to seconds, and time for the sidecar to end after it. */}}

@@ -101,8 +101,8 @@ async fn new_entries(mesh: &Mesh) -> Result<u64> {
     let metrics = mesh.controller_metrics().await?;
     let sample = metrics
         .lines()
-        .find_map(|line| line.strip_prefix("servicefence_access_log_entries_total{outcome=\"new\"} "));
-    Ok(sample.map_or(Ok(0), str::parse)?)
+        .find_map(|line| line.strip_prefix("servicefence_access_log_entries_total{result=\"new\"} "));
+    Ok(sample.context("the controller counts no new entries")?.parse()?)
 }
 
 async fn what_arrived_is_learned_before_the_controller_ends(mesh: Mesh) -> Result<()> {
