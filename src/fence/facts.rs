@@ -259,6 +259,19 @@ pub struct SidecarFacts {
     pub fingerprint: Fingerprint,
 }
 
+impl SidecarFacts {
+    /// Whether its proxies know a Service. One without hosts imports everything.
+    pub fn imports(&self, service: &ServiceKey) -> bool {
+        let (all, host) = ("*", service.host());
+        let named = |import: &ScopeHost| {
+            let of_namespace = *import.namespace == *all || import.namespace == service.namespace;
+            let suffix = import.name.strip_prefix('*');
+            of_namespace && (import.name == host || suffix.is_some_and(|suffix| host.ends_with(suffix)))
+        };
+        self.hosts.is_empty() || self.hosts.iter().any(named)
+    }
+}
+
 /// An object that we wrote, or one that stands where we would write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {

@@ -6,11 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use servicefence_crd::Mode;
+use servicefence_crd::{Mode, names};
 
 use super::engine::{Engine, Fence};
 use super::facts::{Labels, ServiceFacts, ServiceKind, SidecarFacts};
-use super::name::{ConfigKey, FenceKey, PodKey, ServiceKey};
+use super::name::{ConfigKey, FenceKey, Name, PodKey, ServiceKey};
 use super::render::{self, Kind};
 
 /// Why a fence that should be enforced is not.
@@ -18,6 +18,8 @@ use super::render::{self, Kind};
 pub enum Conflict {
     /// A Sidecar that is not ours applies to the same pods.
     UserSidecar(ConfigKey),
+    /// A Sidecar that is not ours, for other pods of the namespace, does not import the fallback gateway.
+    SidecarWithoutFallback(ConfigKey),
     /// An object that is not ours has the name that we would write.
     NameTaken(Kind, ConfigKey),
     /// An older fence has the same pods.
@@ -203,6 +205,9 @@ impl Engine {
         if let Some((user, _)) = user {
             return Some(Conflict::UserSidecar(user.clone()));
         }
+        if let Some(sidecar) = self.sidecar_without_fallback(&key.namespace) {
+            return Some(Conflict::SidecarWithoutFallback(sidecar.clone()));
+        }
         self.fences_in(&key.namespace)
             .filter(|(other_key, other)| (other.created(), *other_key) < (fence.created(), key))
             .filter(|(other_key, other)| match self.workload(other_key, other) {
@@ -211,6 +216,25 @@ impl Engine {
             })
             .find(|(other_key, other)| self.mode(other_key, other) == Mode::Enforce)
             .map(|(other, _)| Conflict::OlderFence(other.clone()))
+    }
+
+    /// A user's Sidecar with which the namespace's EnvoyFilter would do harm: the filter is for all
+    /// proxies of the namespace and leads misses to the fallback gateway, and a proxy that does not
+    /// know the gateway's cluster answers 503 where it passed calls through before.
+    fn sidecar_without_fallback<'a>(&'a self, namespace: &'a Name) -> Option<&'a ConfigKey> {
+        let fallback = ServiceKey::new(self.settings.system_namespace.clone(), names::FALLBACK);
+        let users = self.sidecars_in(namespace).filter(|(_, sidecar)| !sidecar.ours);
+        users
+            .chain(self.default_sidecar())
+            .find(|(_, sidecar)| !sidecar.imports(&fallback))
+            .map(|(key, _)| key)
+    }
+
+    /// The Sidecar that Istio applies where a pod has no other: the oldest of the root namespace without a selector.
+    pub(super) fn default_sidecar(&self) -> Option<(&ConfigKey, &SidecarFacts)> {
+        self.sidecars_in(&self.settings.root_namespace)
+            .filter(|(_, sidecar)| sidecar.selector.is_none())
+            .min_by_key(|(key, sidecar)| (sidecar.created, *key))
     }
 
     /// The enforced fence that a pod belongs to.

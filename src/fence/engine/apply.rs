@@ -318,9 +318,9 @@ impl Engine {
         }
         let ours = old.into_iter().chain(&facts).all(|sidecar| sidecar.ours);
         if key.namespace == self.settings.root_namespace {
-            dirty
-                .targets
-                .extend(self.fences.keys().cloned().map(Target::Fence));
+            let fences = self.fences.keys().cloned().map(Target::Fence);
+            let namespaces = self.fenced_namespaces().into_iter().map(Target::Namespace);
+            dirty.targets.extend(fences.chain(namespaces));
         }
         let fence =
             render::fence_of_sidecar(&key.name).map(|name| FenceKey::new(key.namespace.clone(), name));

@@ -262,14 +262,9 @@ impl Engine {
         render::envoy_filter_spec(&self.settings.system_namespace, &namespaces, &self.service_cidrs)
     }
 
-    /// What the mesh's default Sidecar says about proxies, and ours would lose: Istio applies the one
-    /// of the root namespace without a selector where a pod has no other, and merges none.
+    /// What the mesh's default Sidecar says about proxies, and ours would lose, since Istio merges none.
     fn proxy_defaults(&self) -> Map<String, Value> {
-        let default = self
-            .sidecars_in(&self.settings.root_namespace)
-            .filter(|(_, sidecar)| sidecar.selector.is_none())
-            .min_by_key(|(key, sidecar)| (sidecar.created, *key));
-        default
+        self.default_sidecar()
             .map(|(_, sidecar)| sidecar.proxy.clone())
             .unwrap_or_default()
     }

@@ -4,13 +4,13 @@ use std::fmt;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use servicefence_crd::{Scope, ServiceFenceStatus};
+use servicefence_crd::{Scope, ServiceFenceStatus, names};
 
 use super::Held;
 use super::fence::{Case, FencePlan};
 use crate::fence::change::Target;
 use crate::fence::engine::{Engine, Fence};
-use crate::fence::name::FenceKey;
+use crate::fence::name::{FenceKey, Name, ServiceKey};
 use crate::fence::optin::Conflict;
 use crate::fence::render::sidecar_name;
 use crate::fence::scope::own_hosts;
@@ -125,7 +125,7 @@ impl Engine {
         let scope = self.scope_status(key, fence, before.scope.as_ref(), now);
         let service = Self::workload_service(key, fence).name;
         let mut said = match held {
-            Some(held) => say_held(held, &service),
+            Some(held) => say_held(held, &service, &self.settings.system_namespace),
             None => Said {
                 reason: Reason::Scoped,
                 message: say_scoped(&service, scope.as_ref()),
@@ -265,7 +265,7 @@ fn say_scoped(service: &str, scope: Option<&Scope>) -> String {
     }
 }
 
-fn say_held(held: &Held, service: &str) -> Said {
+fn say_held(held: &Held, service: &str, system: &Name) -> Said {
     let (reason, message) = match held {
         Held::Off => (Reason::Off, format!("the proxies of Service {service} know the whole mesh")),
         Held::Excluded => (
@@ -283,6 +283,14 @@ fn say_held(held: &Held, service: &str) -> Said {
         Held::Conflict(Conflict::UserSidecar(key)) => (
             Reason::ForeignSidecar,
             format!("Sidecar {key} applies to the same pods and Istio uses only one: delete it, or set spec.mode to \"Off\""),
+        ),
+        Held::Conflict(Conflict::SidecarWithoutFallback(key)) => (
+            Reason::ForeignSidecar,
+            format!(
+                "Sidecar {key} applies to other pods here and does not import {host}, to which the EnvoyFilter of this \
+                 namespace would lead their calls: add {system}/{host} to its egress hosts, or delete it",
+                host = ServiceKey::new(system.clone(), names::FALLBACK).host()
+            ),
         ),
         Held::Conflict(Conflict::NameTaken(kind, key)) => (
             Reason::NameTaken,

@@ -443,7 +443,7 @@ fn what_the_meshs_default_sidecar_says_about_proxies_is_kept() {
         "Sidecar",
         "istio-system",
         "default",
-        json!({"egress": [{"hosts": ["./*"]}], "outboundTrafficPolicy": policy}),
+        json!({"egress": [{"hosts": ["./*", "servicefence-system/*"]}], "outboundTrafficPolicy": policy}),
     );
     world.object(
         "Sidecar",

@@ -1,6 +1,6 @@
 //! Who is fenced.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::fence::render::Kind;
@@ -259,4 +259,38 @@ fn a_selector_that_changes_is_followed() {
         sidecar["spec"]["workloadSelector"]["labels"],
         json!({"app": "web", "tier": "front"})
     );
+}
+
+#[test]
+fn a_sidecar_of_other_pods_that_does_not_know_the_gateway_holds_the_namespace() {
+    let fallback = "servicefence-fallback.servicefence-system.svc.cluster.local";
+    for (namespace, selector) in [
+        ("shop", json!({"labels": {"app": "other"}})),
+        ("istio-system", Value::Null),
+    ] {
+        let mut world = shop();
+        let spec = |hosts: &[&str]| json!({"workloadSelector": selector, "egress": [{"hosts": hosts}]});
+        world.object("Sidecar", namespace, "mine", spec(&["./*", "istio-system/*"]));
+        world.settle();
+        assert_eq!(world.condition("shop", "web", "Enforced"), "False ForeignSidecar");
+        assert!(!world.has(Kind::EnvoyFilter, "shop", "servicefence"));
+        let said = &world.said.last().unwrap().1.message;
+        assert!(
+            said.contains(&format!("add servicefence-system/{fallback} to its egress hosts")),
+            "{said}"
+        );
+        for import in [
+            format!("servicefence-system/{fallback}"),
+            "*/*".to_owned(),
+            "servicefence-system/*".to_owned(),
+        ] {
+            world.object("Sidecar", namespace, "mine", spec(&["./*", &import]));
+            world.settle();
+            assert_eq!(
+                world.condition("shop", "web", "Enforced"),
+                "True Scoped",
+                "{import}"
+            );
+        }
+    }
 }
