@@ -8,7 +8,7 @@ use std::sync::Arc;
 use criterion::{Criterion, criterion_group, criterion_main};
 use jiff::{SignedDuration, Timestamp};
 use servicefence::fence::facts::{
-    ModeLabel, NamespaceFacts, Port, Protocol, ServiceFacts, ServiceKind, Visibility, Written,
+    Labels, ModeLabel, NamespaceFacts, Port, Protocol, ServiceFacts, ServiceKind, Visibility, Written,
 };
 use servicefence::fence::name::{FenceKey, Name, ServiceKey};
 use servicefence::fence::render::{Kind, Write};
@@ -35,6 +35,7 @@ fn service(number: u32, port: u16) -> Change {
         }],
         selector: [("app".to_owned(), name.clone())].into(),
         mode: ModeLabel::Absent,
+        labels: Labels::new(),
         visibility: Visibility::All,
     };
     Change::Service(ServiceKey::new(namespace, name), Some(facts))
@@ -78,6 +79,7 @@ fn engine() -> Engine {
     for namespace in 0..NAMESPACES {
         let facts = NamespaceFacts {
             mode: ModeLabel::Absent,
+            labels: Labels::new(),
             terminating: false,
         };
         engine.apply(
@@ -85,6 +87,7 @@ fn engine() -> Engine {
             now(),
         );
         engine.apply(Change::RoutesConfirmed(format!("ns-{namespace}").into()), now());
+        engine.apply(Change::PodsKnown(format!("ns-{namespace}").into(), true), now());
     }
     engine.apply(Change::GatewayReady(true), now());
     for number in 0..SERVICES {

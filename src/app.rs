@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin as Served};
+use crate::api;
 use crate::config::Config;
 use crate::fence::miss::Miss;
 use crate::fence::{Attribution, Engine};
@@ -54,10 +55,12 @@ pub struct App {
     pub log_address: SocketAddr,
     /// Where `/metrics` and the rest are.
     pub admin_address: SocketAddr,
+    /// Where people ask.
+    pub api_address: SocketAddr,
     tasks: Supervisor,
     shutdown: CancellationToken,
-    admin: JoinHandle<()>,
-    stop_admin: CancellationToken,
+    servers: [JoinHandle<()>; 2],
+    stop_servers: CancellationToken,
     grace: Duration,
 }
 
@@ -72,6 +75,8 @@ impl App {
         let admin_port = bind(config.admin_listen).await?;
         let log_address = address(&log, config.log_listen);
         let admin_address = address(&admin_port, config.admin_listen);
+        let api_port = bind(config.api_listen).await?;
+        let api_address = address(&api_port, config.api_listen);
 
         let metrics = Arc::new(Metrics::new()?);
         let als_metrics = AlsMetrics::new(metrics.registry())?;
@@ -138,27 +143,34 @@ impl App {
             reconciler.run(dirty, readiness.clone(), shutdown.clone()),
         );
 
-        let stop_admin = CancellationToken::new();
+        let stop_servers = CancellationToken::new();
+        let answering = api::serve(api_port, state.clone(), stop_servers.clone());
+        let api = tokio::spawn(async move {
+            if let Err(error) = answering.await {
+                tracing::error!(%error, "the API failed");
+            }
+        });
         let served = Served {
             metrics,
             readiness,
             state,
             shutdown: shutdown.clone(),
         };
-        let serving = admin::serve(admin_port, served, stop_admin.clone());
+        let serving = admin::serve(admin_port, served, stop_servers.clone());
         let admin = tokio::spawn(async move {
             if let Err(error) = serving.await {
                 tracing::error!(%error, "the admin port failed");
             }
         });
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), %log_address, %admin_address, "started");
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), %log_address, %admin_address, %api_address, "started");
         Ok(Self {
             log_address,
             admin_address,
+            api_address,
             tasks,
             shutdown,
-            admin,
-            stop_admin,
+            servers: [admin, api],
+            stop_servers,
             grace: positive(config.shutdown_grace),
         })
     }
@@ -175,8 +187,8 @@ impl App {
         {
             tracing::warn!(grace = ?self.grace, "not everything ended within the grace period");
         }
-        self.stop_admin.cancel();
-        self.admin.abort();
+        self.stop_servers.cancel();
+        self.servers.iter().for_each(JoinHandle::abort);
         result.map_err(AppError::from)
     }
 }

@@ -30,6 +30,11 @@ pub struct Config {
     #[arg(long, env = "SERVICEFENCE_ADMIN_LISTEN", default_value = "0.0.0.0:8080")]
     pub admin_listen: SocketAddr,
 
+    /// Address of the API for people and tools, /v1/explain. It answers everybody who reaches it: on loopback these are
+    /// those who may kubectl port-forward to the pod.
+    #[arg(long, env = "SERVICEFENCE_API_LISTEN", default_value = "127.0.0.1:8081")]
+    pub api_listen: SocketAddr,
+
     /// How long a host's clusters stand in the proxies before its routes come and after they go;
     /// 0s turns the two steps off, and a few requests fail at each change of a scope.
     #[arg(long, env = "SERVICEFENCE_SETTLE_TIME", default_value = "1s", value_parser = duration)]

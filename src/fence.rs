@@ -3,14 +3,17 @@
 //! One [`Engine`] serves the controller, tests and every tool that explains: [`Engine::apply`]
 //! takes in a change and says what it touches, `Engine::plan_*` says what to write.
 
+mod allow;
 mod change;
 mod engine;
+mod explain;
 pub mod facts;
 mod learn;
 pub mod miss;
 pub mod name;
 mod optin;
 mod plan;
+pub mod policy;
 mod registry;
 pub mod render;
 mod scope;
@@ -18,10 +21,12 @@ mod transition;
 #[cfg(test)]
 mod world;
 
+pub use allow::{Allowed, HostPattern, Wishes};
 pub use change::{Change, Dirty, Target, UnknownMode};
 pub use engine::{Engine, Fence, Settings};
+pub use explain::{Because, Explanation};
 pub use learn::{Attribution, Observation, Unattributed, learn};
 pub use plan::{FencePlan, NamespacePlan, PortsPlan, Reason, RoutesPlan, Said};
 pub use registry::Registry;
-pub use scope::{Scope, Why, resolve};
+pub use scope::{Scope, Why, Whys};
 pub use transition::Moving;

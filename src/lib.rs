@@ -19,6 +19,7 @@ pub mod reconcile;
 pub mod writer;
 
 pub mod admin;
+pub mod api;
 pub mod app;
 pub mod cli;
 pub mod config;

@@ -99,6 +99,7 @@ impl State {
 
     /// Forgets the pods of a namespace that has no fence any more.
     pub fn forget_pods(&self, namespace: &str) {
+        self.apply(Change::PodsKnown(namespace.into(), false));
         let pods = self.engine.read().pods_of(namespace);
         for pod in pods {
             self.forget(&ObjectId::new(

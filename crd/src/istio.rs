@@ -126,3 +126,71 @@ pub struct EnvoyFilterSpec {
     #[serde(default)]
     pub config_patches: Vec<Value>,
 }
+
+/// [AuthorizationPolicy](https://istio.io/latest/docs/reference/config/security/authorization-policy/).
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[kube(
+    group = "security.istio.io",
+    version = "v1",
+    kind = "AuthorizationPolicy",
+    plural = "authorizationpolicies",
+    namespaced
+)]
+#[serde(rename_all = "camelCase")]
+pub struct AuthorizationPolicySpec {
+    /// The pods that it protects; absent: all of the namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<PodSelector>,
+    /// A Gateway or Service in front of which it stands instead, at a gateway or waypoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_ref: Option<Value>,
+    /// The same, several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub target_refs: Vec<Value>,
+    /// `ALLOW` (default), `DENY`, `AUDIT` or `CUSTOM`.
+    #[serde(default)]
+    pub action: String,
+    /// Requests that match one of them are allowed.
+    #[serde(default)]
+    pub rules: Vec<AuthorizationRule>,
+}
+
+/// Selects pods by label.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PodSelector {
+    /// All of them must match.
+    #[serde(default)]
+    pub match_labels: BTreeMap<String, String>,
+}
+
+/// A rule of an AuthorizationPolicy, as far as it says who.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct AuthorizationRule {
+    /// One of them must match.
+    #[serde(default)]
+    pub from: Vec<AuthorizationFrom>,
+}
+
+/// Who may call.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct AuthorizationFrom {
+    /// The caller.
+    #[serde(default)]
+    pub source: AuthorizationSource,
+}
+
+/// A caller: what is said must all hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AuthorizationSource {
+    /// `<trust domain>/ns/<namespace>/sa/<account>`, each with `*` at its beginning or end.
+    #[serde(default)]
+    pub principals: Vec<String>,
+    /// Namespaces, each with `*` at its beginning or end.
+    #[serde(default)]
+    pub namespaces: Vec<String>,
+    /// `<namespace>/<account>`, or an account of the policy's namespace.
+    #[serde(default)]
+    pub service_accounts: Vec<String>,
+}

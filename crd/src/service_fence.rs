@@ -8,6 +8,8 @@
     reason = "every printcolumn has a type_ and a json_path"
 )]
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
@@ -94,6 +96,13 @@ pub struct ServiceFenceSpec {
     #[schemars(length(max = 512))]
     pub allow: Vec<Allow>,
 
+    /// Hosts that are never learned, each written as in `allow`. Calls to them go on, by the fallback gateway.
+    /// What `allow` or a rule of the protocol puts into the scope stays in it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 512), inner(length(max = 253)))]
+    #[x_kube(validation = Rule::new("self.all(host, host.matches('^([*][.])?[a-z0-9_]([-a-z0-9_]*[a-z0-9_])?([.][a-z0-9_]([-a-z0-9_]*[a-z0-9_])?)*$'))").message("a denied host is a lower-case DNS name without port, for example: reviews, reviews.books or *.example.com"))]
+    pub deny: Vec<String>,
+
     /// How the scope is learned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub learning: Option<Learning>,
@@ -125,7 +134,9 @@ impl Mode {
 /// Names the workload that a fence scopes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.service)").message("workload names nothing: set workload.service to a Service of this namespace, or leave workload out to use the Service with the fence's own name"))]
+#[x_kube(validation = Rule::new("(has(self.service) ? 1 : 0) + (has(self.selector) ? 1 : 0) + (has(self.namespaceDefault) ? 1 : 0) == 1").message("workload names one thing: set service, selector or namespaceDefault: true, or leave workload out to use the Service with the fence's own name"))]
+#[x_kube(validation = Rule::new("!has(self.namespaceDefault) || self.namespaceDefault").message("namespaceDefault is true or left out"))]
+#[x_kube(validation = Rule::new("!has(self.selector) || size(self.selector) > 0").message("an empty selector would select every pod: name labels, or set namespaceDefault: true"))]
 pub struct Workload {
     /// A Service of the fence's namespace: the fence scopes the pods that its selector matches and
     /// follows the selector when it changes.
@@ -133,28 +144,123 @@ pub struct Workload {
     #[schemars(length(max = 63))]
     #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("workload.service is the bare name of a Service in the fence's own namespace, for example: web"))]
     pub service: Option<String>,
+
+    /// Pods with these labels, for workloads without a Service, such as jobs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub selector: Option<BTreeMap<String, String>>,
+
+    /// `true`: all pods of the namespace that no other fence and no other Sidecar has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace_default: Option<bool>,
 }
 
-/// One host that is always in scope.
+/// What is always in scope: a host, a namespace, or Services by label.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.host)").message("an allow entry names what to allow: set host, for example: host: reviews.books"))]
+#[x_kube(validation = Rule::new("(has(self.host) ? 1 : 0) + (has(self.namespace) ? 1 : 0) + (has(self.serviceSelector) ? 1 : 0) == 1").message("an allow entry names one thing: set host (host: reviews.books), namespace (namespace: books) or serviceSelector, and use one entry for each"))]
+#[x_kube(validation = Rule::new("!has(self.namespaceSelector) || has(self.serviceSelector)").message("namespaceSelector narrows serviceSelector: set that too, or write namespace: books to allow a whole namespace"))]
 pub struct Allow {
     /// A Service as `name`, `name.namespace` or `name.namespace.svc.cluster.local`, or the host of
-    /// a ServiceEntry as `api.example.com`.
+    /// a ServiceEntry as `api.example.com`. `*.example.com` is every host of the mesh below that name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     #[x_kube(validation = Rule::new("!self.contains('/')").message("host is a name, not a URL or namespace/name: write reviews.books, not http://reviews.books/ or books/reviews"))]
     #[x_kube(validation = Rule::new("!self.contains(':') || self.matches('^[0-9a-f.]*:[0-9a-f.]*:[0-9a-f:.]*$')").message("host has no port: write reviews.books, not reviews.books:8080; all ports of the host are allowed"))]
-    #[x_kube(validation = Rule::new("!self.contains('*')").message("host is one exact name: wildcards are not supported"))]
+    #[x_kube(validation = Rule::new("!self.contains('*') || self.matches('^[*][.][^*]+$')").message("a wildcard stands for whole labels at the beginning: write *.example.com; to allow all of a namespace, use namespace"))]
     #[x_kube(validation = Rule::new("!self.matches('^[0-9]+([.][0-9]+){3}$') && !self.matches('^[0-9a-f.]*:[0-9a-f.]*:[0-9a-f:.]*$')").message("host is a name, not an IP address: name the Service or ServiceEntry that has the address"))]
     #[x_kube(validation = Rule::new("self.matches('^[a-z0-9_]([-a-z0-9_]*[a-z0-9_])?(\\\\.[a-z0-9_]([-a-z0-9_]*[a-z0-9_])?)*$') || self.contains('/') || self.contains(':') || self.contains('*')").message("host is a lower-case DNS name, for example: reviews, reviews.books, reviews.books.svc.cluster.local or api.example.com"))]
     pub host: Option<String>,
+
+    /// All Services and ServiceEntries of a namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("namespace is the name of a namespace, for example: books"))]
+    pub namespace: Option<String>,
+
+    /// Services by their labels, in all namespaces, or in those that `namespaceSelector` selects.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_selector: Option<Selector>,
+
+    /// Namespaces by their labels, for `serviceSelector`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace_selector: Option<Selector>,
+
+    /// When it ends, as in `2027-01-31T00:00:00Z`. What was called until then has been learned and stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub until: Option<Timestamp>,
 
     /// Why it is allowed, for those who read the fence later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub reason: Option<String>,
+}
+
+/// Selects objects by their labels: all of `matchLabels` and all of `matchExpressions` must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("(has(self.matchLabels) && size(self.matchLabels) > 0) || (has(self.matchExpressions) && size(self.matchExpressions) > 0)").message("a selector without labels would select everything: set matchLabels or matchExpressions"))]
+pub struct Selector {
+    /// Labels with these values.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub match_labels: BTreeMap<String, String>,
+    /// Further requirements.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub match_expressions: Vec<Requirement>,
+}
+
+impl Selector {
+    /// Whether it selects an object with these labels, as Kubernetes' label selectors do: `NotIn`
+    /// and `DoesNotExist` also hold where there is no such label.
+    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+        let equal = |(key, value): (&String, &String)| labels.get(key) == Some(value);
+        self.match_labels.iter().all(equal) && self.match_expressions.iter().all(|one| one.holds(labels))
+    }
+}
+
+/// One requirement of a [`Selector`].
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.operator in ['Exists', 'DoesNotExist'] ? !has(self.values) || size(self.values) == 0 : has(self.values) && size(self.values) > 0").message("In and NotIn need values, Exists and DoesNotExist take none"))]
+pub struct Requirement {
+    /// The label's key.
+    #[schemars(length(max = 317))]
+    pub key: String,
+    /// How the label's value relates to `values`.
+    pub operator: Operator,
+    /// The values, for `In` and `NotIn`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(max = 63)))]
+    pub values: Vec<String>,
+}
+
+impl Requirement {
+    fn holds(&self, labels: &BTreeMap<String, String>) -> bool {
+        let value = labels.get(&self.key);
+        let listed = value.is_some_and(|value| self.values.contains(value));
+        match self.operator {
+            Operator::In => listed,
+            Operator::NotIn => !listed,
+            Operator::Exists => value.is_some(),
+            Operator::DoesNotExist => value.is_none(),
+        }
+    }
+}
+
+/// How a label's value relates to the values of a [`Requirement`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
+pub enum Operator {
+    /// It is one of them.
+    In,
+    /// It is none of them, or there is no such label.
+    NotIn,
+    /// There is such a label.
+    Exists,
+    /// There is none.
+    DoesNotExist,
 }
 
 /// How the scope of a fence is learned.
@@ -241,6 +347,15 @@ pub struct LearnedHost {
 pub enum Source {
     /// The access log of the fallback gateway.
     AccessLog,
+}
+
+impl Source {
+    /// The name as in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AccessLog => "AccessLog",
+        }
+    }
 }
 
 /// The scope that a Sidecar carries.

@@ -150,6 +150,16 @@ impl Mesh {
         Ok(page.text())
     }
 
+    /// Why a host is in the scope of a fence (`namespace/name`), or is not: what the controller's API answers.
+    pub async fn explain(&self, fence: &str, host: &str) -> Result<Value> {
+        let pod = self.controller_pod().await?;
+        let sockets = self.core().sockets(&self.core().pod(&pod)?.netns())?;
+        let question = format!("/v1/explain?fence={fence}&host={host}");
+        let page = get_over(sockets.tcp().await?, loopback(8081), &question).await?;
+        ensure!(page.status == 200, "{}", page.text());
+        Ok(serde_json::from_str(&page.text())?)
+    }
+
     /// A fence, as the API server has it.
     pub async fn fence(&self, namespace: &str, name: &str) -> Result<Value> {
         Ok(serde_json::from_str(

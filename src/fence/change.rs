@@ -7,9 +7,10 @@ use jiff::SignedDuration;
 use servicefence_crd::ServiceFence;
 
 use super::facts::{
-    Labels, NamespaceFacts, ServiceEntryFacts, ServiceFacts, SidecarFacts, VirtualServiceFacts, Written,
+    NamespaceFacts, PodFacts, ServiceEntryFacts, ServiceFacts, SidecarFacts, VirtualServiceFacts, Written,
 };
 use super::name::{Cidr, ConfigKey, FenceKey, Name, PodKey, ServiceKey};
+use super::policy::PolicyFacts;
 use super::transition::Moving;
 
 /// One thing that changed. `None` means that it is gone.
@@ -23,8 +24,13 @@ pub enum Change {
     ServiceEntry(ConfigKey, Option<ServiceEntryFacts>),
     /// A VirtualService that is not ours.
     VirtualService(ConfigKey, Option<VirtualServiceFacts>),
-    /// A pod's labels.
-    Pod(PodKey, Option<Labels>),
+    /// A pod.
+    Pod(PodKey, Option<PodFacts>),
+    /// An AuthorizationPolicy that names callers.
+    Policy(ConfigKey, Option<PolicyFacts>),
+    /// Whether all pods of a namespace are known. Until they are, none of its fences is planned: which pods a
+    /// fence has, and with whom it shares them, would be a guess.
+    PodsKnown(Name, bool),
     /// A ServiceFence.
     Fence(FenceKey, Option<Arc<ServiceFence>>),
     /// A Sidecar, ours or a user's.

@@ -5,6 +5,7 @@
 //! matter to any plan.
 
 mod apply;
+mod touched;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
@@ -12,10 +13,11 @@ use std::sync::{Arc, OnceLock};
 use jiff::{SignedDuration, Timestamp};
 use servicefence_crd::{LearnedHost, Mode, ServiceFence, names};
 
+use super::allow::{Allowed, What, Wishes};
 use super::change::Target;
-use super::facts::{Labels, SidecarFacts, Written};
+use super::facts::{PodFacts, SidecarFacts, Written};
 use super::name::{Cidr, ConfigKey, FenceKey, Fingerprint, Name, PodKey, ScopeHost};
-use super::optin::Asked;
+use super::optin::{Asked, Named};
 use super::registry::Registry;
 use super::transition::Transitions;
 
@@ -44,11 +46,15 @@ pub struct Fence {
     pub generated: bool,
     /// When its Sidecar was last seen to change, since the start.
     pub sidecar_changed: Option<Timestamp>,
+    /// Its spec, read.
+    pub wishes: Wishes,
+    /// Whose calls it is about.
+    pub workload: Named,
     pub(super) learned: BTreeMap<Name, usize>,
 }
 
 impl Fence {
-    fn new(resource: Arc<ServiceFence>, sidecar_changed: Option<Timestamp>) -> Self {
+    fn new(key: &FenceKey, resource: Arc<ServiceFence>, sidecar_changed: Option<Timestamp>) -> Self {
         let generated = resource
             .metadata
             .labels
@@ -65,6 +71,8 @@ impl Fence {
         Self {
             generated,
             sidecar_changed,
+            wishes: Wishes::of(&resource.spec, &key.namespace),
+            workload: Named::of(key, &resource.spec),
             learned: learned(&resource),
             resource,
         }
@@ -83,6 +91,12 @@ impl Fence {
         self.learned.get(host).and_then(|at| self.learned().get(*at))
     }
 
+    /// Whether it names a host itself: learned, or allowed by name.
+    pub(super) fn mentions(&self, host: &str) -> bool {
+        let named = |allowed: &Allowed| matches!(&allowed.what, What::Host(pattern) if pattern.matches(host));
+        self.learned.contains_key(host) || self.wishes.allow.iter().any(named)
+    }
+
     pub(super) fn created(&self) -> Option<Timestamp> {
         self.resource
             .metadata
@@ -96,7 +110,8 @@ impl Fence {
 pub struct Engine {
     pub(super) settings: Settings,
     pub(super) registry: Registry,
-    pub(super) pods: BTreeMap<PodKey, Labels>,
+    pub(super) pods: BTreeMap<PodKey, PodFacts>,
+    pub(super) pods_known: BTreeSet<Name>,
     pub(super) fences: BTreeMap<FenceKey, Fence>,
     /// What labels ask for in each Namespace; found when first needed.
     pub(super) asked: BTreeMap<Name, OnceLock<Asked>>,
@@ -122,6 +137,7 @@ impl Engine {
             registry: Registry::new(settings.system_namespace.clone()),
             settings,
             pods: BTreeMap::new(),
+            pods_known: BTreeSet::new(),
             fences: BTreeMap::new(),
             asked: BTreeMap::new(),
             sidecars: BTreeMap::new(),

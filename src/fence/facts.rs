@@ -50,8 +50,19 @@ impl ModeLabel {
 pub struct NamespaceFacts {
     /// Its opt-in label.
     pub mode: ModeLabel,
+    /// All its labels.
+    pub labels: Labels,
     /// It is being deleted: nothing can be created in it.
     pub terminating: bool,
+}
+
+/// A pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodFacts {
+    /// Its labels.
+    pub labels: Labels,
+    /// Its service account.
+    pub account: Name,
 }
 
 /// Who sees a Service, ServiceEntry or VirtualService (`exportTo`).
@@ -156,6 +167,8 @@ pub struct ServiceFacts {
     pub selector: Labels,
     /// Its opt-in label.
     pub mode: ModeLabel,
+    /// All its labels.
+    pub labels: Labels,
     /// Who sees it.
     pub visibility: Visibility,
 }

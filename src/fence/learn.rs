@@ -49,6 +49,8 @@ pub enum Unattributed {
     NotFenced,
     /// No Service that the caller sees has the address and port.
     NotMesh,
+    /// The fence's `deny` names the Service.
+    Denied,
     /// The fence has learned as many hosts as it can hold.
     ListFull,
 }
@@ -60,6 +62,7 @@ impl Unattributed {
             Self::UnknownPod => "unknown_pod",
             Self::NotFenced => "not_fenced",
             Self::NotMesh => "not_mesh",
+            Self::Denied => "denied",
             Self::ListFull => "list_full",
         }
     }
@@ -83,6 +86,9 @@ impl Engine {
         let Some((key, fence)) = self.fence_of_pod(&pod) else {
             return Attribution::Unattributed(Unattributed::NotFenced);
         };
+        if fence.wishes.denies(&service.host()) {
+            return Attribution::Unattributed(Unattributed::Denied);
+        }
         match fence.learned_host(&service.host()) {
             Some(host) if now.duration_since(host.last_seen) < LAST_SEEN_LAG => Attribution::Known,
             None if fence.learned().len() >= MOST_LEARNED => {

@@ -5,11 +5,12 @@
 //! belongs to at most one fence, since Istio lets one Sidecar per pod win.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
-use servicefence_crd::{Mode, names};
+use servicefence_crd::{Mode, ServiceFenceSpec, names};
 
 use super::engine::{Engine, Fence};
-use super::facts::{Labels, ServiceFacts, ServiceKind, SidecarFacts};
+use super::facts::{Labels, PodFacts, ServiceFacts, ServiceKind, SidecarFacts};
 use super::name::{ConfigKey, FenceKey, Name, PodKey, ServiceKey};
 use super::render::{self, Kind};
 
@@ -35,11 +36,65 @@ pub struct Asked {
     modes: BTreeMap<ServiceKey, Mode>,
 }
 
+/// The workload that a fence names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// The pods of a Service.
+    Service(ServiceKey),
+    /// Pods by label.
+    Selector(Labels),
+    /// All pods of the namespace that nothing else has.
+    NamespaceDefault,
+}
+
+impl Named {
+    /// Reads the spec of a fence.
+    pub fn of(key: &FenceKey, spec: &ServiceFenceSpec) -> Self {
+        let workload = spec.workload.clone().unwrap_or_default();
+        if workload.namespace_default == Some(true) {
+            return Self::NamespaceDefault;
+        }
+        match workload.selector.filter(|selector| !selector.is_empty()) {
+            Some(selector) => Self::Selector(selector),
+            None => {
+                let service = workload.service.as_deref().unwrap_or(&key.name);
+                Self::Service(ServiceKey::new(key.namespace.clone(), service))
+            }
+        }
+    }
+
+    fn service(&self) -> Option<&ServiceKey> {
+        match self {
+            Self::Service(service) => Some(service),
+            Self::Selector(_) | Self::NamespaceDefault => None,
+        }
+    }
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(service) => write!(f, "Service {}", service.name),
+            Self::Selector(labels) => {
+                let labels: Vec<_> = labels
+                    .iter()
+                    .map(|(key, value)| format!("{key}={value}"))
+                    .collect();
+                write!(f, "pods with {}", labels.join(","))
+            }
+            Self::NamespaceDefault => f.write_str("pods without a fence of their own"),
+        }
+    }
+}
+
+/// The pods of a workload: those with these labels; `None`: all that nothing else has.
+pub type Pods<'a> = Option<&'a Labels>;
+
 /// What a fence's workload resolves to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Workload<'a> {
-    /// Pods by label.
-    Selector(&'a Labels),
+    /// These pods.
+    Pods(Pods<'a>),
     /// The Service does not exist.
     NoService(ServiceKey),
     /// The Service has no selector, or is an alias: no pods of its own to scope.
@@ -52,26 +107,19 @@ pub fn matches(selector: &Labels, labels: &Labels) -> bool {
 }
 
 impl Engine {
-    /// The Service that a fence scopes.
-    pub(super) fn workload_service(key: &FenceKey, fence: &Fence) -> ServiceKey {
-        let service = fence
-            .resource
-            .spec
-            .workload
-            .as_ref()
-            .and_then(|workload| workload.service.as_deref());
-        ServiceKey::new(key.namespace.clone(), service.unwrap_or(&key.name))
-    }
-
     /// What a fence's workload resolves to.
-    pub(super) fn workload<'a>(&'a self, key: &FenceKey, fence: &Fence) -> Workload<'a> {
-        let service = Self::workload_service(key, fence);
-        match self.registry.service(&service) {
-            None => Workload::NoService(service),
+    pub(super) fn workload<'a>(&'a self, fence: &'a Fence) -> Workload<'a> {
+        let service = match &fence.workload {
+            Named::Selector(labels) => return Workload::Pods(Some(labels)),
+            Named::NamespaceDefault => return Workload::Pods(None),
+            Named::Service(service) => service,
+        };
+        match self.registry.service(service) {
+            None => Workload::NoService(service.clone()),
             Some(facts) if facts.selector.is_empty() || facts.kind == ServiceKind::ExternalName => {
-                Workload::NoPods(service)
+                Workload::NoPods(service.clone())
             }
-            Some(facts) => Workload::Selector(&facts.selector),
+            Some(facts) => Workload::Pods(Some(&facts.selector)),
         }
     }
 
@@ -90,13 +138,14 @@ impl Engine {
     /// The mode that labels and the default give to a Service by itself.
     fn own_label_mode(&self, service: &ServiceKey) -> Mode {
         let of_service = self.registry.service(service).and_then(|facts| facts.mode.mode());
-        let of_namespace = || {
-            self.registry
-                .namespace(&service.namespace)
-                .and_then(|facts| facts.mode.mode())
-        };
-        of_service
-            .or_else(of_namespace)
+        of_service.unwrap_or_else(|| self.namespace_mode(&service.namespace))
+    }
+
+    /// The mode that labels and the default give to what is in a Namespace.
+    fn namespace_mode(&self, namespace: &str) -> Mode {
+        let facts = self.registry.namespace(namespace);
+        facts
+            .and_then(|facts| facts.mode.mode())
             .unwrap_or(self.settings.default_mode)
     }
 
@@ -106,7 +155,10 @@ impl Engine {
         if self.is_excluded(&key.namespace) || (fence.generated && !self.is_wanted(key)) {
             return Mode::Off;
         }
-        let labels = || self.label_mode(&Self::workload_service(key, fence));
+        let labels = || match fence.workload.service() {
+            Some(service) => self.label_mode(service),
+            None => self.namespace_mode(&key.namespace),
+        };
         fence.resource.spec.mode.unwrap_or_else(labels)
     }
 
@@ -137,19 +189,21 @@ impl Engine {
             .namespace(namespace)
             .is_none_or(|facts| facts.terminating);
         let (mut hand_written, mut generated) = (BTreeSet::new(), BTreeSet::new());
-        for (key, fence) in self.fences_in(namespace) {
-            let services = if fence.generated {
-                &mut generated
-            } else {
-                &mut hand_written
+        let mut selectors = BTreeSet::new();
+        for (_, fence) in self.fences_in(namespace) {
+            match &fence.workload {
+                Named::Service(service) if fence.generated => generated.insert(service),
+                Named::Service(service) => hand_written.insert(service),
+                Named::Selector(labels) => selectors.insert(labels),
+                Named::NamespaceDefault => false,
             };
-            services.insert(Self::workload_service(key, fence));
         }
-        for group in self.registry.workloads_in(namespace).values() {
+        for (selector, group) in &self.registry.workloads_in(namespace) {
             let keys = || group.iter().map(|(key, _)| *key);
             let mode = self.mode_of_group(group);
             asked.modes.extend(keys().map(|key| (key.clone(), mode)));
-            if mode == Mode::Off || terminating || keys().any(|key| hand_written.contains(key)) {
+            let has_its_own = selectors.contains(selector) || keys().any(|key| hand_written.contains(key));
+            if mode == Mode::Off || terminating || has_its_own {
                 continue;
             }
             // The one that is there stays, so that a new alias Service moves nothing.
@@ -184,7 +238,7 @@ impl Engine {
     }
 
     /// What keeps a fence from being enforced.
-    pub(super) fn conflict(&self, key: &FenceKey, fence: &Fence, selector: &Labels) -> Option<Conflict> {
+    pub(super) fn conflict(&self, key: &FenceKey, fence: &Fence, of: Pods<'_>) -> Option<Conflict> {
         let own_name = ConfigKey::new(key.namespace.clone(), render::sidecar_name(&key.name));
         if self.sidecars.get(&own_name).is_some_and(|sidecar| !sidecar.ours) {
             return Some(Conflict::NameTaken(Kind::Sidecar, own_name));
@@ -195,13 +249,21 @@ impl Engine {
         }
         let pods: Vec<&Labels> = self
             .pods_in(&key.namespace)
-            .map(|(_, labels)| labels)
-            .filter(|labels| matches(selector, labels))
+            .map(|(_, pod)| &pod.labels)
+            .filter(|labels| of.is_some_and(|selector| matches(selector, labels)))
             .collect();
-        let overlaps = |other: &Labels| other == selector || pods.iter().any(|labels| matches(other, labels));
-        let user = self
-            .sidecars_in(&key.namespace)
-            .find(|(_, sidecar)| !sidecar.ours && sidecar.selector.as_ref().is_none_or(overlaps));
+        // Those with a selector come before the one without: the two share no pod.
+        let overlaps = |other: Pods<'_>| match (of, other) {
+            (None, None) => true,
+            (Some(selector), Some(other)) => {
+                selector == other || pods.iter().any(|labels| matches(other, labels))
+            }
+            (None, Some(_)) | (Some(_), None) => false,
+        };
+        let user = self.sidecars_in(&key.namespace).find(|(_, sidecar)| {
+            let of_user = sidecar.selector.as_ref();
+            !sidecar.ours && (of_user.is_none() || overlaps(of_user))
+        });
         if let Some((user, _)) = user {
             return Some(Conflict::UserSidecar(user.clone()));
         }
@@ -210,8 +272,8 @@ impl Engine {
         }
         self.fences_in(&key.namespace)
             .filter(|(other_key, other)| (other.created(), *other_key) < (fence.created(), key))
-            .filter(|(other_key, other)| match self.workload(other_key, other) {
-                Workload::Selector(other) => overlaps(other),
+            .filter(|(_, other)| match self.workload(other) {
+                Workload::Pods(other) => overlaps(other),
                 Workload::NoService(_) | Workload::NoPods(_) => false,
             })
             .find(|(other_key, other)| self.mode(other_key, other) == Mode::Enforce)
@@ -239,10 +301,13 @@ impl Engine {
 
     /// The enforced fence that a pod belongs to.
     pub(super) fn fence_of_pod<'a>(&'a self, pod: &'a PodKey) -> Option<(&'a FenceKey, &'a Fence)> {
-        let labels = self.pods.get(pod)?;
+        let labels = &self.pods.get(pod)?.labels;
         self.fences_selecting(&pod.namespace, labels)
             .filter(|(key, fence)| self.mode(key, fence) == Mode::Enforce)
-            .min_by_key(|(key, fence)| (fence.created(), *key))
+            .min_by_key(|(key, fence)| {
+                let is_default = fence.workload == Named::NamespaceDefault;
+                (is_default, fence.created(), *key)
+            })
     }
 
     /// The fences whose workload a pod with these labels is part of.
@@ -252,8 +317,8 @@ impl Engine {
         labels: &'a Labels,
     ) -> impl Iterator<Item = (&'a FenceKey, &'a Fence)> {
         self.fences_in(namespace)
-            .filter(move |(key, fence)| match self.workload(key, fence) {
-                Workload::Selector(selector) => matches(selector, labels),
+            .filter(move |(_, fence)| match self.workload(fence) {
+                Workload::Pods(of) => of.is_none_or(|selector| matches(selector, labels)),
                 Workload::NoService(_) | Workload::NoPods(_) => false,
             })
     }
@@ -267,6 +332,17 @@ impl Engine {
             .take_while(move |(key, _)| &*key.namespace == namespace)
     }
 
+    /// The service accounts of a fence's pods.
+    pub(super) fn accounts(&self, key: &FenceKey, fence: &Fence) -> BTreeSet<Name> {
+        let Workload::Pods(of) = self.workload(fence) else {
+            return BTreeSet::new();
+        };
+        self.pods_in(&key.namespace)
+            .filter(|(_, pod)| of.is_none_or(|selector| matches(selector, &pod.labels)))
+            .map(|(_, pod)| pod.account.clone())
+            .collect()
+    }
+
     /// The known pods of a namespace.
     pub fn pods_of(&self, namespace: &str) -> Vec<PodKey> {
         self.pods_in(namespace).map(|(key, _)| key.clone()).collect()
@@ -275,7 +351,7 @@ impl Engine {
     pub(super) fn pods_in<'a>(
         &'a self,
         namespace: &'a str,
-    ) -> impl Iterator<Item = (&'a PodKey, &'a Labels)> {
+    ) -> impl Iterator<Item = (&'a PodKey, &'a PodFacts)> {
         self.pods
             .range(PodKey::new(namespace, "")..)
             .take_while(move |(key, _)| &*key.namespace == namespace)

@@ -12,6 +12,7 @@ use super::facts::{
     Labels, NamespaceFacts, Protocol, ServiceEntryFacts, ServiceFacts, ServiceKind, VirtualServiceFacts,
 };
 use super::name::{ConfigKey, Name, ServiceKey};
+use super::policy::{Caller, PolicyFacts};
 
 /// Port numbers that every istio-proxy listens on itself.
 /// <https://istio.io/latest/docs/ops/deployment/application-requirements/>
@@ -26,6 +27,7 @@ pub struct Registry {
     services: BTreeMap<ServiceKey, ServiceFacts>,
     service_entries: BTreeMap<ConfigKey, ServiceEntryFacts>,
     virtual_services: BTreeMap<ConfigKey, VirtualServiceFacts>,
+    policies: BTreeMap<ConfigKey, PolicyFacts>,
     by_address: HashMap<IpAddr, ServiceKey>,
     /// Services that a protocol rule may put into scopes; see [`Registry::is_protocol_bound`].
     protocol_bound: BTreeSet<ServiceKey>,
@@ -46,6 +48,7 @@ impl Registry {
             services: BTreeMap::new(),
             service_entries: BTreeMap::new(),
             virtual_services: BTreeMap::new(),
+            policies: BTreeMap::new(),
             by_address: HashMap::new(),
             protocol_bound: BTreeSet::new(),
             rules_by_host: HashMap::new(),
@@ -157,6 +160,43 @@ impl Registry {
             self.virtual_services.insert(key.clone(), facts);
         }
         old
+    }
+
+    /// Adds, replaces or removes an AuthorizationPolicy that names callers; returns what was there.
+    pub fn set_policy(&mut self, key: &ConfigKey, facts: Option<PolicyFacts>) -> Option<PolicyFacts> {
+        match facts {
+            Some(facts) => self.policies.insert(key.clone(), facts),
+            None => self.policies.remove(key),
+        }
+    }
+
+    /// The AuthorizationPolicies of a namespace that name callers.
+    pub fn policies_in<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a PolicyFacts> {
+        self.policies
+            .range(ConfigKey::new(namespace, "")..)
+            .take_while(move |(key, _)| &*key.namespace == namespace)
+            .map(|(_, facts)| facts)
+    }
+
+    /// The Services that policies open for a caller, each with the policy. One of the root namespace counts where it
+    /// is for certain pods: else it would be the whole mesh.
+    pub fn opened_for<'a>(
+        &'a self,
+        caller: &'a Caller<'a>,
+        root: &'a str,
+    ) -> impl Iterator<Item = (&'a ServiceKey, &'a ConfigKey)> {
+        let naming = self.policies.iter().filter(|(_, policy)| policy.names(caller));
+        naming.flat_map(move |(key, policy)| {
+            let everywhere = &*key.namespace == root && policy.has_selector();
+            let all = everywhere.then(|| self.services()).into_iter().flatten();
+            let here = (!everywhere)
+                .then(|| self.services_in(&key.namespace))
+                .into_iter()
+                .flatten();
+            all.chain(here)
+                .filter(|(_, facts)| policy.protects(facts) && facts.visibility.to(caller.namespace))
+                .map(move |(service, _)| (service, key))
+        })
     }
 
     /// A Namespace by name.

@@ -4,46 +4,109 @@
 //! pure function of these: same inputs, same scope. Invariant: everything that `allow` names is in.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
+use jiff::Timestamp;
 use servicefence_crd::{LearnedHost, NonHttp, ServiceFenceSpec, names};
 
+use super::allow::Wishes;
 use super::facts::{Protocol, ServiceFacts, ServiceKind};
-use super::name::{CLUSTER_DOMAIN, Name, ScopeHost, ServiceKey};
+use super::name::{Name, ScopeHost, ServiceKey};
+use super::policy::Caller;
 use super::registry::Registry;
 
-/// Why a host is in a scope. The first that applies is kept, in this order.
+/// Why a host is in a scope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Why {
-    /// ServiceFence needs it, or the chart's `baseline.hosts` names it.
+    /// ServiceFence itself needs it.
+    Own,
+    /// The chart's `baseline.hosts` names it.
     Baseline,
     /// The fence's `allow` names it.
     Spec,
     /// A call to it was seen.
     Learned,
-    /// It cannot be reached, or not safely forgotten, through the fallback gateway.
-    Protocol,
-    /// A VirtualService has rules for a host in scope.
+    /// An AuthorizationPolicy lets this caller in and not the gateway.
+    Policy,
+    /// It is headless: calls go to its pods' addresses, for which the gateway has no route.
+    Headless,
+    /// It is not exported to the gateway's namespace.
+    Hidden,
+    /// A ServiceEntry declares it: the gateway routes Services only.
+    ServiceEntry,
+    /// Only a VirtualService knows the name: the gateway routes Services only.
+    RuleOnly,
+    /// The namespace's own rules for it name a subset elsewhere. The gateway does not see the
+    /// namespace's DestinationRules, so where one of these defines the subset it would answer 503.
+    SubsetRule,
+    /// It is not HTTP, and leaving would cut its open connections.
+    NonHttp,
+    /// It is not HTTP, and a listener for all addresses in scope would swallow its connections.
+    PortCollision,
+    /// A VirtualService has rules for a host in scope, and is looked up by its own namespace.
     Route,
+}
+
+impl Why {
+    const ALL: [Self; 13] = [
+        Self::Own,
+        Self::Baseline,
+        Self::Spec,
+        Self::Learned,
+        Self::Policy,
+        Self::Headless,
+        Self::Hidden,
+        Self::ServiceEntry,
+        Self::RuleOnly,
+        Self::SubsetRule,
+        Self::NonHttp,
+        Self::PortCollision,
+        Self::Route,
+    ];
+}
+
+/// All reasons of one host.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Whys(u16);
+
+impl Whys {
+    fn insert(&mut self, why: Why) {
+        self.0 |= 1 << why as u16;
+    }
+
+    /// Whether a reason is among them.
+    pub fn contains(self, why: Why) -> bool {
+        self.0 & (1 << why as u16) != 0
+    }
+
+    /// The reasons, in the order of [`Why`].
+    pub fn iter(self) -> impl Iterator<Item = Why> {
+        Why::ALL.into_iter().filter(move |why| self.contains(*why))
+    }
+}
+
+impl fmt::Debug for Whys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter()).finish()
+    }
 }
 
 /// What a Sidecar imports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scope {
-    /// Each host with its reason.
-    pub hosts: BTreeMap<ScopeHost, Why>,
+    /// Each host with its reasons.
+    pub hosts: BTreeMap<ScopeHost, Whys>,
     /// Entries of `allow` that name nothing in the mesh.
     pub unknown: Vec<String>,
 }
 
 impl Scope {
+    /// Adds a reason; says whether the host is new.
     fn add(&mut self, host: ScopeHost, why: Why) -> bool {
-        match self.hosts.entry(host) {
-            std::collections::btree_map::Entry::Vacant(entry) => {
-                entry.insert(why);
-                true
-            }
-            std::collections::btree_map::Entry::Occupied(_) => false,
-        }
+        let whys = self.hosts.entry(host).or_default();
+        let is_new = *whys == Whys::default();
+        whys.insert(why);
+        is_new
     }
 
     /// The imported hosts.
@@ -70,35 +133,63 @@ pub fn own_hosts(system_namespace: &Name, namespace: &Name) -> [ScopeHost; 3] {
     ]
 }
 
-/// The scope of a fence in `namespace`.
+/// What a fence contributes to its scope.
+pub struct Asking<'a> {
+    /// Its namespace.
+    pub namespace: &'a Name,
+    /// Its spec.
+    pub spec: &'a ServiceFenceSpec,
+    /// The same, read.
+    pub wishes: &'a Wishes,
+    /// What it has learned.
+    pub learned: &'a [LearnedHost],
+    /// Service accounts of its pods.
+    pub accounts: &'a BTreeSet<Name>,
+}
+
+/// The scope of a fence.
 pub fn scope(
     registry: &Registry,
+    root_namespace: &str,
     own: &[ScopeHost],
     baseline: &[ScopeHost],
-    namespace: &Name,
-    spec: &ServiceFenceSpec,
-    learned: &[LearnedHost],
+    fence: &Asking<'_>,
+    now: Timestamp,
 ) -> Scope {
+    let namespace = fence.namespace;
     let mut scope = Scope::default();
-    for host in own.iter().chain(baseline) {
+    for host in own {
+        scope.add(host.clone(), Why::Own);
+    }
+    for host in baseline {
         scope.add(host.clone(), Why::Baseline);
     }
-    for host in spec.allow.iter().filter_map(|allow| allow.host.as_deref()) {
-        let (hosts, known) = resolve(registry, namespace, host);
+    for entry in fence.wishes.allow.iter().filter(|entry| entry.holds(now)) {
+        let (hosts, known) = entry.hosts(registry, namespace);
         for host in hosts {
             scope.add(host, Why::Spec);
         }
         if !known {
-            scope.unknown.push(host.to_owned());
+            scope.unknown.push(entry.to_string());
         }
     }
-    for host in learned {
+    let learned = fence.learned.iter();
+    for host in learned.filter(|learned| !fence.wishes.denies(&learned.host)) {
         scope.add(
             ScopeHost::new(host.namespace.as_str(), host.host.as_str()),
             Why::Learned,
         );
     }
-    add_protocol(&mut scope, registry, namespace, non_http(spec));
+    let caller = Caller {
+        namespace,
+        accounts: fence.accounts,
+    };
+    for (service, _) in registry.opened_for(&caller, root_namespace) {
+        if !fence.wishes.denies(&service.host()) {
+            scope.add(service.scope_host(), Why::Policy);
+        }
+    }
+    add_protocol(&mut scope, registry, namespace, non_http(fence.spec));
     add_routes(&mut scope, registry, namespace);
     scope
 }
@@ -111,48 +202,8 @@ pub fn non_http(spec: &ServiceFenceSpec) -> NonHttp {
         .unwrap_or_default()
 }
 
-/// The hosts that an `allow` entry names, and whether the mesh knows them. A Service by its full
-/// name is imported also while it does not exist, so that it is there when it is created.
-pub fn resolve(registry: &Registry, namespace: &str, host: &str) -> (Vec<ScopeHost>, bool) {
-    let declared: Vec<ScopeHost> = registry
-        .service_entries_for(namespace)
-        .filter(|(_, entry)| entry.hosts.iter().any(|name| &**name == host))
-        .map(|(key, _)| ScopeHost::new(key.namespace.clone(), host))
-        .collect();
-    if !declared.is_empty() {
-        return (declared, true);
-    }
-    let bare = host
-        .strip_suffix(CLUSTER_DOMAIN)
-        .and_then(|rest| rest.strip_suffix('.'))
-        .unwrap_or(host);
-    let bare = bare.strip_suffix(".svc").unwrap_or(bare);
-    let key = match bare.split_once('.') {
-        None => ServiceKey::new(namespace, bare),
-        Some((name, other)) if !other.contains('.') => ServiceKey::new(other, name),
-        Some(_) => {
-            let routed: Vec<_> = registry
-                .rules_for(namespace)
-                .filter(|(_, rules)| rules.hosts.iter().any(|name| &**name == host))
-                .map(|(key, _)| ScopeHost::new(key.namespace.clone(), host))
-                .collect();
-            let known = !routed.is_empty();
-            return (routed, known);
-        }
-    };
-    let known = registry.service(&key).is_some();
-    (vec![key.scope_host()], known)
-}
-
-/// Hosts that the fallback gateway cannot serve or that cannot leave without harm:
-/// - headless Services: their pods' addresses have no route at the gateway;
-/// - Services that are not exported to the gateway's namespace: it does not know them;
-/// - ServiceEntries, and names that only a VirtualService knows: the gateway routes Services only;
-/// - hosts for which the namespace itself has rules to subsets elsewhere: the gateway does not see
-///   the namespace's DestinationRules, so where one of these defines the subset it would answer 503;
-/// - Services that are not HTTP, unless the owner accepts that open connections are cut once;
-/// - and, whatever the owner accepts, those whose port number some host in scope uses with a
-///   listener for all addresses: that listener would swallow the connection.
+/// Hosts that the fallback gateway cannot serve or that cannot leave without harm, whatever their
+/// owner accepts or unless they accept that open connections are cut once.
 fn add_protocol(scope: &mut Scope, registry: &Registry, namespace: &Name, non_http: NonHttp) {
     let mut shared_listeners = BTreeSet::new();
     for (key, entry) in registry.service_entries_for(namespace) {
@@ -163,22 +214,18 @@ fn add_protocol(scope: &mut Scope, registry: &Registry, namespace: &Name, non_ht
                     namespace: key.namespace.clone(),
                     name: host.clone(),
                 },
-                Why::Protocol,
+                Why::ServiceEntry,
             );
         }
     }
     for (key, rules) in registry.rules_for(namespace) {
         let direct_only = rules.subset_elsewhere && key.namespace == *namespace;
         for host in rules.hosts.iter().filter(|host| !host.contains('*')) {
-            let host = match ServiceKey::of_host(host) {
-                None => ScopeHost {
-                    namespace: key.namespace.clone(),
-                    name: host.clone(),
-                },
-                Some(service) if direct_only => service.scope_host(),
+            match ServiceKey::of_host(host) {
+                None => scope.add(ScopeHost::new(key.namespace.clone(), host.clone()), Why::RuleOnly),
+                Some(service) if direct_only => scope.add(service.scope_host(), Why::SubsetRule),
                 Some(_) => continue,
             };
-            scope.add(host, Why::Protocol);
         }
     }
     let visible = || {
@@ -187,9 +234,13 @@ fn add_protocol(scope: &mut Scope, registry: &Registry, namespace: &Name, non_ht
             .filter(|(_, facts)| facts.visibility.to(namespace))
     };
     for (key, facts) in visible() {
-        let unreachable = facts.kind == ServiceKind::Headless || !registry.is_seen_by_gateway(facts);
-        if unreachable || non_http != NonHttp::Learn {
-            scope.add(key.scope_host(), Why::Protocol);
+        if facts.kind == ServiceKind::Headless {
+            scope.add(key.scope_host(), Why::Headless);
+        } else if !registry.is_seen_by_gateway(facts) {
+            scope.add(key.scope_host(), Why::Hidden);
+        }
+        if non_http != NonHttp::Learn && facts.kind != ServiceKind::Headless && !facts.is_http() {
+            scope.add(key.scope_host(), Why::NonHttp);
         }
     }
     if non_http != NonHttp::Learn {
@@ -212,7 +263,7 @@ fn add_protocol(scope: &mut Scope, registry: &Registry, namespace: &Name, non_ht
     loop {
         let mut grew = false;
         for (key, facts) in visible() {
-            if swallowed(facts, &shared_listeners) && scope.add(key.scope_host(), Why::Protocol) {
+            if swallowed(facts, &shared_listeners) && scope.add(key.scope_host(), Why::PortCollision) {
                 shared_listeners.extend(facts.port_numbers(Protocol::Http));
                 grew = true;
             }

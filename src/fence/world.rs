@@ -14,7 +14,7 @@ use servicefence_crd::{Mode, ServiceFence, ServiceFenceStatus, Source, names};
 
 use super::change::{Change, Target};
 use super::engine::{Engine, Settings};
-use super::facts::{ModeLabel, NamespaceFacts};
+use super::facts::{Labels, ModeLabel, NamespaceFacts, PodFacts};
 use super::learn::{Observation, learn};
 use super::name::{FenceKey, Name, PodKey, ServiceKey};
 use super::plan::Said;
@@ -83,14 +83,25 @@ impl World {
     }
 
     fn take_in(&mut self, change: Change) {
+        if let Change::Fence(key, Some(_)) = &change {
+            let known = Change::PodsKnown(key.namespace.clone(), true);
+            let dirty = self.engine.apply(known, self.now);
+            self.due
+                .extend(dirty.targets.into_iter().map(|target| (self.now, target)));
+        }
         let dirty = self.engine.apply(change, self.now);
         self.due
             .extend(dirty.targets.into_iter().map(|target| (self.now, target)));
     }
 
     pub(crate) fn namespace(&mut self, name: &str, mode: Option<&str>) {
+        self.namespace_with(name, mode, &[]);
+    }
+
+    pub(crate) fn namespace_with(&mut self, name: &str, mode: Option<&str>, labels: &[(&str, &str)]) {
         let facts = NamespaceFacts {
             mode: ModeLabel::parse(mode),
+            labels: owned(labels),
             terminating: false,
         };
         self.apply(Change::Namespace(name.into(), Some(facts)));
@@ -135,11 +146,15 @@ impl World {
     }
 
     pub(crate) fn pod(&mut self, namespace: &str, name: &str, labels: &[(&str, &str)]) {
-        let labels = labels
-            .iter()
-            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-            .collect();
-        self.apply(Change::Pod(PodKey::new(namespace, name), Some(labels)));
+        self.pod_of(namespace, name, labels, "default");
+    }
+
+    pub(crate) fn pod_of(&mut self, namespace: &str, name: &str, labels: &[(&str, &str)], account: &str) {
+        let facts = PodFacts {
+            labels: owned(labels),
+            account: account.into(),
+        };
+        self.apply(Change::Pod(PodKey::new(namespace, name), Some(facts)));
     }
 
     /// An Istio object, or a fence, as a user writes it.
@@ -384,6 +399,11 @@ impl World {
     }
 }
 
+fn owned(labels: &[(&str, &str)]) -> Labels {
+    let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+    labels.iter().map(owned).collect()
+}
+
 /// What a change is about.
 fn identity(change: &Change) -> String {
     let text = format!("{change:?}");
@@ -397,6 +417,7 @@ fn identity(change: &Change) -> String {
         Change::VirtualService(key, _) => format!("virtualservice {key}"),
         Change::ServiceEntry(key, _) => format!("serviceentry {key}"),
         Change::Sidecar(key, _) => format!("sidecar {key}"),
+        Change::Policy(key, _) => format!("policy {key}"),
         _ => text[..end].to_owned(),
     }
 }

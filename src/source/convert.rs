@@ -16,10 +16,11 @@ use servicefence_crd::{ServiceFence, names};
 
 use crate::fence::Change;
 use crate::fence::facts::{
-    ModeLabel, NamespaceFacts, Port, Protocol, ServiceEntryFacts, ServiceFacts, ServiceKind, SidecarFacts,
-    VirtualServiceFacts, Visibility, Written, destinations, has_subset_elsewhere,
+    ModeLabel, NamespaceFacts, PodFacts, Port, Protocol, ServiceEntryFacts, ServiceFacts, ServiceKind,
+    SidecarFacts, VirtualServiceFacts, Visibility, Written, destinations, has_subset_elsewhere,
 };
 use crate::fence::name::{ConfigKey, FenceKey, Name, PodKey, ScopeHost, ServiceKey, qualify};
+use crate::fence::policy::PolicyFacts;
 use crate::fence::render::{self, Kind};
 
 /// Annotation with the `exportTo` of a Kubernetes Service.
@@ -52,6 +53,8 @@ pub enum Watched {
     ServiceEntries,
     /// Istio's EnvoyFilters, those named as ours are.
     EnvoyFilters,
+    /// Istio's AuthorizationPolicies.
+    AuthorizationPolicies,
 }
 
 impl Watched {
@@ -66,6 +69,7 @@ impl Watched {
             Self::VirtualServices => "virtualservices",
             Self::ServiceEntries => "serviceentries",
             Self::EnvoyFilters => "envoyfilters",
+            Self::AuthorizationPolicies => "authorizationpolicies",
         }
     }
 
@@ -97,6 +101,7 @@ impl Watched {
             },
             Self::ServiceEntries => Change::ServiceEntry(config(), None),
             Self::EnvoyFilters => Change::EnvoyFilter(namespace.into(), None),
+            Self::AuthorizationPolicies => Change::Policy(config(), None),
         }
     }
 }
@@ -158,19 +163,33 @@ impl Observe for PartialObjectMeta<core::Namespace> {
     fn observe(&self, _: &str) -> Result<Change, Unreadable> {
         let facts = NamespaceFacts {
             mode: ModeLabel::parse(label(&self.metadata, names::MODE_LABEL)),
+            labels: self.metadata.labels.clone().unwrap_or_default(),
             terminating: self.metadata.deletion_timestamp.is_some(),
         };
         Ok(Change::Namespace(name_of(&self.metadata), Some(facts)))
     }
 }
 
-impl Observe for PartialObjectMeta<core::Pod> {
+/// A pod without all that decisions do not need: it is dropped while the object is decoded.
+pub type TrimmedPod = kube::api::Object<TrimmedPodSpec, kube::api::NotUsed>;
+
+/// Of the spec of a pod.
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TrimmedPodSpec {
+    /// The account whose certificate the pod's proxy has.
+    #[serde(default)]
+    pub service_account_name: String,
+}
+
+impl Observe for TrimmedPod {
     fn observe(&self, _: &str) -> Result<Change, Unreadable> {
         let key = PodKey::new(namespace_of(&self.metadata), name_of(&self.metadata));
-        Ok(Change::Pod(
-            key,
-            Some(self.metadata.labels.clone().unwrap_or_default()),
-        ))
+        let facts = PodFacts {
+            labels: self.metadata.labels.clone().unwrap_or_default(),
+            account: self.spec.service_account_name.as_str().into(),
+        };
+        Ok(Change::Pod(key, Some(facts)))
     }
 }
 
@@ -231,6 +250,7 @@ fn service_facts(meta: &ObjectMeta, spec: core::ServiceSpec, namespace: &str) ->
         ports: ports.collect(),
         selector: spec.selector.unwrap_or_default(),
         mode: ModeLabel::parse(label(meta, names::MODE_LABEL)),
+        labels: meta.labels.clone().unwrap_or_default(),
         visibility: Visibility::parse(export_to.iter().flat_map(|list| list.split(',')), namespace),
     }
 }
@@ -247,6 +267,10 @@ impl Observe for DynamicObject {
             Some("Sidecar") => observe_sidecar(self, key),
             Some("VirtualService") => observe_virtual_service(self, key, system_namespace),
             Some("ServiceEntry") => observe_service_entry(self, key),
+            Some("AuthorizationPolicy") => {
+                let policy = PolicyFacts::of(&spec(self)?, &key.namespace);
+                Ok(Change::Policy(key, policy))
+            }
             Some("EnvoyFilter") => Ok(Change::EnvoyFilter(
                 key.namespace,
                 Some(written(self, Kind::EnvoyFilter)),

@@ -19,8 +19,8 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 
 use super::convert::{Observe, Watched};
-use crate::fence::name::Cidr;
-use crate::fence::render;
+use crate::fence::name::{Cidr, Name};
+use crate::fence::{Change, render};
 use crate::metrics::Metrics;
 use crate::readiness::{Pending, Readiness};
 use crate::state::{ObjectId, State};
@@ -70,6 +70,7 @@ pub fn start(context: &Context, tasks: &mut Supervisor, readiness: &Readiness) {
         Watched::Sidecars,
         Watched::VirtualServices,
         Watched::EnvoyFilters,
+        Watched::AuthorizationPolicies,
     ] {
         let api: Api<DynamicObject> = Api::all_with(client(), &resource(watched));
         let config = match watched {
@@ -103,11 +104,14 @@ struct Watch {
     known: HashSet<Key>,
     listed: HashSet<Key>,
     synced: Option<Pending>,
+    /// The namespace whose pods it lists.
+    pods_of: Option<Name>,
 }
 
 impl Watch {
     fn new(watched: Watched, context: Context, synced: Option<Pending>) -> Self {
         Self {
+            pods_of: None,
             watched,
             context,
             known: HashSet::new(),
@@ -155,6 +159,11 @@ impl Watch {
                     self.vanished(&key);
                 }
                 self.synced.take();
+                if let Some(namespace) = &self.pods_of {
+                    self.context
+                        .state
+                        .apply(Change::PodsKnown(namespace.clone(), true));
+                }
             }
             Event::Apply(object) => {
                 self.known.insert(key(&object));

@@ -151,7 +151,7 @@ impl Writer {
                         self.metrics.learn_seconds.observe(at.elapsed().as_secs_f64());
                         self.metrics
                             .learned
-                            .with_label_values(&[source_label(observation)])
+                            .with_label_values(&[observation.source.as_str()])
                             .inc();
                     }
                     if !new.is_empty() {
@@ -191,11 +191,5 @@ impl Writer {
         let new = new.map(|host| host.host.clone()).collect();
         let meta = &fence.resource.metadata;
         Some((meta.resource_version.clone(), meta.uid.clone(), learned, new))
-    }
-}
-
-fn source_label(observation: &Observation) -> &'static str {
-    match observation.source {
-        servicefence_crd::Source::AccessLog => "AccessLog",
     }
 }

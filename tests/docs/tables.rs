@@ -170,10 +170,12 @@ pub fn metric_values() -> String {
 }
 
 /// Every reason for which a well-formed miss teaches nothing; the match makes a new one fail here.
-fn unattributed() -> [Unattributed; 4] {
-    use Unattributed::{ListFull, NotFenced, NotMesh, UnknownPod};
+fn unattributed() -> [Unattributed; 5] {
+    use Unattributed::{Denied, ListFull, NotFenced, NotMesh, UnknownPod};
     match UnknownPod {
-        UnknownPod | NotFenced | NotMesh | ListFull => [UnknownPod, NotFenced, NotMesh, ListFull],
+        UnknownPod | NotFenced | NotMesh | Denied | ListFull => {
+            [UnknownPod, NotFenced, NotMesh, Denied, ListFull]
+        }
     }
 }
 

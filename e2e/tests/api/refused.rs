@@ -45,8 +45,12 @@ const DNS_NAME: &str = "host is a lower-case DNS name, for example: reviews, rev
 const NOT_A_URL: &str = "host is a name, not a URL or namespace/name: write reviews.books, not http://reviews.books/ or books/reviews";
 const BARE_SERVICE: &str =
     "workload.service is the bare name of a Service in the fence's own namespace, for example: web";
-const NAMES_NOTHING: &str = "workload names nothing: set workload.service to a Service of this namespace, or leave workload out to use the Service with the fence's own name";
-const ALLOWS_NOTHING: &str = "an allow entry names what to allow: set host, for example: host: reviews.books";
+const ONE_WORKLOAD: &str = "workload names one thing: set service, selector or namespaceDefault: true, or leave workload out to use the Service with the fence's own name";
+const ONE_THING: &str = "an allow entry names one thing: set host (host: reviews.books), namespace (namespace: books) or serviceSelector, and use one entry for each";
+const NO_LABELS: &str =
+    "a selector without labels would select everything: set matchLabels or matchExpressions";
+const VALUES: &str = "In and NotIn need values, Exists and DoesNotExist take none";
+const DENIED: &str = "a denied host is a lower-case DNS name without port, for example: reviews, reviews.books or *.example.com";
 
 pub(crate) const ROWS: &[Row] = &[
     row(
@@ -70,7 +74,22 @@ pub(crate) const ROWS: &[Row] = &[
         "{mode: false}",
         r#"spec.mode: Invalid value: "boolean": spec.mode in body must be of type string: "boolean""#,
     ),
-    row("a_workload_that_names_nothing", "{workload: {}}", NAMES_NOTHING),
+    row("a_workload_that_names_nothing", "{workload: {}}", ONE_WORKLOAD),
+    row(
+        "a_workload_that_names_two_things",
+        "{workload: {service: web, selector: {app: web}}}",
+        ONE_WORKLOAD,
+    ),
+    row(
+        "a_workload_of_no_labels",
+        "{workload: {selector: {}}}",
+        "an empty selector would select every pod: name labels, or set namespaceDefault: true",
+    ),
+    row(
+        "a_default_that_is_none",
+        "{workload: {namespaceDefault: false}}",
+        "namespaceDefault is true or left out",
+    ),
     row(
         "a_workload_of_another_namespace",
         "{workload: {service: web.shop}}",
@@ -96,11 +115,58 @@ pub(crate) const ROWS: &[Row] = &[
         "{workload: web}",
         r#"spec.workload: Invalid value: "string": spec.workload in body must be of type object: "string""#,
     ),
-    row("an_allow_entry_without_anything", "{allow: [{}]}", ALLOWS_NOTHING),
+    row("an_allow_entry_without_anything", "{allow: [{}]}", ONE_THING),
+    row(
+        "an_allow_entry_of_two_things",
+        "{allow: [{host: reviews, namespace: books}]}",
+        ONE_THING,
+    ),
+    row(
+        "a_namespace_that_is_a_host",
+        "{allow: [{namespace: books.svc}]}",
+        "namespace is the name of a namespace, for example: books",
+    ),
+    row(
+        "a_selector_that_selects_everything",
+        "{allow: [{serviceSelector: {}}]}",
+        NO_LABELS,
+    ),
+    row(
+        "namespaces_without_services",
+        "{allow: [{host: reviews, namespaceSelector: {matchLabels: {team: a}}}]}",
+        "namespaceSelector narrows serviceSelector: set that too, or write namespace: books to allow a whole namespace",
+    ),
+    row(
+        "an_expression_without_values",
+        "{allow: [{serviceSelector: {matchExpressions: [{key: tier, operator: In}]}}]}",
+        VALUES,
+    ),
+    row(
+        "an_expression_with_values_too_many",
+        "{allow: [{serviceSelector: {matchExpressions: [{key: tier, operator: Exists, values: [core]}]}}]}",
+        VALUES,
+    ),
+    row(
+        "an_operator_that_is_not_there",
+        "{allow: [{serviceSelector: {matchExpressions: [{key: tier, operator: Gt, values: ['1']}]}}]}",
+        r#"matchExpressions[0].operator: Unsupported value: "Gt": supported values: "In", "NotIn", "Exists", "DoesNotExist""#,
+    ),
+    row(
+        "an_end_that_is_no_time",
+        "{allow: [{host: reviews, until: tomorrow}]}",
+        r#"spec.allow[0].until: Invalid value: "tomorrow": spec.allow[0].until in body must be of type date-time: "tomorrow""#,
+    ),
+    row("a_denied_host_with_a_port", "{deny: ['reviews:8080']}", DENIED),
+    row(
+        "a_denied_host_that_is_a_url",
+        "{deny: ['http://reviews']}",
+        DENIED,
+    ),
+    row("a_denied_host_that_is_everything", "{deny: ['*']}", DENIED),
     row(
         "an_allow_entry_with_a_reason_only",
         "{allow: [{reason: nightly report}]}",
-        ALLOWS_NOTHING,
+        ONE_THING,
     ),
     row(
         "a_host_that_is_a_url",
@@ -118,9 +184,9 @@ pub(crate) const ROWS: &[Row] = &[
         "host has no port: write reviews.books, not reviews.books:8080; all ports of the host are allowed",
     ),
     row(
-        "a_host_with_a_wildcard",
-        "{allow: [{host: '*.example.com'}]}",
-        "host is one exact name: wildcards are not supported",
+        "a_host_with_a_wildcard_in_its_middle",
+        "{allow: [{host: 'api.*.com'}]}",
+        "a wildcard stands for whole labels at the beginning: write *.example.com; to allow all of a namespace, use namespace",
     ),
     row(
         "a_host_that_is_an_address",
@@ -190,19 +256,14 @@ pub(crate) const ROWS: &[Row] = &[
     ),
     // What a later version may bring is not accepted and then ignored.
     row(
-        "a_list_of_denied_hosts",
-        "{deny: [legacy.old]}",
-        r#"unknown field "spec.deny""#,
+        "a_time_of_disuse",
+        "{learning: {expireAfter: 336h}}",
+        r#"unknown field "spec.learning.expireAfter""#,
     ),
     row(
-        "a_namespace_to_allow",
-        "{allow: [{namespace: payments}]}",
-        r#"unknown field "spec.allow[0].namespace""#,
-    ),
-    row(
-        "a_selector_of_pods",
-        "{workload: {selector: {app: web}}}",
-        r#"unknown field "spec.workload.selector""#,
+        "another_fallback",
+        "{fallback: Passthrough}",
+        r#"unknown field "spec.fallback""#,
     ),
 ];
 

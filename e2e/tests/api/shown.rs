@@ -107,6 +107,10 @@ spec:
   allow:
   - {host: reviews.books, reason: nightly report}
   - {host: api.example.com}
+  - {namespace: payments, until: '2027-01-31T00:00:00Z'}
+  - serviceSelector: {matchLabels: {tier: core}, matchExpressions: [{key: old, operator: DoesNotExist}]}
+    namespaceSelector: {matchExpressions: [{key: team, operator: In, values: [money]}]}
+  deny: [legacy.old, '*.example.org']
   learning: {nonHttp: Learn}
 ";
     kubectl_apply(mesh, "full", manifest).await?;
@@ -114,7 +118,17 @@ spec:
     let stored: Value = serde_json::from_str(&stored)?;
     let spec = json!({
         "mode": "Enforce", "workload": {"service": "web"},
-        "allow": [{"host": "reviews.books", "reason": "nightly report"}, {"host": "api.example.com"}],
+        "allow": [
+            {"host": "reviews.books", "reason": "nightly report"}, {"host": "api.example.com"},
+            {"namespace": "payments", "until": "2027-01-31T00:00:00Z"},
+            {
+                "serviceSelector": {
+                    "matchLabels": {"tier": "core"}, "matchExpressions": [{"key": "old", "operator": "DoesNotExist"}],
+                },
+                "namespaceSelector": {"matchExpressions": [{"key": "team", "operator": "In", "values": ["money"]}]},
+            },
+        ],
+        "deny": ["legacy.old", "*.example.org"],
         "learning": {"nonHttp": "Learn"},
     });
     ensure!(stored["spec"] == spec, "stored as {}", stored["spec"]);
@@ -131,8 +145,10 @@ async fn hosts(mesh: &Mesh) -> Result<()> {
         "1.example.com",
         "_dns.example.com",
         "a-b.c--d.example",
+        "'*.example.com'",
+        "'*.books.svc.cluster.local'",
     ] {
-        try_spec(mesh, &format!("{{allow: [{{host: {host}}}]}}"))
+        try_spec(mesh, &format!("{{allow: [{{host: {host}}}], deny: [{host}]}}"))
             .await
             .with_context(|| format!("{host} is refused"))?;
     }
@@ -145,7 +161,18 @@ async fn largest(mesh: &Mesh) -> Result<()> {
     let host = format!("{label}.{label}.{label}.{label}.x");
     ensure!(host.len() == 253, "{} characters", host.len());
     let entry = format!("{{host: {host}, reason: {}}},", "r".repeat(256));
-    try_spec(mesh, &format!("{{allow: [{}]}}", entry.repeat(512))).await?;
+    let denied = format!("{host},").repeat(512);
+    try_spec(
+        mesh,
+        &format!("{{allow: [{}], deny: [{denied}]}}", entry.repeat(512)),
+    )
+    .await?;
+    let values = format!("{label},").repeat(32);
+    let expression = format!("{{key: tier, operator: In, values: [{values}]}},").repeat(16);
+    let selector = format!("{{matchExpressions: [{expression}]}}");
+    let entry = format!("{{serviceSelector: {selector}, namespaceSelector: {selector}}},");
+    // As many as etcd stores in one object.
+    try_spec(mesh, &format!("{{allow: [{}]}}", entry.repeat(16))).await?;
     Ok(())
 }
 

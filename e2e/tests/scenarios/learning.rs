@@ -1,17 +1,21 @@
 //! Opt-in, learning and scopes.
 
 use anyhow::{Result, ensure};
-use servicefence_e2e::Call;
 use servicefence_e2e::install::SOON;
 use servicefence_e2e::wait::until;
+use servicefence_e2e::{Call, PodSpec};
 
 use crate::scene::Scene;
 
 crate::scenarios![
     a1_a_label_makes_a_fence_per_service,
+    a2_labels_of_services_decide_and_a_written_fence_stays,
     a3_a_first_call_works_and_the_next_goes_direct,
     a4_a_shop_ends_with_exactly_what_it_calls,
     a5_what_is_allowed_is_direct_from_the_first_call,
+    a5n_a_namespace_and_services_by_label_are_direct_from_the_first_call,
+    jobs_are_fenced_by_their_labels_and_learn,
+    policy_a_caller_that_is_let_in_by_name_is_never_refused,
     a10_a_new_http_port_number_works_at_once,
 ];
 
@@ -156,6 +160,193 @@ spec:
             "{to}: {reply}, by {taken}"
         );
     }
+    Ok(())
+}
+
+async fn a2_labels_of_services_decide_and_a_written_fence_stays(scene: Scene) -> Result<()> {
+    let apps = ["web", "cart", "till"];
+    scene
+        .add(apps.map(|app| scene.app(&format!("shop/{app}")).http(8080)))
+        .await?;
+    scene.fence("shop/till", "allow: [{host: cart}]").await?;
+    let written = scene.mesh.fence("a2-shop", "till").await?;
+    let fences = async || {
+        let names = scene
+            .kubectl(&["-n", "$P-shop", "get", "sf", "-o", "name"])
+            .await?;
+        let names = names.lines().filter_map(|name| name.rsplit('/').next());
+        anyhow::Ok(names.map(str::to_owned).collect::<Vec<_>>())
+    };
+    let label = async |object: &[&str], label: &str| {
+        let args = [&["-n", "$P-shop", "label", "--overwrite"], object, &[label]].concat();
+        scene.kubectl(&args).await
+    };
+    label(&["namespace", "$P-shop"], "servicefence.io/mode=off").await?;
+    label(&["service", "web"], "servicefence.io/mode=enforce").await?;
+    scene
+        .mesh
+        .wait_condition("a2-shop", "web", "Enforced", "True")
+        .await?;
+    ensure!(fences().await? == ["till", "web"], "{:?}", fences().await?);
+    label(&["namespace", "$P-shop"], "servicefence.io/mode-").await?;
+    label(&["service", "web"], "servicefence.io/mode-").await?;
+    until("the generated fence to go", SOON, async || {
+        ensure!(fences().await? == ["till"], "{:?}", fences().await?);
+        Ok(())
+    })
+    .await?;
+    let is = scene.mesh.fence("a2-shop", "till").await?;
+    for part in ["metadata", "spec"] {
+        let without_version = |fence: &serde_json::Value| {
+            let mut part = fence[part].clone();
+            part.as_object_mut()
+                .map(|fields| fields.remove("resourceVersion"));
+            part
+        };
+        ensure!(
+            without_version(&is) == without_version(&written),
+            "{part}: it was {written} and is {is}"
+        );
+    }
+    Ok(())
+}
+
+async fn a5n_a_namespace_and_services_by_label_are_direct_from_the_first_call(scene: Scene) -> Result<()> {
+    scene
+        .add([
+            scene.app("shop/web").http(8080),
+            scene.app("books/reviews").http(8080),
+            scene.app("money/ledger").http(8080),
+            scene.app("money/other").http(8080),
+        ])
+        .await?;
+    for service in ["ledger", "other"] {
+        scene
+            .kubectl(&["-n", "$P-money", "label", "service", service, "tier=core"])
+            .await?;
+    }
+    scene
+        .kubectl(&["-n", "$P-money", "label", "service", "other", "old=yes"])
+        .await?;
+    scene
+        .fence(
+            "shop/web",
+            "allow: [{namespace: a5n-books}, {serviceSelector: {matchLabels: {tier: core}, \
+             matchExpressions: [{key: old, operator: DoesNotExist}]}}]",
+        )
+        .await?;
+    let host = |name: &str| {
+        format!(
+            "a5n-{}/{}",
+            name.split('/').next().unwrap_or(name),
+            scene.host(name)
+        )
+    };
+    let scope = scene.scope("shop/web").await?;
+    ensure!(
+        scope == [host("books/reviews"), host("money/ledger")],
+        "{scope:?}"
+    );
+    for (to, url) in [
+        ("books/reviews", "http://reviews.a5n-books:8080/"),
+        ("money/ledger", "http://ledger.a5n-money:8080/"),
+    ] {
+        let (reply, taken) = scene.call("shop/web", &Call::get(url)).await?;
+        ensure!(
+            reply.is_from(&scene.pod(to)) && !taken.fallback(),
+            "{to}: {reply}, by {taken}"
+        );
+    }
+    // A Service that gets the label joins, and the API says why each is in or out.
+    let asked = scene
+        .mesh
+        .explain("a5n-shop/web", &scene.host("money/other"))
+        .await?;
+    ensure!(asked["inScope"] == false, "{asked}");
+    scene
+        .kubectl(&["-n", "$P-money", "label", "service", "other", "old-"])
+        .await?;
+    until("the other Service to join", SOON, async || {
+        let scope = scene.scope("shop/web").await?;
+        ensure!(scope.contains(&host("money/other")), "{scope:?}");
+        Ok(())
+    })
+    .await?;
+    let asked = scene.mesh.explain("a5n-shop/web", "other.a5n-money").await?;
+    ensure!(
+        asked["because"][0]["detail"] == "spec.allow[1]: Services with tier=core,!old"
+            && asked["sidecar"] == "a5n-shop/servicefence-web",
+        "{asked}"
+    );
+    let asked = scene.mesh.explain("a5n-shop/nobody", "other").await;
+    let said = asked.err().map(|error| error.to_string()).unwrap_or_default();
+    ensure!(said.contains("there is no such ServiceFence"), "{said}");
+    Ok(())
+}
+
+async fn jobs_are_fenced_by_their_labels_and_learn(scene: Scene) -> Result<()> {
+    scene.add([scene.app("books/reviews").http(8080)]).await?;
+    let job = PodSpec::new(&scene.pod("batch/nightly")).label("job", "nightly");
+    scene.mesh.add_pod(job).await?;
+    scene
+        .fence("batch/nightly", "workload: {selector: {job: nightly}}")
+        .await?;
+    let call = Call::get("http://reviews.jobs-books:8080/");
+    until("a first call by the gateway", SOON, async || {
+        scene.first_call("batch/nightly", "books/reviews", &call).await
+    })
+    .await?;
+    scene.learned("batch/nightly", "books/reviews").await?;
+    scene
+        .until_direct("batch/nightly", "books/reviews", &call)
+        .await?;
+    scene.mesh.remove_pod(&scene.pod("batch/nightly")).await
+}
+
+async fn policy_a_caller_that_is_let_in_by_name_is_never_refused(scene: Scene) -> Result<()> {
+    scene
+        .add([
+            scene.app("shop/web").http(8080).service_account("web"),
+            scene.app("shop/cart").http(8080).service_account("cart"),
+            scene.app("vault/keys").http(8080),
+        ])
+        .await?;
+    scene
+        .yaml(
+            "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: callers, namespace: $P-vault}
+spec:
+  selector: {matchLabels: {app: keys}}
+  rules: [{from: [{source: {principals: [cluster.local/ns/$P-shop/sa/web]}}]}]
+",
+        )
+        .await?;
+    let call = Call::get("http://keys.policy-vault:8080/");
+    until("the policy to be in force", SOON, async || {
+        let (reply, _) = scene.call("shop/cart", &call).await?;
+        ensure!(reply.status == Some(403), "{reply}");
+        Ok(())
+    })
+    .await?;
+    scene.enforce("shop", &["web", "cart"]).await?;
+    let keys = format!("policy-vault/{}", scene.host("vault/keys"));
+    ensure!(scene.scope("shop/web").await? == [keys]);
+    ensure!(scene.scope("shop/cart").await?.is_empty());
+    let (reply, taken) = scene.call("shop/web", &call).await?;
+    ensure!(
+        reply.is_from(&scene.pod("vault/keys")) && !taken.fallback(),
+        "{reply}, by {taken}"
+    );
+    // By the gateway too, who is not let in stays out.
+    let (reply, taken) = scene.call("shop/cart", &call).await?;
+    ensure!(
+        reply.status == Some(403) && taken.fallback(),
+        "{reply}, by {taken}"
+    );
+    let asked = scene.mesh.explain("policy-shop/web", "keys.policy-vault").await?;
+    ensure!(asked["because"][0]["source"] == "Policy", "{asked}");
     Ok(())
 }
 

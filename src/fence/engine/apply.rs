@@ -7,12 +7,14 @@ use jiff::Timestamp;
 use servicefence_crd::ServiceFence;
 
 use super::{Engine, Fence};
+use crate::fence::allow::Allowed;
 use crate::fence::change::{Change, Dirty, Target, UnknownMode};
 use crate::fence::facts::{
-    Labels, ModeLabel, NamespaceFacts, ServiceEntryFacts, ServiceFacts, SidecarFacts, VirtualServiceFacts,
+    ModeLabel, NamespaceFacts, PodFacts, ServiceEntryFacts, ServiceFacts, SidecarFacts, VirtualServiceFacts,
     Written,
 };
 use crate::fence::name::{ConfigKey, FenceKey, Name, PodKey, ServiceKey};
+use crate::fence::policy::PolicyFacts;
 use crate::fence::render;
 use crate::fence::transition::Moving;
 
@@ -25,7 +27,15 @@ impl Engine {
             Change::Service(key, facts) => self.apply_service(&key, facts, &mut dirty),
             Change::ServiceEntry(key, facts) => self.apply_service_entry(&key, facts, &mut dirty),
             Change::VirtualService(key, facts) => self.apply_virtual_service(&key, facts, &mut dirty),
-            Change::Pod(key, labels) => self.apply_pod(&key, labels, &mut dirty),
+            Change::Pod(key, facts) => self.apply_pod(&key, facts, &mut dirty),
+            Change::Policy(key, facts) => self.apply_policy(&key, facts, &mut dirty),
+            Change::PodsKnown(namespace, known) => {
+                if known && self.pods_known.insert(namespace.clone()) {
+                    self.dirty_fences_in(&namespace, &mut dirty);
+                } else if !known {
+                    self.pods_known.remove(&namespace);
+                }
+            }
             Change::Fence(key, resource) => self.apply_fence(&key, resource, &mut dirty),
             Change::Sidecar(key, facts) => self.apply_sidecar(key, facts, now, &mut dirty),
             Change::Warm(key, state) => self.apply_warm(&key, state, now, &mut dirty),
@@ -114,6 +124,14 @@ impl Engine {
         }
         self.dirty_fences_in(name, dirty);
         dirty.targets.insert(Target::Namespace(name.clone()));
+        let labels = |facts: &Option<NamespaceFacts>| facts.as_ref().map(|facts| facts.labels.clone());
+        if labels(&old) != labels(&new) {
+            let looks = |fence: &Fence| fence.wishes.allow.iter().any(Allowed::looks_at_namespaces);
+            let looking = self.fences.iter().filter(|(_, fence)| looks(fence));
+            dirty
+                .targets
+                .extend(looking.map(|(fence, _)| Target::Fence(fence.clone())));
+        }
     }
 
     fn apply_service(&mut self, key: &ServiceKey, facts: Option<ServiceFacts>, dirty: &mut Dirty) {
@@ -152,6 +170,14 @@ impl Engine {
                 .as_ref()
                 .map(|facts| (facts.selector.clone(), facts.mode.clone(), facts.kind))
         };
+        if workload(&old) != workload(&new) || old.is_none() != new.is_none() {
+            let here = self.registry.policies_in(&key.namespace);
+            let root = self.registry.policies_in(&self.settings.root_namespace);
+            let policies: Vec<_> = here.chain(root).collect();
+            if !policies.is_empty() {
+                self.dirty_fences_named_by(policies.iter().copied(), dirty);
+            }
+        }
         if workload(&old) != workload(&new) {
             self.forget_asked(&key.namespace);
             self.dirty_fences_in(&key.namespace, dirty);
@@ -177,11 +203,15 @@ impl Engine {
                     .targets
                     .extend(self.fences.keys().cloned().map(Target::Fence));
             }
-        } else if old.is_none() || new.is_none() {
-            let host = key.host();
-            dirty
-                .targets
-                .extend(self.fences_mentioning(&host).cloned().map(Target::Fence));
+        } else {
+            let named_by = |facts: &Option<ServiceFacts>| {
+                facts
+                    .as_ref()
+                    .map(|facts| (facts.labels.clone(), facts.visibility.clone()))
+            };
+            if named_by(&old) != named_by(&new) {
+                self.dirty_fences_naming(key, either(), dirty);
+            }
         }
     }
 
@@ -233,52 +263,44 @@ impl Engine {
         let seen = |namespace: &Name| either().any(|rules| rules.visibility.to(namespace));
         let concerned = self.fences.iter().filter(|(fence, _)| seen(&fence.namespace));
         let concerned = concerned.filter(|(fence, facts)| {
-            everywhere
-                || callers.contains(&fence.namespace)
-                || hosts.iter().any(|host| mentions(fence, facts, host))
+            everywhere || callers.contains(&fence.namespace) || hosts.iter().any(|host| facts.mentions(host))
         });
         dirty
             .targets
             .extend(concerned.map(|(fence, _)| Target::Fence(fence.clone())));
     }
 
-    /// Routes that the rules of these hosts are carried over to.
-    fn dirty_routes_of<'a>(&self, hosts: impl IntoIterator<Item = &'a Name>, dirty: &mut Dirty) {
-        for host in hosts {
-            match ServiceKey::of_host(host) {
-                Some(service) if !service.name.contains('*') => {
-                    dirty.targets.insert(Target::Routes(service.namespace));
-                }
-                _ => {
-                    if host.contains('*') {
-                        let all = self.registry.routed_namespaces();
-                        dirty.targets.extend(all.into_iter().cloned().map(Target::Routes));
-                    }
-                }
-            }
-        }
-    }
-
-    fn apply_pod(&mut self, key: &PodKey, labels: Option<Labels>, dirty: &mut Dirty) {
-        let new = labels.clone();
-        let old = match labels {
-            Some(labels) => self.pods.insert(key.clone(), labels),
+    /// Pods decide about conflicts, between fences and with a user's Sidecar, and about which policies name a fence.
+    fn apply_pod(&mut self, key: &PodKey, facts: Option<PodFacts>, dirty: &mut Dirty) {
+        let old = match facts.clone() {
+            Some(facts) => self.pods.insert(key.clone(), facts),
             None => self.pods.remove(key),
         };
-        if old == new {
+        if old == facts {
             return;
         }
-        // Pods decide only about conflicts: between fences, and with a user's Sidecar.
         let this = &*self;
-        let labels = old.iter().chain(&new);
-        let fences: BTreeSet<&FenceKey> = labels
-            .flat_map(|labels| this.fences_selecting(&key.namespace, labels))
+        let either = || old.iter().chain(&facts);
+        let fences: BTreeSet<&FenceKey> = either()
+            .flat_map(|pod| this.fences_selecting(&key.namespace, &pod.labels))
             .map(|(fence, _)| fence)
             .collect();
-        if fences.len() > 1 || self.sidecars_in(&key.namespace).any(|(_, sidecar)| !sidecar.ours) {
+        let mut others = self.pods_in(&key.namespace).filter(|(other, _)| *other != key);
+        // A rollout brings pods like those that are there.
+        let alike = either().all(|pod| others.any(|(_, other)| other == pod));
+        let shared = fences.len() > 1 || self.sidecars_in(&key.namespace).any(|(_, sidecar)| !sidecar.ours);
+        if shared || !alike {
             dirty
                 .targets
                 .extend(fences.into_iter().cloned().map(Target::Fence));
+        }
+    }
+
+    fn apply_policy(&mut self, key: &ConfigKey, facts: Option<PolicyFacts>, dirty: &mut Dirty) {
+        let new = facts.clone();
+        let old = self.registry.set_policy(key, facts);
+        if old != new {
+            self.dirty_fences_named_by(old.iter().chain(&new), dirty);
         }
     }
 
@@ -287,7 +309,7 @@ impl Engine {
         let shape = |fence: &Fence| (fence.generated, fence.resource.spec.clone());
         let before = old.as_ref().map(shape);
         let after = if let Some(resource) = resource {
-            let fence = Fence::new(resource, old.and_then(|old| old.sidecar_changed));
+            let fence = Fence::new(key, resource, old.and_then(|old| old.sidecar_changed));
             let after = shape(&fence);
             self.fences.insert(key.clone(), fence);
             Some(after)
@@ -386,58 +408,6 @@ impl Engine {
             *asked = OnceLock::new();
         }
     }
-
-    fn dirty_fences_in(&self, namespace: &str, dirty: &mut Dirty) {
-        dirty.targets.extend(
-            self.fences_in(namespace)
-                .map(|(key, _)| Target::Fence(key.clone())),
-        );
-    }
-
-    /// Fences without a Sidecar: those that wait for something.
-    fn dirty_unscoped(&self, dirty: &mut Dirty) {
-        let unscoped = self.fences.keys().filter(|key| self.own_sidecar(key).is_none());
-        dirty.targets.extend(unscoped.cloned().map(Target::Fence));
-    }
-
-    fn dirty_envoy_filters(&mut self, dirty: &mut Dirty) {
-        let before = self.envoy_filter.take();
-        if before != Some(self.wanted_envoy_filter()) {
-            dirty
-                .targets
-                .extend(self.fenced_namespaces().into_iter().map(Target::Namespace));
-            self.dirty_unscoped(dirty);
-        }
-    }
-
-    /// Fences that have a host in their scope by their own doing, or by rules of their namespace.
-    fn fences_mentioning<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a FenceKey> {
-        let callers: BTreeSet<&Name> = self.registry.direct_callers_of(host).collect();
-        self.fences
-            .iter()
-            .filter(move |(key, fence)| mentions(key, fence, host) || callers.contains(&key.namespace))
-            .map(|(key, _)| key)
-    }
-}
-
-/// Whether a fence has a host in its scope by its own doing: learned or allowed.
-fn mentions(key: &FenceKey, fence: &Fence, host: &str) -> bool {
-    fence.learned.contains_key(host)
-        || fence
-            .resource
-            .spec
-            .allow
-            .iter()
-            .filter_map(|allow| allow.host.as_deref())
-            .any(|allowed| {
-                host == allowed
-                    || host.strip_prefix(allowed).is_some_and(|rest| {
-                        rest.starts_with(".svc")
-                            || rest
-                                .strip_prefix('.')
-                                .is_some_and(|rest| rest.starts_with(&*key.namespace))
-                    })
-            })
 }
 
 fn unknown_mode(label: &ModeLabel) -> Option<String> {

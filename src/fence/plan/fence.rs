@@ -9,10 +9,10 @@ use servicefence_crd::{Mode, ServiceFenceStatus};
 use super::Held;
 use super::status::Said;
 use crate::fence::change::Target;
-use crate::fence::engine::{Engine, Fence};
-use crate::fence::facts::{Labels, SidecarFacts};
+use crate::fence::engine::{Engine, Fence, Settings};
+use crate::fence::facts::SidecarFacts;
 use crate::fence::name::{ConfigKey, FenceKey, Fingerprint, Name, ScopeHost, ServiceKey};
-use crate::fence::optin::Workload;
+use crate::fence::optin::{Pods, Workload};
 use crate::fence::render::{self, Kind, Write};
 use crate::fence::scope::{self, Scope};
 use crate::fence::transition::{Moving, step};
@@ -41,7 +41,7 @@ enum Goal<'a> {
     /// No Sidecar.
     Unscoped(Held),
     /// A Sidecar with this scope.
-    Scoped(Scope, &'a Labels),
+    Scoped(Scope, Pods<'a>),
     /// Stay as it is: there is no knowing what it should be.
     Stay(Held),
 }
@@ -57,9 +57,12 @@ pub(super) struct Case<'a> {
 }
 
 impl Engine {
-    /// The plan of a fence; `None` where there is no such fence.
+    /// The plan of a fence; `None` where there is no such fence, or its namespace's pods are not known yet.
     pub fn plan_fence(&self, key: &FenceKey, now: Timestamp) -> Option<FencePlan> {
-        let fence = self.fences.get(key)?;
+        let fence = self
+            .fences
+            .get(key)
+            .filter(|_| self.pods_known.contains(&key.namespace))?;
         let case = Case {
             key,
             fence,
@@ -75,8 +78,8 @@ impl Engine {
                 self.plan_unscoped(&case, &mut plan);
                 Some(held)
             }
-            Goal::Scoped(scope, selector) => {
-                let held = self.plan_scoped(&case, &scope, selector, &mut plan);
+            Goal::Scoped(scope, of) => {
+                let held = self.plan_scoped(&case, &scope, of, &mut plan);
                 unknown = scope.unknown;
                 held
             }
@@ -91,7 +94,7 @@ impl Engine {
         Some(plan)
     }
 
-    fn goal<'a>(&'a self, case: &Case<'_>) -> Goal<'a> {
+    fn goal<'a>(&'a self, case: &Case<'a>) -> Goal<'a> {
         let (key, fence) = (case.key, case.fence);
         if self.is_excluded(&key.namespace) {
             return Goal::Unscoped(Held::Excluded);
@@ -99,29 +102,34 @@ impl Engine {
         if case.mode == Mode::Off {
             return Goal::Unscoped(Held::Off);
         }
-        let selector = match self.workload(key, fence) {
+        let of = match self.workload(fence) {
             Workload::NoService(service) => return Goal::Stay(Held::NoService(service)),
             Workload::NoPods(service) => return Goal::Unscoped(Held::NoPods(service)),
-            Workload::Selector(selector) => selector,
+            Workload::Pods(of) => of,
         };
-        if let Some(conflict) = self.conflict(key, fence, selector) {
+        if let Some(conflict) = self.conflict(key, fence, of) {
             return Goal::Unscoped(Held::Conflict(conflict));
         }
-        Goal::Scoped(self.scope_of(key, fence), selector)
+        Goal::Scoped(self.scope_of(key, fence, case.now), of)
     }
 
     /// The scope that a fence should have.
-    pub fn scope_of(&self, key: &FenceKey, fence: &Fence) -> Scope {
+    pub fn scope_of(&self, key: &FenceKey, fence: &Fence, now: Timestamp) -> Scope {
         let own = scope::own_hosts(&self.settings.system_namespace, &key.namespace);
-        let baseline = &self.settings.baseline;
-        scope::scope(
-            &self.registry,
-            &own,
+        let accounts = self.accounts(key, fence);
+        let asking = scope::Asking {
+            accounts: &accounts,
+            namespace: &key.namespace,
+            spec: &fence.resource.spec,
+            wishes: &fence.wishes,
+            learned: fence.learned(),
+        };
+        let Settings {
+            root_namespace,
             baseline,
-            &key.namespace,
-            &fence.resource.spec,
-            fence.learned(),
-        )
+            ..
+        } = &self.settings;
+        scope::scope(&self.registry, root_namespace, &own, baseline, &asking, now)
     }
 
     fn plan_unscoped(&self, case: &Case<'_>, plan: &mut FencePlan) {
@@ -155,7 +163,7 @@ impl Engine {
         &self,
         case: &Case<'_>,
         scope: &Scope,
-        selector: &Labels,
+        of: Pods<'_>,
         plan: &mut FencePlan,
     ) -> Option<Held> {
         let Case {
@@ -207,7 +215,8 @@ impl Engine {
             now,
         );
         plan.moving = step.moving;
-        plan.again_at = step.again_at;
+        let ends = fence.wishes.next_end(now);
+        plan.again_at = step.again_at.into_iter().chain(ends).min();
         if current.is_none() && !step.not_yet_out.is_empty() {
             return Some(Held::Warming);
         }
@@ -215,7 +224,7 @@ impl Engine {
         let hosts = self.next_hosts(&key.namespace, &target, current, &step.not_yet_in, &stays);
         plan.widens = current.is_some_and(|sidecar| sidecar.hosts.is_subset(&hosts));
         let uid = fence.resource.metadata.uid.as_deref();
-        let object = render::sidecar(key, uid, selector, &hosts, self.proxy_defaults());
+        let object = render::sidecar(key, uid, of, &hosts, self.proxy_defaults());
         if current.is_none_or(|sidecar| sidecar.fingerprint != object.fingerprint()) {
             plan.sidecar = Some(Write::Apply(object));
         }

@@ -93,8 +93,8 @@ impl Engine {
                 .is_some_and(|transitions| !transitions.is_idle())
             || self.fences_in(namespace).any(|(key, fence)| {
                 self.mode(key, fence) == Mode::Enforce
-                    && match self.workload(key, fence) {
-                        Workload::Selector(selector) => self.conflict(key, fence, selector).is_none(),
+                    && match self.workload(fence) {
+                        Workload::Pods(of) => self.conflict(key, fence, of).is_none(),
                         Workload::NoService(_) | Workload::NoPods(_) => false,
                     }
             })

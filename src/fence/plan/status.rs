@@ -123,12 +123,12 @@ impl Engine {
         } = *case;
         let before = fence.resource.status.clone().unwrap_or_default();
         let scope = self.scope_status(key, fence, before.scope.as_ref(), now);
-        let service = Self::workload_service(key, fence).name;
+        let workload = fence.workload.to_string();
         let mut said = match held {
-            Some(held) => say_held(held, &service, &self.settings.system_namespace),
+            Some(held) => say_held(held, &workload, &self.settings.system_namespace),
             None => Said {
                 reason: Reason::Scoped,
-                message: say_scoped(&service, scope.as_ref()),
+                message: say_scoped(&workload, scope.as_ref()),
             },
         };
         let enforced = held.is_none();
@@ -139,7 +139,7 @@ impl Engine {
         {
             said = Said {
                 reason: Reason::Transitioning,
-                message: format!("giving the whole mesh back to the proxies of Service {service}"),
+                message: format!("giving the whole mesh back to the proxies of {workload}"),
             };
             ready = false;
         }
@@ -255,19 +255,19 @@ fn keep_time(mut condition: Condition, before: &[Condition]) -> Condition {
     condition
 }
 
-fn say_scoped(service: &str, scope: Option<&Scope>) -> String {
+fn say_scoped(workload: &str, scope: Option<&Scope>) -> String {
     match scope {
         Some(scope) => format!(
-            "the proxies of Service {service} know {} of {} hosts, the fallback gateway serves the rest",
+            "the proxies of {workload} know {} of {} hosts, the fallback gateway serves the rest",
             scope.hosts, scope.mesh_hosts
         ),
-        None => format!("the proxies of Service {service} are scoped"),
+        None => format!("the proxies of {workload} are scoped"),
     }
 }
 
-fn say_held(held: &Held, service: &str, system: &Name) -> Said {
+fn say_held(held: &Held, workload: &str, system: &Name) -> Said {
     let (reason, message) = match held {
-        Held::Off => (Reason::Off, format!("the proxies of Service {service} know the whole mesh")),
+        Held::Off => (Reason::Off, format!("the proxies of {workload} know the whole mesh")),
         Held::Excluded => (
             Reason::NamespaceExcluded,
             "nothing is fenced in this namespace: it is the system's, Istio's, or named by excludedNamespaces of the chart".to_owned(),
@@ -316,7 +316,7 @@ fn say_held(held: &Held, service: &str, system: &Name) -> Said {
         Held::NoEnvoyFilter => (Reason::FallbackNotReady, "waiting for EnvoyFilter servicefence of this namespace".to_owned()),
         Held::Warming => (
             Reason::Transitioning,
-            format!("preparing the proxies of Service {service} before their first Sidecar"),
+            format!("preparing the proxies of {workload} before their first Sidecar"),
         ),
     };
     Said { reason, message }

@@ -1,11 +1,15 @@
 //! Decisions, from the outside: what happens in a cluster, and what is written.
 
 mod enforce;
+mod explain;
 mod gateway;
 mod invariants;
 mod optin;
+mod policy;
 mod routes;
 mod subsets;
+mod wishes;
+mod workloads;
 
 use serde_json::json;
 

@@ -20,19 +20,21 @@ pub fn fence_of_sidecar(name: &str) -> Option<&str> {
     name.strip_prefix(PREFIX)
 }
 
-/// The Sidecar that scopes the pods of `selector` to `hosts`. Every host is exact and names its
+/// The Sidecar that scopes the pods with these labels, or all that no other one selects, to `hosts`. Every host is exact and names its
 /// namespace, which keeps istiod on its indexed path (`servicesForExactHosts`). `proxy` has the
 /// other fields of the mesh's default Sidecar, which would be lost with it.
 pub fn sidecar(
     fence: &FenceKey,
     uid: Option<&str>,
-    selector: &Labels,
+    selector: Option<&Labels>,
     hosts: &BTreeSet<ScopeHost>,
     proxy: Map<String, Value>,
 ) -> Object {
     let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
     let mut spec = proxy;
-    spec.insert("workloadSelector".into(), json!({"labels": selector}));
+    if let Some(labels) = selector {
+        spec.insert("workloadSelector".into(), json!({"labels": labels}));
+    }
     spec.insert("egress".into(), json!([{"hosts": hosts}]));
     let spec = Value::Object(spec);
     let mut object = Object::new(Kind::Sidecar, &fence.namespace, &sidecar_name(&fence.name), &spec);

@@ -1,22 +1,21 @@
-//! The pods of namespaces with fences: their names and labels, nothing else.
+//! The pods of namespaces with fences: their names, labels and service accounts, nothing else.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
 use kube::api::Api;
-use kube::core::PartialObjectMeta;
 use kube::runtime::watcher;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::{Context, Watch};
 use crate::fence::name::Name;
-use crate::source::convert::Watched;
+use crate::source::convert::{TrimmedPod, Watched};
 use crate::supervisor::Supervisor;
+use crate::writer::resource;
 
 /// Fences that come and go within this time are looked at together: each namespace costs a list.
-const CHECK_EVERY: Duration = Duration::from_secs(1);
+const CHECK_EVERY: Duration = Duration::from_millis(250);
 
 pub(super) fn start(context: &Context, tasks: &mut Supervisor) {
     let context = context.clone();
@@ -53,8 +52,10 @@ pub(super) fn start(context: &Context, tasks: &mut Supervisor) {
 }
 
 async fn watch(context: Context, namespace: Arc<str>) {
-    let pods: Api<PartialObjectMeta<Pod>> = Api::namespaced(context.client.clone(), &namespace);
+    let pods: Api<TrimmedPod> =
+        Api::namespaced_with(context.client.clone(), &namespace, &resource(Watched::Pods));
     let mut watch = Watch::new(Watched::Pods, context, None);
+    watch.pods_of = Some(namespace);
     watch
         .run(watcher::watcher(pods, watcher::Config::default()))
         .await;

@@ -18,10 +18,55 @@ enum Happening {
     Service(usize, usize, &'static [&'static str]),
     NoService(usize, usize),
     Allow(usize, usize, Vec<(usize, usize)>),
+    Wish(usize, usize, Vec<Wish>),
+    Core(usize, usize),
+    Team(usize, bool),
+    Policy(usize, Option<usize>, usize, bool),
+    Pod(usize, usize, bool),
     Learn(usize, usize, (usize, usize)),
     Rules(usize, (usize, usize), Option<(usize, usize)>),
     NoRules(usize),
     GatewayReady(bool),
+}
+
+/// What an owner may ask for besides hosts.
+#[derive(Clone, Debug)]
+enum Wish {
+    Namespace(usize),
+    Core,
+    CoreOfTeam,
+    Wildcard(usize),
+    Deny(usize, usize),
+}
+
+fn wish() -> impl Strategy<Value = Wish> {
+    prop_oneof![
+        (0..NAMESPACES.len()).prop_map(Wish::Namespace),
+        Just(Wish::Core),
+        Just(Wish::CoreOfTeam),
+        (0..NAMESPACES.len()).prop_map(Wish::Wildcard),
+        (0..NAMESPACES.len(), 0..NAMES.len()).prop_map(|(namespace, name)| Wish::Deny(namespace, name)),
+    ]
+}
+
+/// The spec of a fence with these wishes.
+fn spec(wishes: &[Wish]) -> serde_json::Value {
+    let core = json!({"matchLabels": {"tier": "core"}});
+    let (mut allow, mut deny) = (Vec::new(), Vec::new());
+    for wish in wishes {
+        match wish {
+            Wish::Namespace(at) => allow.push(json!({"namespace": NAMESPACES[*at]})),
+            Wish::Core => allow.push(json!({"serviceSelector": core})),
+            Wish::CoreOfTeam => allow.push(
+                json!({"serviceSelector": core, "namespaceSelector": {"matchExpressions": [{"key": "team", "operator": "Exists"}]}}),
+            ),
+            Wish::Wildcard(at) => {
+                allow.push(json!({"host": format!("*.{}.svc.cluster.local", NAMESPACES[*at])}));
+            }
+            Wish::Deny(namespace, name) => deny.push(host((*namespace, *name))),
+        }
+    }
+    json!({"allow": allow, "deny": deny, "learning": {"nonHttp": "Learn"}})
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -42,6 +87,18 @@ fn happening() -> impl Strategy<Value = Happening> {
         service().prop_map(|(namespace, name)| Happening::NoService(namespace, name)),
         (service(), prop::collection::vec(service(), 0..3))
             .prop_map(|((namespace, name), hosts)| Happening::Allow(namespace, name, hosts)),
+        (service(), prop::collection::vec(wish(), 0..3))
+            .prop_map(|((namespace, name), wishes)| Happening::Wish(namespace, name, wishes)),
+        service().prop_map(|(namespace, name)| Happening::Core(namespace, name)),
+        (0..NAMESPACES.len(), any::<bool>()).prop_map(|(namespace, is)| Happening::Team(namespace, is)),
+        (
+            0..NAMESPACES.len(),
+            prop::option::of(0..NAMES.len()),
+            0..NAMESPACES.len(),
+            any::<bool>()
+        )
+            .prop_map(|(namespace, of, from, by_account)| Happening::Policy(namespace, of, from, by_account)),
+        (service(), any::<bool>()).prop_map(|((namespace, name), is)| Happening::Pod(namespace, name, is)),
         (service(), service()).prop_map(|((namespace, name), to)| Happening::Learn(namespace, name, to)),
         (0..NAMESPACES.len(), service(), prop::option::of(service()))
             .prop_map(|(namespace, to, subset_of)| Happening::Rules(namespace, to, subset_of)),
@@ -73,6 +130,45 @@ fn happens(world: &mut World, happening: &Happening) {
                     json!({"allow": hosts, "learning": {"nonHttp": "Learn"}}),
                 );
             }
+        }
+        Happening::Wish(namespace, name, wishes) => {
+            let (namespace, name) = (NAMESPACES[*namespace], NAMES[*name]);
+            if world.fence(namespace, name).is_some() {
+                world.edit(namespace, name, spec(wishes));
+            }
+        }
+        Happening::Core(namespace, name) => {
+            let core = json!({"metadata": {"labels": {"tier": "core"}}});
+            world.service_with(NAMESPACES[*namespace], NAMES[*name], &["http:8080"], &core);
+        }
+        Happening::Team(namespace, is) => {
+            let labels: &[_] = if *is { &[("team", "a")] } else { &[] };
+            world.namespace_with(NAMESPACES[*namespace], Some("enforce"), labels);
+        }
+        Happening::Policy(namespace, of, from, by_account) => {
+            let from = NAMESPACES[*from];
+            let source = if *by_account {
+                json!({"principals": [format!("cluster.local/ns/{from}/sa/own")]})
+            } else {
+                json!({"namespaces": [from]})
+            };
+            let selector: std::collections::BTreeMap<_, _> =
+                of.iter().map(|of| ("app", NAMES[*of])).collect();
+            world.object(
+                "AuthorizationPolicy",
+                NAMESPACES[*namespace],
+                "callers",
+                json!({"selector": {"matchLabels": selector}, "rules": [{"from": [{"source": source}]}]}),
+            );
+        }
+        Happening::Pod(namespace, name, own) => {
+            let (namespace, name) = (NAMESPACES[*namespace], NAMES[*name]);
+            world.pod_of(
+                namespace,
+                &format!("{name}-1"),
+                &[("app", name)],
+                if *own { "own" } else { "default" },
+            );
         }
         Happening::Learn(namespace, name, (to_namespace, to_name)) => {
             let fence = FenceKey::new(NAMESPACES[*namespace], NAMES[*name]);
@@ -131,11 +227,32 @@ proptest! {
     fn a_scope_contains_what_is_allowed_and_learned(happenings in prop::collection::vec(happening(), 0..40)) {
         let world = a_world(&happenings);
         for (key, fence) in world.engine.fences() {
-            let Some(hosts) = world.scope(&key.namespace, &key.name) else { continue };
-            let hosts: BTreeSet<_> = hosts.iter().filter_map(|host| Some(host.split_once('/')?.1)).collect();
-            let allowed = fence.resource.spec.allow.iter().filter_map(|allow| allow.host.as_deref());
-            for host in allowed.chain(fence.learned().iter().map(|learned| learned.host.as_str())) {
-                prop_assert!(hosts.contains(host), "{} lacks {}: {:?}", key, host, hosts);
+            let Some(scope) = world.scope(&key.namespace, &key.name) else { continue };
+            let hosts: BTreeSet<_> = scope.iter().filter_map(|host| Some(host.split_once('/')?.1)).collect();
+            let allowed = fence.wishes.allow.iter().flat_map(|entry| entry.hosts(world.engine.registry(), &key.namespace).0);
+            for host in allowed {
+                prop_assert!(scope.contains(&host.to_string()), "{} lacks {}: {:?}", key, host, scope);
+            }
+            for learned in fence.learned().iter().filter(|learned| !fence.wishes.denies(&learned.host)) {
+                prop_assert!(hosts.contains(learned.host.as_str()), "{} lacks {}: {:?}", key, learned.host, hosts);
+            }
+        }
+    }
+
+    #[test]
+    fn an_explanation_agrees_with_the_sidecar(happenings in prop::collection::vec(happening(), 0..40)) {
+        let world = a_world(&happenings);
+        for (key, _) in world.engine.fences() {
+            let Some(scope) = world.scope(&key.namespace, &key.name) else { continue };
+            for namespace in 0..NAMESPACES.len() {
+                for name in 0..NAMES.len() {
+                    let host = host((namespace, name));
+                    let said = world.engine.explain(key, &host, world.now).unwrap();
+                    let imported: Vec<_> = scope.iter().filter(|import| import.ends_with(&format!("/{host}"))).collect();
+                    prop_assert_eq!(said.imports.iter().collect::<Vec<_>>(), imported);
+                    prop_assert_eq!(said.in_scope, !said.imports.is_empty(), "{:?}", said);
+                    prop_assert_eq!(said.in_scope, !said.because.is_empty(), "{:?}", said);
+                }
             }
         }
     }
@@ -147,9 +264,9 @@ proptest! {
             let others = || world.engine.fences().filter(|(other, _)| *other != key);
             let elsewhere: BTreeSet<_> =
                 others().flat_map(|(_, other)| other.learned()).map(|learned| learned.host.clone()).collect();
-            let scope = world.engine.scope_of(key, fence);
-            for (host, why) in &scope.hosts {
-                if *why == crate::fence::Why::Learned {
+            let scope = world.engine.scope_of(key, fence, world.now);
+            for (host, whys) in &scope.hosts {
+                if whys.contains(crate::fence::Why::Learned) {
                     prop_assert!(fence.learned_host(&host.name).is_some(), "{} has {} of {:?}", key, host, elsewhere);
                 }
             }

@@ -177,6 +177,7 @@ fn an_unknown_mode_is_said_once_and_counts_as_absent() {
     let mut world = World::new();
     let facts = |mode: &str| crate::fence::facts::NamespaceFacts {
         mode: crate::fence::facts::ModeLabel::parse(Some(mode)),
+        labels: crate::fence::facts::Labels::new(),
         terminating: false,
     };
     let change = |mode: &str| crate::fence::Change::Namespace("shop".into(), Some(facts(mode)));

@@ -1,0 +1,96 @@
+//! Whom a change touches: never all, where few are concerned.
+
+use std::collections::BTreeSet;
+
+use super::Engine;
+use crate::fence::allow::Allowed;
+use crate::fence::change::{Dirty, Target};
+use crate::fence::facts::ServiceFacts;
+use crate::fence::name::{Name, ServiceKey};
+use crate::fence::policy::{Caller, PolicyFacts};
+
+impl Engine {
+    /// Routes that the rules of these hosts are carried over to.
+    pub(super) fn dirty_routes_of<'a>(&self, hosts: impl IntoIterator<Item = &'a Name>, dirty: &mut Dirty) {
+        for host in hosts {
+            match ServiceKey::of_host(host) {
+                Some(service) if !service.name.contains('*') => {
+                    dirty.targets.insert(Target::Routes(service.namespace));
+                }
+                _ => {
+                    if host.contains('*') {
+                        let all = self.registry.routed_namespaces();
+                        dirty.targets.extend(all.into_iter().cloned().map(Target::Routes));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Fences that one of these policies names.
+    pub(super) fn dirty_fences_named_by<'a>(
+        &self,
+        policies: impl Iterator<Item = &'a PolicyFacts> + Clone,
+        dirty: &mut Dirty,
+    ) {
+        let named = self.fences.iter().filter(|(key, fence)| {
+            let accounts = self.accounts(key, fence);
+            let caller = Caller {
+                namespace: &key.namespace,
+                accounts: &accounts,
+            };
+            policies.clone().any(|policy| policy.names(&caller))
+        });
+        dirty
+            .targets
+            .extend(named.map(|(key, _)| Target::Fence(key.clone())));
+    }
+
+    pub(super) fn dirty_fences_in(&self, namespace: &str, dirty: &mut Dirty) {
+        dirty.targets.extend(
+            self.fences_in(namespace)
+                .map(|(key, _)| Target::Fence(key.clone())),
+        );
+    }
+
+    /// Fences without a Sidecar: those that wait for something.
+    pub(super) fn dirty_unscoped(&self, dirty: &mut Dirty) {
+        let unscoped = self.fences.keys().filter(|key| self.own_sidecar(key).is_none());
+        dirty.targets.extend(unscoped.cloned().map(Target::Fence));
+    }
+
+    pub(super) fn dirty_envoy_filters(&mut self, dirty: &mut Dirty) {
+        let before = self.envoy_filter.take();
+        if before != Some(self.wanted_envoy_filter()) {
+            dirty
+                .targets
+                .extend(self.fenced_namespaces().into_iter().map(Target::Namespace));
+            self.dirty_unscoped(dirty);
+        }
+    }
+
+    /// Fences that have a Service in their scope by their own doing, or by rules of their namespace, with any of
+    /// these facts.
+    pub(super) fn dirty_fences_naming<'a>(
+        &self,
+        key: &ServiceKey,
+        facts: impl Iterator<Item = &'a ServiceFacts> + Clone,
+        dirty: &mut Dirty,
+    ) {
+        let host = key.host();
+        let callers: BTreeSet<&Name> = self.registry.direct_callers_of(&host).collect();
+        let concerned = self.fences.iter().filter(|(fence, is)| {
+            let named = |allowed: &Allowed| {
+                facts
+                    .clone()
+                    .any(|facts| allowed.names(&self.registry, key, &facts.labels))
+            };
+            is.learned.contains_key(&host)
+                || callers.contains(&fence.namespace)
+                || is.wishes.allow.iter().any(named)
+        });
+        dirty
+            .targets
+            .extend(concerned.map(|(fence, _)| Target::Fence(fence.clone())));
+    }
+}

@@ -1,0 +1,246 @@
+//! Why a host is in a fence's scope, or is not.
+//!
+//! Flows in: the engine, a fence and a host. Flows out: an [`Explanation`], from the same scope that
+//! the Sidecar is made of. It changes nothing.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use servicefence_crd::Mode;
+
+use super::engine::{Engine, Fence};
+use super::name::{FenceKey, ScopeHost, ServiceKey};
+use super::policy::Caller;
+use super::render::sidecar_name;
+use super::scope::Why;
+
+/// Why a host is in a fence's scope, or is not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Explanation {
+    /// The fence, `namespace/name`.
+    pub fence: String,
+    /// The mode in force.
+    pub mode: Mode,
+    /// The fully qualified host.
+    pub host: String,
+    /// Whether the host belongs to the scope.
+    pub in_scope: bool,
+    /// One sentence that answers the question.
+    pub answer: String,
+    /// Every reason to have it in scope.
+    pub because: Vec<Because>,
+    /// What the Sidecar imports for it, `namespace/host`; empty where there is no Sidecar or it is not there.
+    pub imports: Vec<String>,
+    /// The Sidecar that carries the scope, `namespace/name`; none while the proxies know the whole mesh.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sidecar: Option<String>,
+}
+
+/// One reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Because {
+    /// Where it comes from: `Spec`, `AccessLog`, `Policy`, `Baseline`, `Protocol` or `Route`.
+    pub source: &'static str,
+    /// What exactly.
+    pub detail: String,
+    /// Since when, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+    /// When it was last seen, where calls are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_seen: Option<Timestamp>,
+    /// When it ends by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+}
+
+impl Because {
+    fn new(source: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            source,
+            detail: detail.into(),
+            since: None,
+            last_seen: None,
+            until: None,
+        }
+    }
+}
+
+impl Engine {
+    /// Explains a host, written as in `allow`; `None` where there is no such fence.
+    pub fn explain(&self, key: &FenceKey, host: &str, now: Timestamp) -> Option<Explanation> {
+        let fence = self.fences.get(key)?;
+        let host = self.full_name(key, host);
+        let scope = self.scope_of(key, fence, now);
+        let imported: Vec<_> = scope.hosts.iter().filter(|(is, _)| *is.name == *host).collect();
+        let mut because = Vec::new();
+        for (import, whys) in &imported {
+            for why in whys.iter() {
+                self.say_why(key, fence, import, why, now, &mut because);
+            }
+        }
+        let current = self.own_sidecar(key);
+        let imports = current
+            .into_iter()
+            .flat_map(|sidecar| &sidecar.hosts)
+            .filter(|is| *is.name == *host);
+        let mut explanation = Explanation {
+            fence: key.to_string(),
+            mode: self.mode(key, fence),
+            in_scope: !imported.is_empty(),
+            answer: String::new(),
+            because,
+            imports: imports.map(ToString::to_string).collect(),
+            sidecar: current.map(|_| format!("{}/{}", key.namespace, sidecar_name(&key.name))),
+            host,
+        };
+        explanation.answer = self.answer(key, fence, &explanation);
+        Some(explanation)
+    }
+
+    /// A host in full, as istiod knows it.
+    fn full_name(&self, key: &FenceKey, host: &str) -> String {
+        let pattern = super::allow::HostPattern::parse(host, &key.namespace);
+        let named = pattern.hosts(&self.registry, &key.namespace).0;
+        named
+            .first()
+            .map_or_else(|| host.to_owned(), |host| host.name.to_string())
+    }
+
+    fn say_why(
+        &self,
+        key: &FenceKey,
+        fence: &Fence,
+        host: &ScopeHost,
+        why: Why,
+        now: Timestamp,
+        because: &mut Vec<Because>,
+    ) {
+        let protocol = |detail: &str| Because::new("Protocol", detail);
+        let reason = match why {
+            Why::Own => Because::new("Baseline", "ServiceFence itself needs it"),
+            Why::Baseline => Because::new("Baseline", "baseline.hosts of the chart names it"),
+            Why::Spec => {
+                because.extend(self.say_allowed(key, fence, host, now));
+                return;
+            }
+            Why::Learned => {
+                let Some(learned) = fence.learned_host(&host.name) else {
+                    return;
+                };
+                for source in &learned.sources {
+                    because.push(Because {
+                        since: Some(learned.first_seen),
+                        last_seen: Some(learned.last_seen),
+                        ..Because::new(source.as_str(), "a call to it was seen")
+                    });
+                }
+                return;
+            }
+            Why::Policy => {
+                let accounts = self.accounts(key, fence);
+                let caller = Caller {
+                    namespace: &key.namespace,
+                    accounts: &accounts,
+                };
+                let opened = self.registry.opened_for(&caller, &self.settings.root_namespace);
+                let here = opened.filter(|(service, _)| service.host() == host.name);
+                because.extend(here.map(|(_, policy)| {
+                    let detail = format!("AuthorizationPolicy {policy} lets this caller in, and would refuse the fallback gateway");
+                    Because::new("Policy", detail)
+                }));
+                return;
+            }
+            Why::Headless => protocol(
+                "it is headless: calls go to its pods' addresses, for which the fallback gateway has no route",
+            ),
+            Why::Hidden => protocol("it is not exported to the fallback gateway's namespace"),
+            Why::ServiceEntry => {
+                protocol("a ServiceEntry declares it, and the fallback gateway serves Services only")
+            }
+            Why::RuleOnly => protocol(
+                "only a VirtualService knows this name, and the fallback gateway serves Services only",
+            ),
+            Why::SubsetRule => protocol(
+                "a VirtualService of this namespace routes it to a subset elsewhere, which the fallback gateway cannot follow",
+            ),
+            Why::NonHttp => protocol(
+                "it has a port that is not HTTP, and learning.nonHttp keeps such hosts: their open connections would be cut",
+            ),
+            Why::PortCollision => protocol(
+                "it has a port that is not HTTP, with a number whose HTTP listener would swallow its connections",
+            ),
+            Why::Route => {
+                let rules = self.registry.rules_of_host(&host.name);
+                let rules = rules.filter(|(rules, facts)| {
+                    rules.namespace == host.namespace && facts.visibility.to(&key.namespace)
+                });
+                because.extend(rules.map(|(rules, _)| {
+                    Because::new("Route", format!("VirtualService {rules} has rules for it"))
+                }));
+                return;
+            }
+        };
+        because.push(reason);
+    }
+
+    fn say_allowed(&self, key: &FenceKey, fence: &Fence, host: &ScopeHost, now: Timestamp) -> Vec<Because> {
+        let entries = fence.wishes.allow.iter().enumerate();
+        entries
+            .filter(|(_, entry)| entry.holds(now))
+            .filter(|(_, entry)| entry.hosts(&self.registry, &key.namespace).0.contains(host))
+            .map(|(at, entry)| {
+                let mut detail = format!("spec.allow[{at}]: {entry}");
+                if let Some(reason) = &entry.reason {
+                    detail.push_str(&format!(" ({reason})"));
+                }
+                Because {
+                    until: entry.until,
+                    ..Because::new("Spec", detail)
+                }
+            })
+            .collect()
+    }
+
+    fn answer(&self, key: &FenceKey, fence: &Fence, said: &Explanation) -> String {
+        let host = &said.host;
+        if said.mode == Mode::Off {
+            return format!(
+                "the mode of this fence is Off: its proxies know the whole mesh, {host} included if it is in it"
+            );
+        }
+        let known = self.knows(key, host);
+        if said.in_scope {
+            let why = said.because.first().map_or("", |because| because.detail.as_str());
+            let carried = match (&said.sidecar, said.imports.is_empty()) {
+                (None, _) => "; there is no Sidecar yet, see the conditions of the fence",
+                (Some(_), true) if known => "; it is on its way into the Sidecar",
+                (Some(_), true) => "; the mesh has no such host yet",
+                (Some(_), false) => "",
+            };
+            return format!("{host} is in scope: {why}{carried}");
+        }
+        if !known {
+            return format!(
+                "the mesh has no host {host} that namespace {} sees: a call to it is Istio's own affair",
+                key.namespace
+            );
+        }
+        let why = if fence.wishes.denies(host) {
+            "spec.deny keeps it from being learned"
+        } else {
+            "nothing allows it and no call to it was seen"
+        };
+        format!("{host} is not in scope: {why}; calls to it go by the fallback gateway")
+    }
+
+    fn knows(&self, key: &FenceKey, host: &str) -> bool {
+        let service = ServiceKey::of_host(host).and_then(|service| self.registry.service(&service));
+        let declared = || {
+            let mut entries = self.registry.service_entries_for(&key.namespace);
+            entries.any(|(_, entry)| entry.hosts.iter().any(|name| **name == *host))
+        };
+        service.map_or_else(declared, |facts| facts.visibility.to(&key.namespace))
+    }
+}

@@ -1,0 +1,166 @@
+//! Whose calls a fence is about.
+
+use serde_json::json;
+
+use super::*;
+use crate::fence::miss::Miss;
+use crate::fence::render::Kind;
+use crate::fence::{Attribution, Observation};
+use crate::source::convert::Watched;
+
+/// A namespace `jobs` with three pods and no Services.
+fn jobs(mode: Option<&str>) -> World {
+    let mut world = shop();
+    world.namespace("jobs", mode);
+    world.pod("jobs", "nightly-1", &[("job", "nightly")]);
+    world.pod("jobs", "hourly-1", &[("job", "hourly")]);
+    world.pod("jobs", "other-1", &[]);
+    world
+}
+
+fn fence(world: &mut World, name: &str, spec: &serde_json::Value) {
+    world.object("ServiceFence", "jobs", name, spec.clone());
+    world.settle();
+}
+
+fn sidecar(world: &World, name: &str) -> serde_json::Value {
+    world.objects[&(
+        Kind::Sidecar,
+        "jobs".into(),
+        format!("servicefence-{name}").into(),
+    )]["spec"]
+        .clone()
+}
+
+/// The fence that a call of a pod of `jobs` teaches.
+fn learner(world: &World, pod: &str) -> Option<String> {
+    let address = world.engine.registry().service(&reviews()).unwrap().addresses[0];
+    let miss = Miss {
+        namespace: "jobs",
+        pod,
+        destination: (address, 8080).into(),
+    };
+    match world.engine.attribute(&miss, world.now) {
+        Attribution::New(Observation { fence, .. }) => Some(fence.name.to_string()),
+        _ => None,
+    }
+}
+
+#[test]
+fn pods_without_a_service_are_fenced_by_their_labels() {
+    let mut world = jobs(Some("enforce"));
+    fence(
+        &mut world,
+        "nightly",
+        &json!({"workload": {"selector": {"job": "nightly"}}}),
+    );
+    assert_eq!(
+        sidecar(&world, "nightly")["workloadSelector"],
+        json!({"labels": {"job": "nightly"}})
+    );
+    assert_eq!(learner(&world, "nightly-1").as_deref(), Some("nightly"));
+    assert_eq!(learner(&world, "hourly-1"), None);
+    let ready = &world.status("jobs", "nightly").conditions[0];
+    assert!(
+        ready
+            .message
+            .starts_with("the proxies of pods with job=nightly know"),
+        "{}",
+        ready.message
+    );
+    world.namespace("jobs", None);
+    world.settle();
+    assert_eq!(world.condition("jobs", "nightly", "Enforced"), "False Off");
+}
+
+#[test]
+fn the_default_of_a_namespace_has_what_nothing_else_has() {
+    let mut world = jobs(None);
+    fence(
+        &mut world,
+        "nightly",
+        &json!({"mode": "Enforce", "workload": {"selector": {"job": "nightly"}}}),
+    );
+    fence(
+        &mut world,
+        "rest",
+        &json!({"mode": "Enforce", "workload": {"namespaceDefault": true}}),
+    );
+    assert_eq!(sidecar(&world, "rest").get("workloadSelector"), None);
+    for (name, pods) in [("nightly", "True Scoped"), ("rest", "True Scoped")] {
+        assert_eq!(world.condition("jobs", name, "Ready"), pods, "{name}");
+    }
+    for (pod, name) in [
+        ("nightly-1", "nightly"),
+        ("hourly-1", "rest"),
+        ("other-1", "rest"),
+    ] {
+        assert_eq!(learner(&world, pod).as_deref(), Some(name), "{pod}");
+    }
+    fence(
+        &mut world,
+        "second",
+        &json!({"mode": "Enforce", "workload": {"namespaceDefault": true}}),
+    );
+    assert_eq!(
+        world.condition("jobs", "second", "Ready"),
+        "False OverlappingFence"
+    );
+    // A user's own default comes first, one for some pods does not concern ours.
+    world.object(
+        "Sidecar",
+        "jobs",
+        "some",
+        json!({"workloadSelector": {"labels": {"a": "b"}}}),
+    );
+    world.settle();
+    assert_eq!(world.condition("jobs", "rest", "Ready"), "True Scoped");
+    world.object("Sidecar", "jobs", "mine", json!({"egress": [{"hosts": ["*/*"]}]}));
+    world.settle();
+    assert_eq!(world.condition("jobs", "rest", "Ready"), "False ForeignSidecar");
+    world.gone(Watched::Sidecars, "jobs", "mine");
+    world.settle();
+    assert_eq!(world.condition("jobs", "rest", "Ready"), "True Scoped");
+}
+
+#[test]
+fn a_fence_by_labels_replaces_the_generated_one_for_the_same_pods() {
+    let mut world = shop();
+    world.object(
+        "ServiceFence",
+        "shop",
+        "mine",
+        json!({"workload": {"selector": {"app": "web"}}}),
+    );
+    world.settle();
+    assert!(world.fence("shop", "web").is_none());
+    assert_eq!(world.condition("shop", "mine", "Ready"), "True Scoped");
+    world.gone(Watched::ServiceFences, "shop", "mine");
+    world.settle();
+    assert_eq!(world.condition("shop", "web", "Ready"), "True Scoped");
+}
+
+#[test]
+fn nothing_is_planned_before_the_pods_are_known() {
+    let mut world = shop();
+    world.service_with(
+        "shop",
+        "canary",
+        &["http:8080"],
+        &json!({"spec": {"selector": {"track": "canary"}}}),
+    );
+    world.pod("shop", "web-2", &[("app", "web"), ("track", "canary")]);
+    world.settle();
+    assert_eq!(
+        world.condition("shop", "canary", "Ready"),
+        "False OverlappingFence"
+    );
+    let known = |known| crate::fence::Change::PodsKnown("shop".into(), known);
+    // After a restart the younger fence must not take itself for alone.
+    let now = world.now;
+    world.engine.apply(known(false), now);
+    let canary = FenceKey::new("shop", "canary");
+    assert!(world.engine.plan_fence(&canary, now).is_none());
+    let dirty = world.engine.apply(known(true), now);
+    assert!(dirty.targets.contains(&crate::fence::Target::Fence(canary)));
+}

@@ -1,0 +1,194 @@
+//! AuthorizationPolicies as declared dependencies.
+//!
+//! An ALLOW policy that names certain callers refuses everybody else, the fallback gateway among them. So a caller that
+//! it names must reach the destination directly from the first call on, and the policy says which.
+//! Flows in: policies, read for whom they name and what they protect. Flows out: whether one names a caller, and
+//! whether it protects a Service. In doubt the answer is yes: a host too many in a scope harms nobody.
+//!
+//! <https://istio.io/latest/docs/reference/config/security/authorization-policy/>
+
+use std::collections::BTreeSet;
+
+use servicefence_crd::istio::{AuthorizationPolicySpec, AuthorizationSource};
+
+use super::facts::{Labels, ServiceFacts};
+use super::name::Name;
+
+/// An ALLOW policy that names callers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyFacts {
+    /// The pods that it protects; empty: all of its namespace.
+    selector: Labels,
+    /// Whom its rules let in; one of them must hold.
+    sources: Vec<AuthorizationSource>,
+    /// Its namespace, to which service accounts without one belong.
+    namespace: Name,
+}
+
+/// Who calls.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller<'a> {
+    /// The caller's namespace.
+    pub namespace: &'a str,
+    /// Service accounts of the caller's pods.
+    pub accounts: &'a BTreeSet<Name>,
+}
+
+impl PolicyFacts {
+    /// Reads a policy; `None` where it names nobody in particular, or does not allow.
+    pub fn of(spec: &AuthorizationPolicySpec, namespace: &str) -> Option<Self> {
+        let allows = spec.action.is_empty() || spec.action == "ALLOW";
+        if !allows || spec.target_ref.is_some() || !spec.target_refs.is_empty() {
+            return None;
+        }
+        let sources = spec
+            .rules
+            .iter()
+            .flat_map(|rule| &rule.from)
+            .map(|from| &from.source);
+        let sources: Vec<_> = sources.filter(|source| is_particular(source)).cloned().collect();
+        let selector = spec.selector.clone().unwrap_or_default().match_labels;
+        (!sources.is_empty()).then(|| Self {
+            selector,
+            sources,
+            namespace: namespace.into(),
+        })
+    }
+
+    /// Whether it lets a caller in by name.
+    pub fn names(&self, caller: &Caller<'_>) -> bool {
+        self.sources.iter().any(|source| self.holds(source, caller))
+    }
+
+    fn holds(&self, source: &AuthorizationSource, caller: &Caller<'_>) -> bool {
+        let Caller { namespace, accounts } = *caller;
+        let all_namespaces = source
+            .namespaces
+            .iter()
+            .any(|pattern| matches(pattern, namespace));
+        let is = |account: &Name| {
+            let principal = |pattern: &String| is_principal(pattern, namespace, account);
+            let named = |name: &String| {
+                let (of, name) = name.split_once('/').unwrap_or((&self.namespace, name));
+                of == namespace && *name == **account
+            };
+            (source.principals.is_empty() || source.principals.iter().any(principal))
+                && (source.service_accounts.is_empty() || source.service_accounts.iter().any(named))
+        };
+        let by_account = !source.principals.is_empty() || !source.service_accounts.is_empty();
+        (source.namespaces.is_empty() || all_namespaces) && (!by_account || accounts.iter().any(is))
+    }
+
+    /// Whether it may protect the pods of a Service: nothing that is known of them says otherwise.
+    pub fn protects(&self, facts: &ServiceFacts) -> bool {
+        let fits = |(key, value): (&String, &String)| facts.selector.get(key).is_none_or(|is| is == value);
+        !facts.selector.is_empty() && self.selector.iter().all(fits)
+    }
+
+    /// Whether it is for certain pods only.
+    pub fn has_selector(&self) -> bool {
+        !self.selector.is_empty()
+    }
+}
+
+/// Whether a source names somebody: `*` is everybody with an identity, the gateway too.
+fn is_particular(source: &AuthorizationSource) -> bool {
+    let names = source.principals.iter().chain(&source.namespaces);
+    let all: Vec<_> = names.chain(&source.service_accounts).collect();
+    !all.is_empty() && all.iter().all(|pattern| *pattern != "*")
+}
+
+/// Istio's matching of strings: exact, `prefix*` or `*suffix`.
+fn matches(pattern: &str, value: &str) -> bool {
+    if let Some(suffix) = pattern.strip_prefix('*') {
+        return value.ends_with(suffix);
+    }
+    match pattern.strip_suffix('*') {
+        Some(prefix) => value.starts_with(prefix),
+        None => pattern == value,
+    }
+}
+
+/// Whether a pattern of principals, `<trust domain>/ns/<namespace>/sa/<account>`, can mean an account in whatever trust
+/// domain.
+fn is_principal(pattern: &str, namespace: &str, account: &str) -> bool {
+    let rest = format!("/ns/{namespace}/sa/{account}");
+    if let Some(suffix) = pattern.strip_prefix('*') {
+        return rest.ends_with(suffix) || suffix.ends_with(&rest);
+    }
+    match pattern.find("/ns/") {
+        Some(at) => matches(&pattern[at..], &rest),
+        None => pattern.ends_with('*'),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn names(source: serde_json::Value, namespace: &str, account: &str) -> bool {
+        let spec = json!({"rules": [{"from": [{"source": source}]}]});
+        let spec: AuthorizationPolicySpec = serde_json::from_value(spec).unwrap();
+        let accounts = BTreeSet::from([Name::from(account)]);
+        let caller = Caller {
+            namespace,
+            accounts: &accounts,
+        };
+        PolicyFacts::of(&spec, "books").is_some_and(|facts| facts.names(&caller))
+    }
+
+    #[test]
+    fn callers_are_named_as_istio_does() {
+        for source in [
+            json!({"principals": ["cluster.local/ns/shop/sa/web"]}),
+            json!({"principals": ["other/ns/x/sa/y", "td/ns/shop/sa/web"]}),
+            json!({"principals": ["*/ns/shop/sa/web"]}),
+            json!({"principals": ["*/sa/web"]}),
+            json!({"principals": ["cluster.local/ns/shop/*"]}),
+            json!({"namespaces": ["shop"]}),
+            json!({"namespaces": ["sh*"]}),
+            json!({"serviceAccounts": ["shop/web"]}),
+            json!({"namespaces": ["shop"], "principals": ["cluster.local/ns/shop/sa/web"]}),
+        ] {
+            assert!(names(source.clone(), "shop", "web"), "{source}");
+        }
+        for source in [
+            json!({"principals": ["cluster.local/ns/shop/sa/cart"]}),
+            json!({"principals": ["cluster.local/ns/books/sa/web"]}),
+            json!({"principals": ["*/sa/cart"]}),
+            json!({"principals": ["*"]}),
+            json!({"namespaces": ["books"]}),
+            json!({"namespaces": ["*"]}),
+            json!({"serviceAccounts": ["web"]}),
+            json!({"namespaces": ["books"], "principals": ["cluster.local/ns/shop/sa/web"]}),
+            json!({"notNamespaces": ["books"]}),
+            json!({}),
+        ] {
+            assert!(!names(source.clone(), "shop", "web"), "{source}");
+        }
+        assert!(names(json!({"serviceAccounts": ["web"]}), "books", "web"));
+    }
+
+    #[test]
+    fn only_what_allows_at_a_sidecar_counts() {
+        let source = json!([{"from": [{"source": {"namespaces": ["shop"]}}]}]);
+        for (more, counts) in [
+            (json!({}), true),
+            (json!({"action": "ALLOW"}), true),
+            (json!({"action": "DENY"}), false),
+            (json!({"action": "AUDIT"}), false),
+            (json!({"action": "CUSTOM"}), false),
+            (
+                json!({"targetRefs": [{"kind": "Gateway", "name": "edge"}]}),
+                false,
+            ),
+        ] {
+            let mut spec = more.clone();
+            spec["rules"] = source.clone();
+            let spec: AuthorizationPolicySpec = serde_json::from_value(spec).unwrap();
+            assert_eq!(PolicyFacts::of(&spec, "books").is_some(), counts, "{more}");
+        }
+    }
+}
