@@ -191,10 +191,8 @@ impl Engine {
             .filter(|(_, entry)| entry.holds(now))
             .filter(|(_, entry)| entry.hosts(&self.registry, &key.namespace).0.contains(host))
             .map(|(at, entry)| {
-                let mut detail = format!("spec.allow[{at}]: {entry}");
-                if let Some(reason) = &entry.reason {
-                    detail.push_str(&format!(" ({reason})"));
-                }
+                let reason = entry.reason.as_ref().map(|reason| format!(" ({reason})"));
+                let detail = format!("spec.allow[{at}]: {entry}{}", reason.unwrap_or_default());
                 Because {
                     until: entry.until,
                     ..Because::new("Spec", detail)

@@ -54,13 +54,11 @@ impl Named {
         if workload.namespace_default == Some(true) {
             return Self::NamespaceDefault;
         }
-        match workload.selector.filter(|selector| !selector.is_empty()) {
-            Some(selector) => Self::Selector(selector),
-            None => {
-                let service = workload.service.as_deref().unwrap_or(&key.name);
-                Self::Service(ServiceKey::new(key.namespace.clone(), service))
-            }
+        if let Some(selector) = workload.selector.filter(|selector| !selector.is_empty()) {
+            return Self::Selector(selector);
         }
+        let service = workload.service.as_deref().unwrap_or(&key.name);
+        Self::Service(ServiceKey::new(key.namespace.clone(), service))
     }
 
     fn service(&self) -> Option<&ServiceKey> {

@@ -55,6 +55,39 @@ impl PolicyFacts {
         })
     }
 
+    /// The namespaces of those whom it names; `None` where a wildcard leaves them open.
+    pub fn caller_namespaces(&self) -> Option<BTreeSet<Name>> {
+        let mut all = BTreeSet::new();
+        for source in &self.sources {
+            // What is said must all hold, so one of the three is enough to know the namespaces.
+            let accounts = source.service_accounts.iter();
+            let of_account = |name: &String| {
+                name.split_once('/')
+                    .map_or_else(|| self.namespace.clone(), |(of, _)| of.into())
+            };
+            let of_principal = |pattern: &String| {
+                let (_, rest) = pattern.split_once("/ns/")?;
+                let (namespace, _) = rest.split_once('/')?;
+                (!namespace.contains('*')).then(|| Name::from(namespace))
+            };
+            let exact = |pattern: &String| (!pattern.contains('*')).then(|| Name::from(pattern.as_str()));
+            if !source.service_accounts.is_empty() {
+                all.extend(accounts.map(of_account));
+            } else if !source.namespaces.is_empty() {
+                all.extend(source.namespaces.iter().map(exact).collect::<Option<Vec<_>>>()?);
+            } else {
+                all.extend(
+                    source
+                        .principals
+                        .iter()
+                        .map(of_principal)
+                        .collect::<Option<Vec<_>>>()?,
+                );
+            }
+        }
+        Some(all)
+    }
+
     /// Whether it lets a caller in by name.
     pub fn names(&self, caller: &Caller<'_>) -> bool {
         self.sources.iter().any(|source| self.holds(source, caller))
@@ -128,15 +161,42 @@ mod tests {
 
     use super::*;
 
-    fn names(source: serde_json::Value, namespace: &str, account: &str) -> bool {
-        let spec = json!({"rules": [{"from": [{"source": source}]}]});
-        let spec: AuthorizationPolicySpec = serde_json::from_value(spec).unwrap();
+    fn names(source: &serde_json::Value, namespace: &str, account: &str) -> bool {
+        let facts = facts(source);
         let accounts = BTreeSet::from([Name::from(account)]);
         let caller = Caller {
             namespace,
             accounts: &accounts,
         };
-        PolicyFacts::of(&spec, "books").is_some_and(|facts| facts.names(&caller))
+        let named = facts.as_ref().is_some_and(|facts| facts.names(&caller));
+        let of = facts.and_then(|facts| facts.caller_namespaces());
+        assert!(!named || of.is_none_or(|of| of.contains(namespace)), "{source}");
+        named
+    }
+
+    fn facts(source: &serde_json::Value) -> Option<PolicyFacts> {
+        let spec = json!({"rules": [{"from": [{"source": source}]}]});
+        PolicyFacts::of(&serde_json::from_value(spec).unwrap(), "books")
+    }
+
+    #[test]
+    fn a_policy_is_found_by_the_namespaces_of_those_whom_it_names() {
+        let of = |source: serde_json::Value| {
+            let of = facts(&source).unwrap().caller_namespaces()?;
+            Some(of.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+        };
+        let some = |names: &str| Some(names.to_owned());
+        assert_eq!(of(json!({"namespaces": ["shop", "till"]})), some("shop till"));
+        assert_eq!(
+            of(json!({"principals": ["td/ns/shop/sa/*", "*/ns/till/sa/pos"]})),
+            some("shop till")
+        );
+        assert_eq!(
+            of(json!({"serviceAccounts": ["web", "shop/web"]})),
+            some("books shop")
+        );
+        assert_eq!(of(json!({"namespaces": ["shop", "t*"]})), None);
+        assert_eq!(of(json!({"principals": ["*/sa/web"]})), None);
     }
 
     #[test]
@@ -152,7 +212,7 @@ mod tests {
             json!({"serviceAccounts": ["shop/web"]}),
             json!({"namespaces": ["shop"], "principals": ["cluster.local/ns/shop/sa/web"]}),
         ] {
-            assert!(names(source.clone(), "shop", "web"), "{source}");
+            assert!(names(&source, "shop", "web"), "{source}");
         }
         for source in [
             json!({"principals": ["cluster.local/ns/shop/sa/cart"]}),
@@ -166,9 +226,9 @@ mod tests {
             json!({"notNamespaces": ["books"]}),
             json!({}),
         ] {
-            assert!(!names(source.clone(), "shop", "web"), "{source}");
+            assert!(!names(&source, "shop", "web"), "{source}");
         }
-        assert!(names(json!({"serviceAccounts": ["web"]}), "books", "web"));
+        assert!(names(&json!({"serviceAccounts": ["web"]}), "books", "web"));
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub struct Registry {
     service_entries: BTreeMap<ConfigKey, ServiceEntryFacts>,
     virtual_services: BTreeMap<ConfigKey, VirtualServiceFacts>,
     policies: BTreeMap<ConfigKey, PolicyFacts>,
+    /// By the namespaces of those whom they name; `None`: those that leave it open.
+    policies_by_caller: HashMap<Option<Name>, BTreeSet<ConfigKey>>,
     by_address: HashMap<IpAddr, ServiceKey>,
     /// Services that a protocol rule may put into scopes; see [`Registry::is_protocol_bound`].
     protocol_bound: BTreeSet<ServiceKey>,
@@ -49,6 +51,7 @@ impl Registry {
             service_entries: BTreeMap::new(),
             virtual_services: BTreeMap::new(),
             policies: BTreeMap::new(),
+            policies_by_caller: HashMap::new(),
             by_address: HashMap::new(),
             protocol_bound: BTreeSet::new(),
             rules_by_host: HashMap::new(),
@@ -164,10 +167,19 @@ impl Registry {
 
     /// Adds, replaces or removes an AuthorizationPolicy that names callers; returns what was there.
     pub fn set_policy(&mut self, key: &ConfigKey, facts: Option<PolicyFacts>) -> Option<PolicyFacts> {
-        match facts {
-            Some(facts) => self.policies.insert(key.clone(), facts),
-            None => self.policies.remove(key),
+        let under = |facts: &PolicyFacts| match facts.caller_namespaces() {
+            Some(all) => all.into_iter().map(Some).collect(),
+            None => vec![None],
+        };
+        let old = self.policies.remove(key);
+        if let Some(old) = &old {
+            forget(&mut self.policies_by_caller, &under(old), key);
         }
+        if let Some(facts) = facts {
+            index(&mut self.policies_by_caller, &under(&facts), key);
+            self.policies.insert(key.clone(), facts);
+        }
+        old
     }
 
     /// The AuthorizationPolicies of a namespace that name callers.
@@ -185,7 +197,13 @@ impl Registry {
         caller: &'a Caller<'a>,
         root: &'a str,
     ) -> impl Iterator<Item = (&'a ServiceKey, &'a ConfigKey)> {
-        let naming = self.policies.iter().filter(|(_, policy)| policy.names(caller));
+        let under = [Some(Name::from(caller.namespace)), None];
+        let keys = under
+            .into_iter()
+            .filter_map(|under| self.policies_by_caller.get(&under))
+            .flatten();
+        let policies = keys.filter_map(|key| Some((key, self.policies.get(key)?)));
+        let naming = policies.filter(|(_, policy)| policy.names(caller));
         naming.flat_map(move |(key, policy)| {
             let everywhere = &*key.namespace == root && policy.has_selector();
             let all = everywhere.then(|| self.services()).into_iter().flatten();

@@ -173,10 +173,7 @@ impl Engine {
         if workload(&old) != workload(&new) || old.is_none() != new.is_none() {
             let here = self.registry.policies_in(&key.namespace);
             let root = self.registry.policies_in(&self.settings.root_namespace);
-            let policies: Vec<_> = here.chain(root).collect();
-            if !policies.is_empty() {
-                self.dirty_fences_named_by(policies.iter().copied(), dirty);
-            }
+            self.dirty_fences_named_by(&here.chain(root).collect::<Vec<_>>(), dirty);
         }
         if workload(&old) != workload(&new) {
             self.forget_asked(&key.namespace);
@@ -210,7 +207,7 @@ impl Engine {
                     .map(|facts| (facts.labels.clone(), facts.visibility.clone()))
             };
             if named_by(&old) != named_by(&new) {
-                self.dirty_fences_naming(key, either(), dirty);
+                self.dirty_fences_naming(key, &either().collect::<Vec<_>>(), dirty);
             }
         }
     }
@@ -272,15 +269,16 @@ impl Engine {
 
     /// Pods decide about conflicts, between fences and with a user's Sidecar, and about which policies name a fence.
     fn apply_pod(&mut self, key: &PodKey, facts: Option<PodFacts>, dirty: &mut Dirty) {
-        let old = match facts.clone() {
+        let new = facts.clone();
+        let old = match facts {
             Some(facts) => self.pods.insert(key.clone(), facts),
             None => self.pods.remove(key),
         };
-        if old == facts {
+        if old == new {
             return;
         }
         let this = &*self;
-        let either = || old.iter().chain(&facts);
+        let either = || old.iter().chain(&new);
         let fences: BTreeSet<&FenceKey> = either()
             .flat_map(|pod| this.fences_selecting(&key.namespace, &pod.labels))
             .map(|(fence, _)| fence)
@@ -300,7 +298,8 @@ impl Engine {
         let new = facts.clone();
         let old = self.registry.set_policy(key, facts);
         if old != new {
-            self.dirty_fences_named_by(old.iter().chain(&new), dirty);
+            let policies: Vec<_> = old.iter().chain(&new).collect();
+            self.dirty_fences_named_by(&policies, dirty);
         }
     }
 

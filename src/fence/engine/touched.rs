@@ -28,18 +28,24 @@ impl Engine {
     }
 
     /// Fences that one of these policies names.
-    pub(super) fn dirty_fences_named_by<'a>(
-        &self,
-        policies: impl Iterator<Item = &'a PolicyFacts> + Clone,
-        dirty: &mut Dirty,
-    ) {
+    pub(super) fn dirty_fences_named_by(&self, policies: &[&PolicyFacts], dirty: &mut Dirty) {
+        let policies: Vec<_> = policies
+            .iter()
+            .map(|policy| (policy, policy.caller_namespaces()))
+            .collect();
         let named = self.fences.iter().filter(|(key, fence)| {
+            let may = |of: &Option<BTreeSet<Name>>| of.as_ref().is_none_or(|of| of.contains(&key.namespace));
+            if !policies.iter().any(|(_, of)| may(of)) {
+                return false;
+            }
             let accounts = self.accounts(key, fence);
             let caller = Caller {
                 namespace: &key.namespace,
                 accounts: &accounts,
             };
-            policies.clone().any(|policy| policy.names(&caller))
+            policies
+                .iter()
+                .any(|(policy, of)| may(of) && policy.names(&caller))
         });
         dirty
             .targets
@@ -71,18 +77,13 @@ impl Engine {
 
     /// Fences that have a Service in their scope by their own doing, or by rules of their namespace, with any of
     /// these facts.
-    pub(super) fn dirty_fences_naming<'a>(
-        &self,
-        key: &ServiceKey,
-        facts: impl Iterator<Item = &'a ServiceFacts> + Clone,
-        dirty: &mut Dirty,
-    ) {
+    pub(super) fn dirty_fences_naming(&self, key: &ServiceKey, facts: &[&ServiceFacts], dirty: &mut Dirty) {
         let host = key.host();
         let callers: BTreeSet<&Name> = self.registry.direct_callers_of(&host).collect();
         let concerned = self.fences.iter().filter(|(fence, is)| {
             let named = |allowed: &Allowed| {
                 facts
-                    .clone()
+                    .iter()
                     .any(|facts| allowed.names(&self.registry, key, &facts.labels))
             };
             is.learned.contains_key(&host)
