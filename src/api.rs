@@ -52,10 +52,10 @@ async fn explain(Shared(state): Shared<Arc<State>>, Query(question): Query<Quest
             "fence is namespace/name: ask /v1/explain?fence=shop/web&host=reviews.books",
         );
     };
-    if host.is_empty() || host.len() > LONGEST_HOST {
+    if host.is_empty() || host.len() > LONGEST_HOST || host.contains('*') {
         return refuse(
             StatusCode::BAD_REQUEST,
-            "host is a name as in allow: ask /v1/explain?fence=shop/web&host=reviews.books",
+            "host is one name, without wildcards: ask /v1/explain?fence=shop/web&host=reviews.books",
         );
     }
     let explained = state

@@ -80,7 +80,7 @@ pub const DESCRIBED: [Described; 14] = [
         "servicefence_reconcile_queue",
         "gauge",
         "",
-        "Targets that wait for a reconcile.",
+        "Targets that wait for a reconcile, also for one in the future.",
     ),
     (
         "servicefence_write_budget_wait_seconds",

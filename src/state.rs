@@ -76,7 +76,11 @@ impl State {
     pub fn apply(&self, change: Change) {
         let attributes = matches!(
             change,
-            Change::Service(..) | Change::Pod(..) | Change::Fence(..) | Change::Namespace(..)
+            Change::Service(..)
+                | Change::Pod(..)
+                | Change::Fence(..)
+                | Change::Namespace(..)
+                | Change::Sidecar(..)
         );
         let is_fence = matches!(change, Change::Fence(..));
         let dirty = self.engine.write().apply(change, Timestamp::now());

@@ -100,7 +100,7 @@ pub struct ServiceFenceSpec {
     /// What `allow` or a rule of the protocol puts into the scope stays in it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 512), inner(length(max = 253)))]
-    #[x_kube(validation = Rule::new("self.all(host, host.matches('^([*][.])?[a-z0-9_]([-a-z0-9_]*[a-z0-9_])?([.][a-z0-9_]([-a-z0-9_]*[a-z0-9_])?)*$'))").message("a denied host is a lower-case DNS name without port, for example: reviews, reviews.books or *.example.com"))]
+    #[x_kube(validation = Rule::new("self.all(host, host.matches('^([*][.])?[a-z0-9_]([-a-z0-9_]*[a-z0-9_])?([.][a-z0-9_]([-a-z0-9_]*[a-z0-9_])?)*$') && !host.matches('^[0-9]+([.][0-9]+){3}$'))").message("a denied host is a lower-case DNS name without port, for example: reviews, reviews.books or *.example.com"))]
     pub deny: Vec<String>,
 
     /// How the scope is learned.
@@ -169,7 +169,7 @@ pub struct Allow {
     #[x_kube(validation = Rule::new("!self.contains(':') || self.matches('^[0-9a-f.]*:[0-9a-f.]*:[0-9a-f:.]*$')").message("host has no port: write reviews.books, not reviews.books:8080; all ports of the host are allowed"))]
     #[x_kube(validation = Rule::new("!self.contains('*') || self.matches('^[*][.][^*]+$')").message("a wildcard stands for whole labels at the beginning: write *.example.com; to allow all of a namespace, use namespace"))]
     #[x_kube(validation = Rule::new("!self.matches('^[0-9]+([.][0-9]+){3}$') && !self.matches('^[0-9a-f.]*:[0-9a-f.]*:[0-9a-f:.]*$')").message("host is a name, not an IP address: name the Service or ServiceEntry that has the address"))]
-    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9_]([-a-z0-9_]*[a-z0-9_])?(\\\\.[a-z0-9_]([-a-z0-9_]*[a-z0-9_])?)*$') || self.contains('/') || self.contains(':') || self.contains('*')").message("host is a lower-case DNS name, for example: reviews, reviews.books, reviews.books.svc.cluster.local or api.example.com"))]
+    #[x_kube(validation = Rule::new("self.matches('^([*][.])?[a-z0-9_]([-a-z0-9_]*[a-z0-9_])?([.][a-z0-9_]([-a-z0-9_]*[a-z0-9_])?)*$') || self.contains('/') || self.contains(':')").message("host is a lower-case DNS name, for example: reviews, reviews.books, reviews.books.svc.cluster.local or api.example.com"))]
     pub host: Option<String>,
 
     /// All Services and ServiceEntries of a namespace.
@@ -186,7 +186,8 @@ pub struct Allow {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace_selector: Option<Selector>,
 
-    /// When it ends, as in `2027-01-31T00:00:00Z`. What was called until then has been learned and stays.
+    /// When it ends, as in `2027-01-31T00:00:00Z`. The hosts then leave the scope unless something else keeps them
+    /// in it. Calls to a host in scope are not learned, so the next one is a first call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub until: Option<Timestamp>,

@@ -18,8 +18,8 @@ use super::registry::Registry;
 pub struct HostPattern {
     /// As written.
     pub text: Name,
-    /// The Service that it may mean.
-    service: Option<ServiceKey>,
+    /// The Service that it may mean, and its host.
+    service: Option<(ServiceKey, Name)>,
 }
 
 impl HostPattern {
@@ -37,8 +37,10 @@ impl HostPattern {
             Some((name, other)) if !other.contains('.') => Some(ServiceKey::new(other, name)),
             Some(_) => None,
         };
-        let text = text.into();
-        Self { text, service }
+        Self {
+            text: text.into(),
+            service: service.map(|key| (key.clone(), key.host())),
+        }
     }
 
     /// The names below a wildcard, as `.example.com`.
@@ -50,10 +52,7 @@ impl HostPattern {
     pub fn matches(&self, host: &str) -> bool {
         *host == *self.text
             || self.suffix().is_some_and(|suffix| host.ends_with(suffix))
-            || self
-                .service
-                .as_ref()
-                .is_some_and(|service| ServiceKey::of_host(host).as_ref() == Some(service))
+            || self.service.as_ref().is_some_and(|(_, of)| *host == **of)
     }
 }
 
@@ -66,10 +65,13 @@ impl HostPattern {
             let named = entry.hosts.iter().filter(|name| self.matches(name));
             hosts.extend(named.map(|name| ScopeHost::new(key.namespace.clone(), name.clone())));
         }
-        if hosts.is_empty()
-            && let Some(service) = &self.service
-        {
-            return (vec![service.scope_host()], registry.service(service).is_some());
+        if let Some((service, _)) = &self.service {
+            let exists = registry.service(service).is_some();
+            // A ServiceEntry for the same name does not hide the Service.
+            if exists || hosts.is_empty() {
+                hosts.push(service.scope_host());
+            }
+            return (hosts, exists || registry.declares(namespace, &self.text));
         }
         if self.suffix().is_some() {
             let below = registry.services().filter(|(key, _)| self.matches(&key.host()));

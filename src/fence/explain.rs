@@ -8,6 +8,7 @@ use serde::Serialize;
 use servicefence_crd::Mode;
 
 use super::engine::{Engine, Fence};
+use super::facts::{ServiceFacts, VirtualServiceFacts};
 use super::name::{FenceKey, ScopeHost, ServiceKey};
 use super::policy::Caller;
 use super::render::sidecar_name;
@@ -203,42 +204,69 @@ impl Engine {
 
     fn answer(&self, key: &FenceKey, fence: &Fence, said: &Explanation) -> String {
         let host = &said.host;
-        if said.mode == Mode::Off {
-            return format!(
-                "the mode of this fence is Off: its proxies know the whole mesh, {host} included if it is in it"
-            );
-        }
-        let known = self.knows(key, host);
-        if said.in_scope {
-            let why = said.because.first().map_or("", |because| because.detail.as_str());
-            let carried = match (&said.sidecar, said.imports.is_empty()) {
-                (None, _) => "; there is no Sidecar yet, see the conditions of the fence",
-                (Some(_), true) if known => "; it is on its way into the Sidecar",
-                (Some(_), true) => "; the mesh has no such host yet",
-                (Some(_), false) => "",
+        if !self.sees(key, host) {
+            let wanted = if said.in_scope {
+                " It will be in scope when it comes."
+            } else {
+                ""
             };
-            return format!("{host} is in scope: {why}{carried}");
-        }
-        if !known {
+            let namespace = &key.namespace;
             return format!(
-                "the mesh has no host {host} that namespace {} sees: a call to it is Istio's own affair",
-                key.namespace
+                "the mesh has no host {host} that namespace {namespace} sees: a call to it is Istio's own affair.{wanted}"
             );
         }
-        let why = if fence.wishes.denies(host) {
-            "spec.deny keeps it from being learned"
-        } else {
-            "nothing allows it and no call to it was seen"
-        };
-        format!("{host} is not in scope: {why}; calls to it go by the fallback gateway")
+        if said.sidecar.is_none() {
+            let why = match said.mode {
+                Mode::Off => "its mode is Off",
+                Mode::Enforce => "see its conditions",
+            };
+            let would = if said.in_scope { "in" } else { "out of" };
+            return format!(
+                "this fence has no Sidecar ({why}), so its proxies know the whole mesh, {host} included; it would be {would} scope"
+            );
+        }
+        let first = said.because.first().map_or("", |because| because.detail.as_str());
+        match (said.in_scope, !said.imports.is_empty()) {
+            (true, true) => format!("{host} is in scope: {first}"),
+            (true, false) => format!("{host} is on its way into the Sidecar: {first}"),
+            (false, true) => format!("{host} is on its way out of the Sidecar: nothing keeps it in scope"),
+            (false, false) => {
+                let why = if fence.wishes.denies(host) {
+                    "spec.deny keeps it from being learned"
+                } else {
+                    "nothing allows it and no call to it was seen"
+                };
+                let unreachable = self
+                    .service_of(host)
+                    .is_some_and(|(service, facts)| !self.registry.has_routes(&service, facts));
+                let served = if unreachable {
+                    "the fallback gateway has no route to it, so a call to it is Istio's own affair"
+                } else {
+                    "calls to it go by the fallback gateway"
+                };
+                format!("{host} is not in scope: {why}; {served}")
+            }
+        }
     }
 
-    fn knows(&self, key: &FenceKey, host: &str) -> bool {
-        let service = ServiceKey::of_host(host).and_then(|service| self.registry.service(&service));
-        let declared = || {
-            let mut entries = self.registry.service_entries_for(&key.namespace);
-            entries.any(|(_, entry)| entry.hosts.iter().any(|name| **name == *host))
-        };
-        service.map_or_else(declared, |facts| facts.visibility.to(&key.namespace))
+    /// Whether the fence's namespace sees a host.
+    fn sees(&self, key: &FenceKey, host: &str) -> bool {
+        let names = |rules: &VirtualServiceFacts| rules.hosts.iter().any(|name| **name == *host);
+        match self.service_of(host) {
+            Some((_, facts)) => facts.visibility.to(&key.namespace),
+            None => {
+                self.registry.declares(&key.namespace, host)
+                    || self
+                        .registry
+                        .rules_for(&key.namespace)
+                        .any(|(_, rules)| names(rules))
+            }
+        }
+    }
+
+    fn service_of(&self, host: &str) -> Option<(ServiceKey, &ServiceFacts)> {
+        let key = ServiceKey::of_host(host)?;
+        let facts = self.registry.service(&key)?;
+        Some((key, facts))
     }
 }

@@ -19,6 +19,8 @@ use super::render::{self, Kind};
 pub enum Conflict {
     /// A Sidecar that is not ours applies to the same pods.
     UserSidecar(ConfigKey),
+    /// Pods that must be left alone have no fence of their own that keeps the namespace's default from them.
+    OptedOut(Named),
     /// A Sidecar that is not ours, for other pods of the namespace, does not import the fallback gateway.
     SidecarWithoutFallback(ConfigKey),
     /// An object that is not ours has the name that we would write.
@@ -265,6 +267,9 @@ impl Engine {
         if let Some((user, _)) = user {
             return Some(Conflict::UserSidecar(user.clone()));
         }
+        if let Some(opted_out) = self.opted_out(&key.namespace).filter(|_| of.is_none()) {
+            return Some(Conflict::OptedOut(opted_out));
+        }
         if let Some(sidecar) = self.sidecar_without_fallback(&key.namespace) {
             return Some(Conflict::SidecarWithoutFallback(sidecar.clone()));
         }
@@ -276,6 +281,21 @@ impl Engine {
             })
             .find(|(other_key, other)| self.mode(other_key, other) == Mode::Enforce)
             .map(|(other, _)| Conflict::OlderFence(other.clone()))
+    }
+
+    /// What is opted out in a namespace: a Service by its label, or the workload of a fence by its spec. A Sidecar
+    /// without a selector would apply to its pods too.
+    fn opted_out(&self, namespace: &str) -> Option<Named> {
+        let services = self.registry.workloads_in(namespace).into_values().flatten();
+        let by_label = services
+            .filter(|(_, facts)| facts.mode.mode() == Some(Mode::Off))
+            .map(|(key, _)| Named::Service(key.clone()));
+        let by_spec = self
+            .fences_in(namespace)
+            .filter(|(_, fence)| fence.resource.spec.mode == Some(Mode::Off))
+            .map(|(_, fence)| fence.workload.clone())
+            .filter(|workload| *workload != Named::NamespaceDefault);
+        by_label.chain(by_spec).next()
     }
 
     /// A user's Sidecar with which the namespace's EnvoyFilter would do harm: the filter is for all
@@ -300,11 +320,19 @@ impl Engine {
     /// The enforced fence that a pod belongs to.
     pub(super) fn fence_of_pod<'a>(&'a self, pod: &'a PodKey) -> Option<(&'a FenceKey, &'a Fence)> {
         let labels = &self.pods.get(pod)?.labels;
+        let selects =
+            |sidecar: &SidecarFacts| sidecar.selector.as_ref().is_some_and(|of| matches(of, labels));
+        let has_users_sidecar = self
+            .sidecars_in(&pod.namespace)
+            .any(|(_, sidecar)| !sidecar.ours && selects(sidecar));
         self.fences_selecting(&pod.namespace, labels)
+            .filter(|(_, fence)| !(has_users_sidecar && fence.workload == Named::NamespaceDefault))
             .filter(|(key, fence)| self.mode(key, fence) == Mode::Enforce)
             .min_by_key(|(key, fence)| {
+                // Whose Sidecar the pod has now: one that steps back learns nothing for another.
+                let waits = self.own_sidecar(key).is_none();
                 let is_default = fence.workload == Named::NamespaceDefault;
-                (is_default, fence.created(), *key)
+                (waits, is_default, fence.created(), *key)
             })
     }
 

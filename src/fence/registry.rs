@@ -259,6 +259,12 @@ impl Registry {
             .filter(move |(_, entry)| entry.visibility.to(namespace))
     }
 
+    /// Whether a ServiceEntry that proxies of `namespace` see has this host.
+    pub fn declares(&self, namespace: &str, host: &str) -> bool {
+        self.service_entries_for(namespace)
+            .any(|(_, entry)| entry.hosts.iter().any(|name| **name == *host))
+    }
+
     /// VirtualServices for sidecars that proxies of `namespace` see.
     pub fn rules_for<'a>(
         &'a self,

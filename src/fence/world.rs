@@ -177,6 +177,12 @@ impl World {
 
     pub(crate) fn gone(&mut self, watched: Watched, namespace: &str, name: &str) {
         self.apply(watched.gone(namespace, name, SYSTEM));
+        // Kubernetes deletes what a fence owns along with it.
+        let sidecar = super::render::sidecar_name(name);
+        let owned = (Kind::Sidecar, namespace.into(), sidecar.as_str().into());
+        if watched == Watched::ServiceFences && self.objects.remove(&owned).is_some() {
+            self.take_in(Watched::Sidecars.gone(namespace, &sidecar, SYSTEM));
+        }
     }
 
     pub(crate) fn fence(&self, namespace: &str, name: &str) -> Option<Arc<ServiceFence>> {

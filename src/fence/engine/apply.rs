@@ -32,6 +32,7 @@ impl Engine {
             Change::PodsKnown(namespace, known) => {
                 if known && self.pods_known.insert(namespace.clone()) {
                     self.dirty_fences_in(&namespace, &mut dirty);
+                    dirty.targets.insert(Target::Namespace(namespace));
                 } else if !known {
                     self.pods_known.remove(&namespace);
                 }
@@ -170,7 +171,8 @@ impl Engine {
                 .as_ref()
                 .map(|facts| (facts.selector.clone(), facts.mode.clone(), facts.kind))
         };
-        if workload(&old) != workload(&new) || old.is_none() != new.is_none() {
+        let visibility = |facts: &Option<ServiceFacts>| facts.as_ref().map(|facts| facts.visibility.clone());
+        if workload(&old) != workload(&new) || visibility(&old) != visibility(&new) {
             let here = self.registry.policies_in(&key.namespace);
             let root = self.registry.policies_in(&self.settings.root_namespace);
             self.dirty_fences_named_by(&here.chain(root).collect::<Vec<_>>(), dirty);
@@ -200,15 +202,12 @@ impl Engine {
                     .targets
                     .extend(self.fences.keys().cloned().map(Target::Fence));
             }
-        } else {
-            let named_by = |facts: &Option<ServiceFacts>| {
-                facts
-                    .as_ref()
-                    .map(|facts| (facts.labels.clone(), facts.visibility.clone()))
-            };
-            if named_by(&old) != named_by(&new) {
-                self.dirty_fences_naming(key, &either().collect::<Vec<_>>(), dirty);
-            }
+        }
+        let labels = |facts: &Option<ServiceFacts>| facts.as_ref().map(|facts| facts.labels.clone());
+        let named_otherwise = labels(&old) != labels(&new) || visibility(&old) != visibility(&new);
+        // A new port may be one whose listener swallows what is not HTTP.
+        if named_otherwise || ports(&old) != ports(&new) {
+            self.dirty_fences_naming(key, &either().collect::<Vec<_>>(), dirty);
         }
     }
 
@@ -260,7 +259,11 @@ impl Engine {
         let seen = |namespace: &Name| either().any(|rules| rules.visibility.to(namespace));
         let concerned = self.fences.iter().filter(|(fence, _)| seen(&fence.namespace));
         let concerned = concerned.filter(|(fence, facts)| {
-            everywhere || callers.contains(&fence.namespace) || hosts.iter().any(|host| facts.mentions(host))
+            everywhere
+                || callers.contains(&fence.namespace)
+                || hosts
+                    .iter()
+                    .any(|host| facts.mentions(host) || self.imports(fence, host))
         });
         dirty
             .targets
@@ -288,6 +291,8 @@ impl Engine {
         let alike = either().all(|pod| others.any(|(_, other)| other == pod));
         let shared = fences.len() > 1 || self.sidecars_in(&key.namespace).any(|(_, sidecar)| !sidecar.ours);
         if shared || !alike {
+            // A conflict that begins or ends decides about the EnvoyFilter as well.
+            dirty.targets.insert(Target::Namespace(key.namespace.clone()));
             dirty
                 .targets
                 .extend(fences.into_iter().cloned().map(Target::Fence));

@@ -6,7 +6,7 @@ use super::Engine;
 use crate::fence::allow::Allowed;
 use crate::fence::change::{Dirty, Target};
 use crate::fence::facts::ServiceFacts;
-use crate::fence::name::{Name, ServiceKey};
+use crate::fence::name::{FenceKey, Name, ServiceKey};
 use crate::fence::policy::{Caller, PolicyFacts};
 
 impl Engine {
@@ -87,11 +87,21 @@ impl Engine {
                     .any(|facts| allowed.names(&self.registry, key, &facts.labels))
             };
             is.learned.contains_key(&host)
+                || self.imports(fence, &host)
                 || callers.contains(&fence.namespace)
                 || is.wishes.allow.iter().any(named)
         });
         dirty
             .targets
             .extend(concerned.map(|(fence, _)| Target::Fence(fence.clone())));
+    }
+
+    /// Whether a fence's Sidecar imports a host: it is in its scope for whatever reason.
+    pub(super) fn imports(&self, fence: &FenceKey, host: &str) -> bool {
+        let hosts = self
+            .own_sidecar(fence)
+            .into_iter()
+            .flat_map(|sidecar| &sidecar.hosts);
+        hosts.into_iter().any(|import| *import.name == *host)
     }
 }

@@ -12,10 +12,10 @@ use crate::fence::change::Target;
 use crate::fence::engine::{Engine, Fence, Settings};
 use crate::fence::facts::SidecarFacts;
 use crate::fence::name::{ConfigKey, FenceKey, Fingerprint, Name, ScopeHost, ServiceKey};
-use crate::fence::optin::{Pods, Workload};
+use crate::fence::optin::{Named, Pods, Workload};
 use crate::fence::render::{self, Kind, Write};
 use crate::fence::scope::{self, Scope};
-use crate::fence::transition::{Moving, step};
+use crate::fence::transition::{Moving, Step, step};
 
 /// What to do for one fence.
 #[derive(Debug, Default)]
@@ -137,25 +137,33 @@ impl Engine {
             return;
         };
         let known = self.carried(&key.namespace, &current.hosts);
-        let joining = self
-            .warmable(&key.namespace)
-            .difference(&known)
-            .cloned()
-            .collect();
-        let step = step(
-            self.transitions.get(&key.namespace),
-            joining,
-            BTreeSet::new(),
-            self.settle_time(),
-            case.now,
-        );
+        let (joining, leaving) = match self.of_default(case) {
+            Some(then) => (&then - &known, &known - &then),
+            None => (&self.warmable(&key.namespace) - &known, BTreeSet::new()),
+        };
+        let step = self.step(case, joining, leaving);
         plan.moving = step.moving;
         plan.again_at = step.again_at;
         plan.widens = true;
-        if step.not_yet_in.is_empty() {
+        if step.not_yet_in.is_empty() && step.not_yet_out.is_empty() {
             let name = render::sidecar_name(&key.name);
             plan.sidecar = Some(Write::Delete(Kind::Sidecar, key.namespace.clone(), name.into()));
         }
+    }
+
+    /// The next step for what joins and leaves. What has no clusters, or is gone, cannot be warm and need not be.
+    fn step(&self, case: &Case<'_>, joining: BTreeSet<ServiceKey>, leaving: BTreeSet<ServiceKey>) -> Step {
+        let has_clusters = |key: &ServiceKey| {
+            let facts = self.registry.service(key);
+            facts.is_some_and(|facts| !facts.ports.is_empty())
+        };
+        step(
+            self.transitions.get(&case.key.namespace),
+            joining.into_iter().filter(has_clusters).collect(),
+            leaving.into_iter().filter(has_clusters).collect(),
+            self.settle_time(),
+            case.now,
+        )
     }
 
     /// Plans the way to `scope`; an answer is what stands in the way of it or of its misses.
@@ -180,40 +188,22 @@ impl Engine {
         }
         let target = scope.imports();
         let carried = |hosts: &BTreeSet<ScopeHost>| self.carried(&key.namespace, hosts);
-        let (wanted, known) = (carried(&target), current.map(|sidecar| carried(&sidecar.hosts)));
-        let (joining, mut leaving): (BTreeSet<_>, BTreeSet<_>) = match &known {
-            Some(known) => (
-                wanted.difference(known).cloned().collect(),
-                known.difference(&wanted).cloned().collect(),
-            ),
-            None => (
-                BTreeSet::new(),
-                self.warmable(&key.namespace)
-                    .difference(&wanted)
-                    .cloned()
-                    .collect(),
-            ),
+        let wanted = carried(&target);
+        let known = match current {
+            Some(current) => carried(&current.hosts),
+            None => self
+                .of_default(case)
+                .unwrap_or_else(|| self.warmable(&key.namespace)),
         };
+        let mut leaving = &known - &wanted;
+        // What a first Sidecar brings comes with it: there is none that could bring it later.
+        let joining = current.map_or_else(BTreeSet::new, |_| &wanted - &known);
         let mut stays = BTreeSet::new();
         if !self.gateway_ready {
             // Nobody would serve a host that leaves now.
             stays = std::mem::take(&mut leaving);
         }
-        let has_clusters = |key: &ServiceKey| {
-            self.registry
-                .service(key)
-                .is_some_and(|facts| !facts.ports.is_empty())
-        };
-        let joining = joining.into_iter().filter(has_clusters).collect();
-        let gone: BTreeSet<_> = leaving.iter().filter(|key| !has_clusters(key)).cloned().collect();
-        let leaving = leaving.difference(&gone).cloned().collect();
-        let step = step(
-            self.transitions.get(&key.namespace),
-            joining,
-            leaving,
-            self.settle_time(),
-            now,
-        );
+        let step = self.step(case, joining, leaving);
         plan.moving = step.moving;
         let ends = fence.wishes.next_end(now);
         plan.again_at = step.again_at.into_iter().chain(ends).min();
@@ -292,6 +282,17 @@ impl Engine {
             .filter(|(key, facts)| self.registry.has_routes(key, facts) && facts.visibility.to(namespace))
             .map(|(key, _)| key.clone())
             .collect()
+    }
+
+    /// The Services that the proxies of a fence have while it has no Sidecar and its namespace has a default; else they
+    /// have the whole mesh.
+    fn of_default(&self, case: &Case<'_>) -> Option<BTreeSet<ServiceKey>> {
+        let namespace = &case.key.namespace;
+        let default = self
+            .fences_in(namespace)
+            .filter(|(key, fence)| *key != case.key && fence.workload == Named::NamespaceDefault)
+            .find_map(|(key, _)| self.own_sidecar(key))?;
+        Some(self.carried(namespace, &default.hosts))
     }
 
     /// The target without what may not come in yet, and with what may not go yet.

@@ -34,6 +34,8 @@ pub enum Reason {
     NameTaken,
     /// An older fence scopes the same pods.
     OverlappingFence,
+    /// The default of a namespace would scope pods that are opted out.
+    PodsOptedOut,
     /// The fallback gateway has no ready endpoint.
     GatewayNotReady,
     /// The fallback gateway's routes or the caller's EnvoyFilter are not written yet.
@@ -46,7 +48,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for the documentation.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Scoped,
         Self::Off,
         Self::NamespaceExcluded,
@@ -55,6 +57,7 @@ impl Reason {
         Self::ForeignSidecar,
         Self::NameTaken,
         Self::OverlappingFence,
+        Self::PodsOptedOut,
         Self::GatewayNotReady,
         Self::FallbackNotReady,
         Self::Transitioning,
@@ -72,6 +75,7 @@ impl Reason {
             Self::ForeignSidecar => "ForeignSidecar",
             Self::NameTaken => "NameTaken",
             Self::OverlappingFence => "OverlappingFence",
+            Self::PodsOptedOut => "PodsOptedOut",
             Self::GatewayNotReady => "GatewayNotReady",
             Self::FallbackNotReady => "FallbackNotReady",
             Self::Transitioning => "Transitioning",
@@ -283,6 +287,10 @@ fn say_held(held: &Held, workload: &str, system: &Name) -> Said {
         Held::Conflict(Conflict::UserSidecar(key)) => (
             Reason::ForeignSidecar,
             format!("Sidecar {key} applies to the same pods and Istio uses only one: delete it, or set spec.mode to \"Off\""),
+        ),
+        Held::Conflict(Conflict::OptedOut(named)) => (
+            Reason::PodsOptedOut,
+            format!("{named} of this namespace is opted out, and a Sidecar for all pods without one of their own would scope it too: name the pods to be fenced by spec.workload.selector instead"),
         ),
         Held::Conflict(Conflict::SidecarWithoutFallback(key)) => (
             Reason::ForeignSidecar,

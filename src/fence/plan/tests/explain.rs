@@ -165,10 +165,10 @@ fn what_is_denied_unknown_or_off_is_said_so() {
     assert!(answer(&world, "www.example.org").starts_with("the mesh has no host www.example.org"));
     world.edit("shop", "web", json!({"allow": [{"host": "nobody.home"}]}));
     world.settle();
-    assert!(answer(&world, "nobody.home").contains("spec.allow[0]: nobody.home"));
+    assert!(answer(&world, "nobody.home").ends_with("It will be in scope when it comes."));
     world.edit("shop", "web", json!({"mode": "Off"}));
     world.settle();
-    assert!(answer(&world, "reviews.books").starts_with("the mode of this fence is Off"));
+    assert!(answer(&world, "reviews.books").starts_with("this fence has no Sidecar (its mode is Off)"));
     assert!(
         world
             .engine
@@ -191,4 +191,36 @@ fn an_explanation_agrees_with_the_sidecar() {
             .any(|import| import.ends_with(&format!("/{}", said.host)));
         assert_eq!((said.in_scope, !said.imports.is_empty()), (is, is), "{said:?}");
     }
+}
+
+#[test]
+fn a_fence_without_a_sidecar_says_that_its_proxies_know_the_whole_mesh() {
+    let mut world = shop();
+    world.object("Sidecar", "shop", "mine", json!({"egress": [{"hosts": ["*/*"]}]}));
+    world.settle();
+    let said = explain(&world, "reviews.books");
+    assert_eq!((said.sidecar, said.in_scope), (None, false));
+    assert!(
+        said.answer
+            .starts_with("this fence has no Sidecar (see its conditions)"),
+        "{}",
+        said.answer
+    );
+}
+
+#[test]
+fn what_the_gateway_cannot_reach_is_not_said_to_go_by_it() {
+    let mut world = shop();
+    world.service_with(
+        "books",
+        "alias",
+        &["http:8080"],
+        &json!({"spec": {"type": "ExternalName"}}),
+    );
+    world.settle();
+    let answer = explain(&world, "alias.books").answer;
+    assert!(
+        answer.contains("the fallback gateway has no route to it"),
+        "{answer}"
+    );
 }

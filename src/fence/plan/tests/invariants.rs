@@ -23,6 +23,8 @@ enum Happening {
     Team(usize, bool),
     Policy(usize, Option<usize>, usize, bool),
     Pod(usize, usize, bool),
+    Default(usize, bool),
+    Users(usize, Option<usize>),
     Learn(usize, usize, (usize, usize)),
     Rules(usize, (usize, usize), Option<(usize, usize)>),
     NoRules(usize),
@@ -99,6 +101,9 @@ fn happening() -> impl Strategy<Value = Happening> {
         )
             .prop_map(|(namespace, of, from, by_account)| Happening::Policy(namespace, of, from, by_account)),
         (service(), any::<bool>()).prop_map(|((namespace, name), is)| Happening::Pod(namespace, name, is)),
+        (0..NAMESPACES.len(), any::<bool>()).prop_map(|(namespace, is)| Happening::Default(namespace, is)),
+        (0..NAMESPACES.len(), prop::option::of(0..NAMES.len()))
+            .prop_map(|(namespace, of)| Happening::Users(namespace, of)),
         (service(), service()).prop_map(|((namespace, name), to)| Happening::Learn(namespace, name, to)),
         (0..NAMESPACES.len(), service(), prop::option::of(service()))
             .prop_map(|(namespace, to, subset_of)| Happening::Rules(namespace, to, subset_of)),
@@ -144,6 +149,29 @@ fn happens(world: &mut World, happening: &Happening) {
         Happening::Team(namespace, is) => {
             let labels: &[_] = if *is { &[("team", "a")] } else { &[] };
             world.namespace_with(NAMESPACES[*namespace], Some("enforce"), labels);
+        }
+        Happening::Default(namespace, is) => {
+            let namespace = NAMESPACES[*namespace];
+            if *is {
+                world.object(
+                    "ServiceFence",
+                    namespace,
+                    "rest",
+                    json!({"workload": {"namespaceDefault": true}}),
+                );
+            } else {
+                world.gone(Watched::ServiceFences, namespace, "rest");
+            }
+        }
+        Happening::Users(namespace, of) => {
+            let namespace = NAMESPACES[*namespace];
+            if let Some(of) = of {
+                let selector = json!({"labels": {"app": NAMES[*of]}});
+                let spec = json!({"workloadSelector": selector, "egress": [{"hosts": ["*/*"]}]});
+                world.object("Sidecar", namespace, "users", spec);
+            } else {
+                world.gone(Watched::Sidecars, namespace, "users");
+            }
         }
         Happening::Policy(namespace, of, from, by_account) => {
             let from = NAMESPACES[*from];

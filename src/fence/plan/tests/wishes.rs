@@ -184,3 +184,56 @@ fn a_label_that_nobody_selects_by_writes_nothing() {
         "{writes:?}"
     );
 }
+
+#[test]
+fn rules_for_a_host_that_is_allowed_by_its_namespace_come_with_it() {
+    let mut world = shop();
+    scope_with(&mut world, json!({"allow": [{"namespace": "books"}]}));
+    let rules = json!({"hosts": ["reviews.books.svc.cluster.local"], "http": [{"route": [{"destination": {"host": "ratings.books.svc.cluster.local"}}]}]});
+    world.object("VirtualService", "shop", "mine", rules);
+    world.settle();
+    let imports = "shop/reviews.books.svc.cluster.local".to_owned();
+    assert!(world.scope("shop", "web").unwrap().contains(&imports));
+    world.gone(Watched::VirtualServices, "shop", "mine");
+    world.settle();
+    assert!(!world.scope("shop", "web").unwrap().contains(&imports));
+}
+
+#[test]
+fn a_label_of_a_service_that_is_not_http_counts_too() {
+    let mut world = shop();
+    let core = json!({"serviceSelector": {"matchLabels": {"tier": "core"}}});
+    world.service("data", "db", &["tcp:5432"]);
+    let spec = json!({"allow": [core], "learning": {"nonHttp": "Learn"}});
+    assert!(scope_with(&mut world, spec).is_empty());
+    world.service_with("data", "db", &["tcp:5432"], &with_label("tier", "core"));
+    world.settle();
+    assert_eq!(
+        world.scope("shop", "web").unwrap(),
+        ["data/db.data.svc.cluster.local"]
+    );
+}
+
+#[test]
+fn a_new_http_port_in_scope_brings_what_its_listener_would_swallow() {
+    let mut world = shop();
+    world.service("data", "db", &["tcp:9090"]);
+    let spec = json!({"allow": [{"host": "reviews.books"}], "learning": {"nonHttp": "Learn"}});
+    assert_eq!(scope_with(&mut world, spec), [REVIEWS]);
+    world.service("books", "reviews", &["http:8080", "http-more:9090"]);
+    world.settle();
+    assert_eq!(
+        world.scope("shop", "web").unwrap(),
+        [REVIEWS, "data/db.data.svc.cluster.local"]
+    );
+}
+
+#[test]
+fn a_service_entry_of_the_same_name_hides_no_service() {
+    let mut world = shop();
+    let entry =
+        json!({"hosts": ["reviews.books.svc.cluster.local"], "ports": [{"number": 80, "protocol": "HTTP"}]});
+    world.object("ServiceEntry", "other", "squatter", entry);
+    let hosts = scope_with(&mut world, json!({"allow": [{"host": "reviews.books"}]}));
+    assert!(hosts.contains(&REVIEWS.to_owned()), "{hosts:?}");
+}

@@ -5,6 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::fence::miss::Miss;
 use crate::fence::render::Kind;
+use crate::fence::world::mode_label;
 use crate::fence::{Attribution, Observation};
 use crate::source::convert::Watched;
 
@@ -121,6 +122,126 @@ fn the_default_of_a_namespace_has_what_nothing_else_has() {
     world.gone(Watched::Sidecars, "jobs", "mine");
     world.settle();
     assert_eq!(world.condition("jobs", "rest", "Ready"), "True Scoped");
+}
+
+#[test]
+fn what_is_opted_out_is_never_scoped_by_the_default_of_its_namespace() {
+    let default = json!({"mode": "Enforce", "workload": {"namespaceDefault": true}});
+    let mut world = jobs(None);
+    fence(&mut world, "rest", &default);
+    world.service_with("jobs", "api", &["http:8080"], &mode_label("off"));
+    world.settle();
+    assert_eq!(world.condition("jobs", "rest", "Ready"), "False PodsOptedOut");
+    assert_eq!(world.scope("jobs", "rest"), None);
+    world.service("jobs", "api", &["http:8080"]);
+    world.settle();
+    assert_eq!(world.condition("jobs", "rest", "Ready"), "True Scoped");
+    fence(
+        &mut world,
+        "nightly",
+        &json!({"mode": "Off", "workload": {"selector": {"job": "nightly"}}}),
+    );
+    assert_eq!(world.condition("jobs", "rest", "Ready"), "False PodsOptedOut");
+    let ready = &world.status("jobs", "rest").conditions[0];
+    assert!(
+        ready
+            .message
+            .starts_with("pods with job=nightly of this namespace is opted out"),
+        "{}",
+        ready.message
+    );
+}
+
+#[test]
+fn a_call_teaches_the_fence_whose_sidecar_the_pod_has() {
+    let mut world = jobs(None);
+    fence(
+        &mut world,
+        "rest",
+        &json!({"mode": "Enforce", "workload": {"namespaceDefault": true}}),
+    );
+    let users = json!({"workloadSelector": {"labels": {"job": "hourly"}}, "egress": [{"hosts": ["*/*"]}]});
+    world.object("Sidecar", "jobs", "legacy", users);
+    world.settle();
+    assert_eq!(learner(&world, "hourly-1"), None);
+    // A fence that steps back, for one shared pod, leaves its other pods to the default.
+    world.pod("jobs", "both-1", &[("job", "nightly"), ("track", "canary")]);
+    fence(
+        &mut world,
+        "canary",
+        &json!({"mode": "Enforce", "workload": {"selector": {"track": "canary"}}}),
+    );
+    fence(
+        &mut world,
+        "nightly",
+        &json!({"mode": "Enforce", "workload": {"selector": {"job": "nightly"}}}),
+    );
+    assert_eq!(
+        world.condition("jobs", "nightly", "Ready"),
+        "False OverlappingFence"
+    );
+    assert_eq!(learner(&world, "nightly-1").as_deref(), Some("rest"));
+    assert_eq!(learner(&world, "both-1").as_deref(), Some("canary"));
+}
+
+#[test]
+fn a_conflict_that_ends_with_a_pod_brings_back_what_misses_need() {
+    let mut world = jobs(None);
+    let users = json!({"workloadSelector": {"labels": {"team": "a"}}, "egress": [{"hosts": ["*/*"]}]});
+    world.object("Sidecar", "jobs", "mine", users);
+    world.pod("jobs", "both-1", &[("job", "nightly"), ("team", "a")]);
+    fence(
+        &mut world,
+        "nightly",
+        &json!({"mode": "Enforce", "workload": {"selector": {"job": "nightly"}}}),
+    );
+    assert_eq!(
+        world.condition("jobs", "nightly", "Ready"),
+        "False ForeignSidecar"
+    );
+    world.gone(Watched::Pods, "jobs", "both-1");
+    world.settle();
+    assert_eq!(world.condition("jobs", "nightly", "Ready"), "True Scoped");
+}
+
+#[test]
+fn a_workload_that_leaves_the_default_keeps_its_clusters_on_the_way() {
+    let mut world = jobs(None);
+    world.object(
+        "ServiceFence",
+        "jobs",
+        "rest",
+        json!({
+            "mode": "Enforce", "workload": {"namespaceDefault": true}, "allow": [{"host": "reviews.books"}],
+        }),
+    );
+    world.settle();
+    let from = world.writes.len();
+    let spec = json!({"mode": "Enforce", "workload": {"selector": {"job": "nightly"}}, "allow": [{"host": "ratings.books"}]});
+    fence(&mut world, "nightly", &spec);
+    let writes = &world.writes[from..];
+    let at = |write: &str| {
+        writes
+            .iter()
+            .position(|is| is == write)
+            .unwrap_or_else(|| panic!("{write}: {writes:?}"))
+    };
+    assert!(
+        at("apply VirtualService jobs/servicefence-warm") < at("apply Sidecar jobs/servicefence-nightly")
+    );
+    let from = world.writes.len();
+    world.edit(
+        "jobs",
+        "nightly",
+        json!({"mode": "Enforce", "workload": {"service": "none"}}),
+    );
+    world.gone(Watched::ServiceFences, "jobs", "rest");
+    world.settle();
+    assert!(
+        world.has(Kind::Sidecar, "jobs", "servicefence-nightly"),
+        "{:?}",
+        &world.writes[from..]
+    );
 }
 
 #[test]
