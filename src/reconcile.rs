@@ -167,7 +167,11 @@ impl Reconciler {
             self.writer.status(key, &status).await?;
         }
         if let Some(said) = plan.said {
-            tracing::info!(fence = %key, reason = %said.reason, "{}", said.message);
+            if said.reason.is_warning() {
+                tracing::warn!(fence = %key, reason = %said.reason, "{}", said.message);
+            } else {
+                tracing::info!(fence = %key, reason = %said.reason, "{}", said.message);
+            }
             self.events.fence(key, uid, &said).await;
         }
         written.map(|()| plan.again_at)

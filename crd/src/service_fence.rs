@@ -66,7 +66,6 @@ use serde::{Deserialize, Serialize};
     printcolumn(
         name = "Reason",
         type_ = "string",
-        priority = 1,
         json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
         description = "Why it is ready or not, in a word"
     ),

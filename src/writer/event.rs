@@ -13,7 +13,7 @@ use crate::source::convert::{Unreadable, Watched};
 #[derive(Clone)]
 pub struct Events {
     client: kube::Client,
-    recorder: Recorder,
+    reporter: Reporter,
 }
 
 impl Events {
@@ -23,10 +23,7 @@ impl Events {
             controller: names::MANAGER.to_owned(),
             instance: pod,
         };
-        Self {
-            recorder: Recorder::new(client.clone(), reporter),
-            client,
-        }
+        Self { client, reporter }
     }
 
     /// An object as Events refer to it. `kubectl describe` shows those with its uid only, so one that is not known is
@@ -66,7 +63,9 @@ impl Events {
             action: action.to_owned(),
             secondary: None,
         };
-        if let Err(error) = self.recorder.publish(&event, &object).await {
+        // A recorder that is kept takes an Event of the same reason for a repetition and keeps the older note.
+        let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
+        if let Err(error) = recorder.publish(&event, &object).await {
             tracing::warn!(%error, reason, object = object.name, "an Event could not be reported");
         }
     }
@@ -121,6 +120,8 @@ impl Events {
             names::MODE_LABEL,
             unknown.value
         );
+        let service = unknown.service.as_deref();
+        tracing::warn!(namespace = &*unknown.namespace, service, "{note}");
         self.publish(object, EventType::Warning, "UnknownMode", "Reconcile", note)
             .await;
     }

@@ -358,7 +358,7 @@ impl Engine {
                 .get_mut(&fence)
                 .filter(|_| self.sidecars.contains_key(&key))
             {
-                fence.sidecar_changed = Some(now);
+                fence.sidecar_changed = facts.is_some().then_some(now);
             }
             dirty.targets.insert(Target::Fence(fence));
         } else {

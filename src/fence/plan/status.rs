@@ -286,7 +286,7 @@ fn say_held(held: &Held, workload: &str, system: &Name) -> Said {
         ),
         Held::Conflict(Conflict::UserSidecar(key)) => (
             Reason::ForeignSidecar,
-            format!("Sidecar {key} applies to the same pods and Istio uses only one: delete it, or set spec.mode to \"Off\""),
+            format!("Sidecar {key} applies to the same pods and Istio uses only one, so this fence does nothing: to keep it, set spec.mode of this fence to \"Off\"; to have the pods scoped, move its hosts to spec.allow and delete it"),
         ),
         Held::Conflict(Conflict::OptedOut(named)) => (
             Reason::PodsOptedOut,
@@ -295,8 +295,9 @@ fn say_held(held: &Held, workload: &str, system: &Name) -> Said {
         Held::Conflict(Conflict::SidecarWithoutFallback(key)) => (
             Reason::ForeignSidecar,
             format!(
-                "Sidecar {key} applies to other pods here and does not import {host}, to which the EnvoyFilter of this \
-                 namespace would lead their calls: add {system}/{host} to its egress hosts, or delete it",
+                "Sidecar {key}, for other pods, keeps the fences of this namespace from being enforced: it does not import \
+                 the fallback gateway, to which the EnvoyFilter of the namespace leads the calls of all pods. Add \
+                 {system}/{host} to its egress hosts",
                 host = ServiceKey::new(system.clone(), names::FALLBACK).host()
             ),
         ),

@@ -477,3 +477,15 @@ fn a_foreign_envoy_filter_of_our_name_makes_the_fence_step_back() {
     world.settle();
     assert_eq!(world.condition("shop", "web", "Ready"), "True Scoped");
 }
+
+#[test]
+fn a_sidecar_that_comes_back_was_written_then() {
+    let mut world = shop();
+    world.edit("shop", "web", json!({"mode": "Off"}));
+    world.settle();
+    world.pass(SignedDuration::from_hours(1));
+    let back = world.now;
+    world.edit("shop", "web", json!({}));
+    world.settle();
+    assert!(world.status("shop", "web").scope.unwrap().written_at >= back);
+}

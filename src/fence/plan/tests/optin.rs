@@ -277,7 +277,7 @@ fn a_sidecar_of_other_pods_that_does_not_know_the_gateway_holds_the_namespace() 
         assert!(!world.has(Kind::EnvoyFilter, "shop", "servicefence"));
         let said = &world.said.last().unwrap().1.message;
         assert!(
-            said.contains(&format!("add servicefence-system/{fallback} to its egress hosts")),
+            said.contains(&format!("Add servicefence-system/{fallback} to its egress hosts")),
             "{said}"
         );
         for import in [
