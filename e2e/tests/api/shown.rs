@@ -219,7 +219,10 @@ spec: {}
     let mut lines = table.lines();
     let header = words(lines.next().context("no header")?);
     ensure!(
-        header == ["NAME", "MODE", "READY", "ENFORCED", "HOSTS", "MESH", "REASON", "AGE"],
+        header
+            == [
+                "NAME", "MODE", "READY", "ENFORCED", "HOSTS", "MESH", "REASON", "AGE"
+            ],
         "the header is {header:?}"
     );
     let row = words(lines.next().context("no row")?);
