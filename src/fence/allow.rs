@@ -54,9 +54,7 @@ impl HostPattern {
             || self.suffix().is_some_and(|suffix| host.ends_with(suffix))
             || self.service.as_ref().is_some_and(|(_, of)| *host == **of)
     }
-}
 
-impl HostPattern {
     /// The hosts of the mesh that it names for a fence of `namespace`, and whether the mesh knows any. One
     /// Service by name is imported also while it does not exist, so that it is there when it is created.
     pub fn hosts(&self, registry: &Registry, namespace: &str) -> (Vec<ScopeHost>, bool) {

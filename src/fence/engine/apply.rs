@@ -286,9 +286,9 @@ impl Engine {
             .flat_map(|pod| this.fences_selecting(&key.namespace, &pod.labels))
             .map(|(fence, _)| fence)
             .collect();
-        let mut others = self.pods_in(&key.namespace).filter(|(other, _)| *other != key);
+        let others = || self.pods_in(&key.namespace).filter(|(other, _)| *other != key);
         // A rollout brings pods like those that are there.
-        let alike = either().all(|pod| others.any(|(_, other)| other == pod));
+        let alike = either().all(|pod| others().any(|(_, other)| other == pod));
         let shared = fences.len() > 1 || self.sidecars_in(&key.namespace).any(|(_, sidecar)| !sidecar.ours);
         if shared || !alike {
             // A conflict that begins or ends decides about the EnvoyFilter as well.

@@ -98,10 +98,7 @@ impl Engine {
 
     /// Whether a fence's Sidecar imports a host: it is in its scope for whatever reason.
     pub(super) fn imports(&self, fence: &FenceKey, host: &str) -> bool {
-        let hosts = self
-            .own_sidecar(fence)
-            .into_iter()
-            .flat_map(|sidecar| &sidecar.hosts);
-        hosts.into_iter().any(|import| *import.name == *host)
+        self.own_sidecar(fence)
+            .is_some_and(|sidecar| sidecar.hosts.iter().any(|import| *import.name == *host))
     }
 }
