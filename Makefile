@@ -38,7 +38,7 @@ generate: ## Write generated files anew: the CRD, the chart's copy of it, tables
 bench: ## Measure the hot paths
 	$(CARGO) bench --package servicefence
 
-figures: ## Measure on a real mesh: learning, transitions under load, growth (root; about half an hour)
+figures: ## Measure on a real mesh: learning, transitions, growth, savings, Prometheus (root; about three quarters of an hour)
 	$(CARGO) bench --package servicefence-e2e
 
 mesh: ## Start a real mesh that stays, and say how to use it (root)

@@ -5,6 +5,8 @@
 
 #[path = "figures/run.rs"]
 mod figures;
+#[path = "figures/size.rs"]
+mod size;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,6 +16,7 @@ use serde_json::{Value, json};
 use servicefence_e2e::install::Build;
 use servicefence_e2e::wait::{LONG, until};
 use servicefence_e2e::{Background, Mesh, PodSpec, Proxy};
+use size::allocated;
 
 const STEPS: usize = 10;
 const SERVICES_PER_STEP: usize = 19;
@@ -36,19 +39,13 @@ struct Size {
 
 impl Size {
     async fn of(proxy: &Proxy) -> Result<Self> {
-        // Envoy frees what a request of the admin interface took a moment later: the least of a few is its own.
-        let mut figures = proxy.figures().await?;
-        for _ in 0..5 {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            let again = proxy.figures().await?;
-            figures.allocated_bytes = figures.allocated_bytes.min(again.allocated_bytes);
-        }
+        let figures = proxy.figures().await?;
         let eds = proxy.stats(r"^cluster\..*\.update_success$").await?;
         ensure!(!eds.is_empty(), "the proxy does not count its updates");
         Ok(Self {
             clusters: figures.clusters,
             endpoints: figures.endpoints,
-            allocated: figures.allocated_bytes,
+            allocated: allocated(proxy).await?,
             cds: proxy.stat("cluster_manager.cds.update_success").await?,
             eds: eds.values().sum(),
         })

@@ -25,8 +25,12 @@ pub struct Background {
     pub services: usize,
     /// How many endpoints each has.
     pub endpoints: usize,
-    /// Every so manieth speaks TCP, the others HTTP; 0 = none.
+    /// Every so manieth speaks TCP, the others what `ports` say; 0 = none.
     pub tcp_every: usize,
+    /// Names and numbers of the ports.
+    pub ports: Vec<(String, u16)>,
+    /// Namespaces that see them, separated by commas; empty: all.
+    pub export_to: String,
 }
 
 impl Background {
@@ -37,6 +41,8 @@ impl Background {
             services,
             endpoints: 5,
             tcp_every: 0,
+            ports: vec![("http".to_owned(), 8080)],
+            export_to: String::new(),
         }
     }
 
@@ -69,12 +75,18 @@ impl Mesh {
 async fn make(core: &Core, what: &Background, index: usize) -> Result<String> {
     let (namespace, name) = (what.namespace(index), format!("service-{index}"));
     let is_tcp = what.tcp_every > 0 && index.is_multiple_of(what.tcp_every);
-    let (port_name, port) = if is_tcp { ("tcp", 9000) } else { ("http", 8080) };
-    let metadata = json!({"name": name, "namespace": namespace, "labels": {BACKGROUND_LABEL: "true"}});
-    let service: Service = serde_json::from_value(json!({
-        "metadata": metadata,
-        "spec": {"ports": [{"name": port_name, "port": port, "targetPort": port}]},
-    }))?;
+    let tcp = [("tcp".to_owned(), 9000)];
+    let ports = if is_tcp { &tcp[..] } else { &what.ports };
+    let mut metadata = json!({"name": name, "namespace": namespace, "labels": {BACKGROUND_LABEL: "true"}});
+    if !what.export_to.is_empty() {
+        metadata["annotations"] = json!({"networking.istio.io/exportTo": what.export_to});
+    }
+    let service_ports: Vec<Value> = ports
+        .iter()
+        .map(|(name, port)| json!({"name": name, "port": port, "targetPort": port}))
+        .collect();
+    let service: Service =
+        serde_json::from_value(json!({"metadata": metadata, "spec": {"ports": service_ports}}))?;
     // istiod leaves out an endpoint whose pod is not there; one Pod object serves all endpoints of a Service.
     let pod: Pod = serde_json::from_value(json!({
         "metadata": {"name": name, "namespace": namespace, "labels": {"app": name, "security.istio.io/tlsMode": "istio"}},
@@ -94,7 +106,7 @@ async fn make(core: &Core, what: &Background, index: usize) -> Result<String> {
     let slice: EndpointSlice = serde_json::from_value(json!({
         "metadata": {"name": name, "namespace": namespace, "labels": {"kubernetes.io/service-name": name}},
         "addressType": "IPv4", "endpoints": endpoints,
-        "ports": [{"name": port_name, "port": port, "protocol": "TCP"}],
+        "ports": ports.iter().map(|(name, port)| json!({"name": name, "port": port, "protocol": "TCP"})).collect::<Vec<_>>(),
     }))?;
     let how = PostParams::default();
     let client = || core.client.clone();

@@ -1,35 +1,56 @@
-//! The keys of the control plane: a certificate authority, the API server's certificate, the service-account key pair.
+//! The keys of the control plane and of Prometheus: certificate authorities, and what they sign.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
+
+/// A certificate authority of its own.
+pub(crate) struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: Certificate,
+}
+
+impl Authority {
+    /// A new one with this name.
+    pub(crate) fn new(name: &str) -> Result<Self> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let certificate = params.self_signed(&key)?;
+        let issuer = Issuer::new(params, key);
+        Ok(Self { issuer, certificate })
+    }
+
+    /// Writes `ca.crt`.
+    pub(crate) fn write(&self, folder: &Path) -> Result<()> {
+        Ok(fs::write(folder.join("ca.crt"), self.certificate.pem())?)
+    }
+
+    /// Writes `<file>.crt` and `<file>.key`: a certificate for the subject `name` at these addresses.
+    pub(crate) fn sign(&self, folder: &Path, file: &str, name: &str, addresses: &[String]) -> Result<()> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::new(addresses.to_vec())?;
+        params.distinguished_name.push(DnType::CommonName, name);
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        fs::write(folder.join(format!("{file}.crt")), certificate.pem())?;
+        fs::write(folder.join(format!("{file}.key")), key.serialize_pem())?;
+        Ok(())
+    }
+}
 
 /// Writes `ca.crt`, `apiserver.crt`, `apiserver.key`, `sa.key` and `sa.pub` into `folder`.
-pub fn write(folder: &Path, server_names: &[String]) -> Result<()> {
+pub(crate) fn write(folder: &Path, server_names: &[String]) -> Result<()> {
     fs::create_dir_all(folder)?;
-    let authority_key = KeyPair::generate()?;
-    let mut authority = CertificateParams::default();
-    authority
-        .distinguished_name
-        .push(DnType::CommonName, "servicefence-mesh");
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let authority_certificate = authority.self_signed(&authority_key)?;
-    let issuer = Issuer::new(authority, authority_key);
-
-    let server_key = KeyPair::generate()?;
-    let mut server = CertificateParams::new(server_names.to_vec())?;
-    server
-        .distinguished_name
-        .push(DnType::CommonName, "kube-apiserver");
-    let server_certificate = server.signed_by(&server_key, &issuer)?;
-
+    let authority = Authority::new("servicefence-mesh")?;
+    authority.write(folder)?;
+    authority.sign(folder, "apiserver", "kube-apiserver", server_names)?;
     let accounts = KeyPair::generate()?;
-    fs::write(folder.join("ca.crt"), authority_certificate.pem())?;
-    fs::write(folder.join("apiserver.crt"), server_certificate.pem())?;
-    fs::write(folder.join("apiserver.key"), server_key.serialize_pem())?;
     fs::write(folder.join("sa.key"), accounts.serialize_pem())?;
     fs::write(folder.join("sa.pub"), accounts.public_key_pem())?;
     Ok(())

@@ -9,6 +9,7 @@ mod environment;
 mod probe;
 mod proxy;
 mod status;
+mod volumes;
 mod worker;
 
 use std::collections::{BTreeMap, HashMap, HashSet};

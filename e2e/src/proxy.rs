@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::admin::{self, Page};
-use crate::mesh::Mesh;
+use crate::mesh::{Core, Mesh};
 use crate::netns::Sockets;
 use crate::wait::until;
 
@@ -38,6 +38,8 @@ pub struct ProxyFigures {
 pub struct Traffic {
     /// Requests; of TCP none.
     pub requests: u64,
+    /// Requests that failed.
+    pub failed_requests: u64,
     /// Connections that were made.
     pub connections: u64,
     /// Connections that could not be made.
@@ -81,12 +83,7 @@ impl std::fmt::Display for Taken {
 impl Mesh {
     /// The proxy of a pod.
     pub fn proxy(&self, pod: &str) -> Result<Proxy> {
-        let record = self.core().pod(pod)?;
-        ensure!(record.proxied, "pod {pod} has no proxy");
-        Ok(Proxy {
-            sockets: self.core().sockets(&record.netns())?,
-            pod: pod.to_owned(),
-        })
+        Proxy::of(self.core(), pod)
     }
 
     /// Waits until the proxy of a pod knows a cluster whose name contains `part` (or, with `false`, no longer knows it).
@@ -110,6 +107,15 @@ impl Mesh {
 }
 
 impl Proxy {
+    pub(crate) fn of(core: &Core, pod: &str) -> Result<Self> {
+        let record = core.pod(pod)?;
+        ensure!(record.proxied, "pod {pod} has no proxy");
+        Ok(Self {
+            sockets: core.sockets(&record.netns())?,
+            pod: pod.to_owned(),
+        })
+    }
+
     /// Any page of the admin interface.
     pub async fn get(&self, path: &str) -> Result<Page> {
         let socket = self.sockets.tcp().await?;
@@ -222,11 +228,14 @@ fn traffic(text: &str) -> TrafficByCluster {
             continue;
         }
         let entry = match name {
-            "rq_total" | "cx_total" | "cx_connect_fail" => all.entry(cluster.to_owned()).or_default(),
+            "rq_total" | "rq_error" | "cx_total" | "cx_connect_fail" => {
+                all.entry(cluster.to_owned()).or_default()
+            }
             _ => continue,
         };
         match name {
             "rq_total" => entry.requests += value,
+            "rq_error" => entry.failed_requests += value,
             "cx_total" => entry.connections += value,
             _ => entry.failed_connections += value,
         }
@@ -235,7 +244,7 @@ fn traffic(text: &str) -> TrafficByCluster {
 }
 
 /// What is more in `after`. Envoy's own streams to istiod and its agent are not the app's.
-fn difference(before: &TrafficByCluster, after: &TrafficByCluster) -> TrafficByCluster {
+pub(crate) fn difference(before: &TrafficByCluster, after: &TrafficByCluster) -> TrafficByCluster {
     const OWN: [&str; 4] = ["xds-grpc", "sds-grpc", "agent", "prometheus_stats"];
     let mut more = TrafficByCluster::new();
     for (cluster, now) in after
@@ -245,6 +254,7 @@ fn difference(before: &TrafficByCluster, after: &TrafficByCluster) -> TrafficByC
         let then = before.get(cluster).copied().unwrap_or_default();
         let delta = Traffic {
             requests: now.requests.saturating_sub(then.requests),
+            failed_requests: now.failed_requests.saturating_sub(then.failed_requests),
             connections: now.connections.saturating_sub(then.connections),
             failed_connections: now.failed_connections.saturating_sub(then.failed_connections),
         };
@@ -255,7 +265,7 @@ fn difference(before: &TrafficByCluster, after: &TrafficByCluster) -> TrafficByC
     more
 }
 
-fn percent(text: &str) -> String {
+pub(crate) fn percent(text: &str) -> String {
     let keep = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     text.bytes()
         .map(|byte| {

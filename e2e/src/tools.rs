@@ -5,6 +5,7 @@
 //! it is filled under another name and renamed when it is done, under a lock that a second process waits for.
 
 mod build;
+mod debian;
 mod prerequisites;
 
 use std::path::{Path, PathBuf};
@@ -51,6 +52,11 @@ impl Tools {
     /// The path of a program, by its file name: `etcd`, `kubectl`, `envoy` …
     pub fn program(&self, name: &str) -> PathBuf {
         self.folder.join(name)
+    }
+
+    /// The folder of `prometheus` and `promtool`, fetched first when it is not there. Blocking.
+    pub(crate) fn prometheus() -> Result<PathBuf> {
+        debian::unpacked(&cache_folder(), "prometheus")
     }
 
     /// Istio's CustomResourceDefinitions, one YAML file.

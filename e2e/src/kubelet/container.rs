@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use super::environment::{self, expand};
 use super::probe::Prober;
 use super::status::{Report, State};
+use super::volumes::Volumes;
 use super::{Gone, Images, Stop, usual_grace};
 use crate::mesh::Core;
 use crate::pod::PodRecord;
@@ -103,6 +104,7 @@ impl Keeper {
             .with_context(|| format!("no program stands for image {image}"))?;
         let environment =
             environment::of(&self.core.client, &self.pod, &self.record, &self.container).await?;
+        let volumes = Volumes::of(&self.core.client, &self.pod, &self.record, &self.container).await?;
         let name = format!("{}.{}", self.record.log_name(), self.container.name);
         let mut program = Program::new(name, path, &self.record.folder)
             .env("KUBERNETES_SERVICE_HOST", "10.96.0.1")
@@ -117,10 +119,10 @@ impl Keeper {
         program = program.args(
             command
                 .chain(self.container.args.iter().flatten())
-                .map(|arg| expand(arg, &environment)),
+                .map(|arg| volumes.place(&expand(arg, &environment))),
         );
         for (name, value) in environment {
-            program = program.env(name, value);
+            program = program.env(name, volumes.place(&value));
         }
         if let Some(user) = self.user() {
             program = program.run_as(user.to_string());

@@ -112,7 +112,7 @@ async fn config_map(
     }
 }
 
-async fn secret(
+pub(super) async fn secret(
     client: &Client,
     namespace: &str,
     name: &str,

@@ -34,12 +34,7 @@ pub(super) fn key() -> Result<String> {
 
 /// Builds everything into `folder`. Another process that wants the same waits and finds it done.
 pub(super) fn fill(cache: &Path, folder: &Path) -> Result<()> {
-    fs::create_dir_all(cache).with_context(|| format!("cannot create {}", cache.display()))?;
-    let lock = File::create(cache.join("lock"))?;
-    if lock.try_lock().is_err() {
-        eprintln!("waiting for another process that builds the mesh's programs…");
-        lock.lock()?;
-    }
+    let _lock = locked(cache)?;
     if folder.exists() {
         return Ok(());
     }
@@ -64,6 +59,17 @@ pub(super) fn fill(cache: &Path, folder: &Path) -> Result<()> {
     envoy(&half)?;
     fs::rename(&half, folder)?;
     Ok(())
+}
+
+/// Waits until no other process fills the folder of programs; held until it is dropped.
+pub(super) fn locked(cache: &Path) -> Result<File> {
+    fs::create_dir_all(cache).with_context(|| format!("cannot create {}", cache.display()))?;
+    let lock = File::create(cache.join("lock"))?;
+    if lock.try_lock().is_err() {
+        eprintln!("waiting for another process that gets the mesh's programs…");
+        lock.lock()?;
+    }
+    Ok(lock)
 }
 
 /// No debug information, and Kubernetes' version as its module says it.
@@ -143,7 +149,7 @@ fn envoy(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn run(command: &mut Command) -> Result<String> {
+pub(super) fn run(command: &mut Command) -> Result<String> {
     let output = command
         .output()
         .with_context(|| format!("cannot start {command:?}"))?;
