@@ -96,7 +96,7 @@ fn messages(batch: usize) -> Vec<Bytes> {
 
 fn intake() -> Intake<Known> {
     let metrics = AlsMetrics::new(&Registry::new()).expect("a fresh registry");
-    let settings = Settings::new("servicefence-system");
+    let settings = Settings::of_gateway("servicefence-system");
     let mut intake = als::service(Arc::new(Known), settings, metrics, CancellationToken::new()).intake();
     intake.take(&first_message()).expect("the sample is a gateway's");
     intake
@@ -199,7 +199,7 @@ fn end_to_end() {
             .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
             .expect("a port");
         let address = listener.local_addr().expect("a bound port");
-        let settings = Settings::new("servicefence-system");
+        let settings = Settings::of_gateway("servicefence-system");
         let server = runtime.spawn(als::serve(
             listener,
             Arc::new(Known),

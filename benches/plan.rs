@@ -75,6 +75,8 @@ fn engine() -> Engine {
         excluded_namespaces: [Name::from("servicefence-system")].into(),
         settle_time: SignedDuration::ZERO,
         baseline: Vec::new(),
+        expire_after: SignedDuration::from_hours(336),
+        reads_history: false,
     });
     for namespace in 0..NAMESPACES {
         let facts = NamespaceFacts {

@@ -75,6 +75,14 @@ fn set_gauges(admin: &Admin) {
     let engine = admin.state.engine();
     let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
     admin.metrics.fences.reset();
+    admin.metrics.saved_bytes.reset();
+    for (mode, bytes) in engine.saved_bytes() {
+        admin
+            .metrics
+            .saved_bytes
+            .with_label_values(&[mode.as_str()])
+            .add(bytes);
+    }
     for (mode, enforced) in engine.fence_states() {
         let enforced = if enforced { "true" } else { "false" };
         admin

@@ -16,15 +16,16 @@ use crate::admin::{self, Admin as Served};
 use crate::api;
 use crate::config::Config;
 use crate::fence::miss::Miss;
-use crate::fence::{Attribution, Engine};
+use crate::fence::{Attribution, Engine, Period};
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 use crate::reconcile::Reconciler;
 use crate::source::als::{self, AlsMetrics, Outcome};
+use crate::source::prometheus::{PrometheusMetrics, Reader};
 use crate::source::{convergence, watch};
 use crate::state::State;
 use crate::supervisor::{Ended, Supervisor};
-use crate::writer::{Budget, Events, Learning, LearningSettings, Seen, Writer};
+use crate::writer::{Budget, Events, Learning, LearningSettings, Seen, Sighting, Writer};
 
 /// Observations that may wait to be gathered. More are dropped: their misses go on and bring them
 /// again.
@@ -43,7 +44,7 @@ pub enum AppError {
     },
     /// The metrics are wrong in themselves.
     #[error("cannot register metrics: {0}")]
-    Metrics(#[from] prometheus::Error),
+    Metrics(#[from] ::prometheus::Error),
     /// A task ended.
     #[error(transparent)]
     Ended(#[from] Ended),
@@ -72,6 +73,7 @@ impl App {
         shutdown: CancellationToken,
     ) -> Result<Self, AppError> {
         let log = bind(config.log_listen).await?;
+        let observe = bind(config.observe_listen).await?;
         let admin_port = bind(config.admin_listen).await?;
         let log_address = address(&log, config.log_listen);
         let admin_address = address(&admin_port, config.admin_listen);
@@ -85,14 +87,7 @@ impl App {
         let state = Arc::new(state);
         let system_namespace: Arc<str> = config.system_namespace.as_str().into();
         let events = Events::new(client.clone(), config.pod_name.clone());
-        let budget = Budget::new(config.write_qps, config.write_burst);
-        let writer = Writer::new(
-            client.clone(),
-            state.clone(),
-            metrics.clone(),
-            budget,
-            system_namespace.clone(),
-        );
+        let writer = writer(config, &client, &state, &metrics);
 
         let mut tasks = Supervisor::new(shutdown.clone());
         let context = watch::Context {
@@ -101,6 +96,8 @@ impl App {
             events: events.clone(),
             metrics: metrics.clone(),
             system_namespace,
+            root_namespace: config.istio_root_namespace.as_str().into(),
+            mesh_config_map: config.istio_mesh_config_map.as_str().into(),
             service_cidrs: config.service_cidrs.iter().copied().collect(),
         };
         watch::start(&context, &mut tasks, &readiness);
@@ -119,23 +116,35 @@ impl App {
         let learning = Learning::new(settings, writer.clone(), events.clone());
         tasks.draining("learning", learning.run(seen, shutdown.clone()));
 
+        if let Some(settings) = config.prometheus.settings() {
+            let metrics = PrometheusMetrics::new(metrics.registry())?;
+            let reader = Reader::new(settings, state.clone(), observations.clone(), metrics);
+            tasks.critical("prometheus", reader.run(readiness.clone()));
+        }
+
         let sink = Arc::new(Sink {
             state: state.clone(),
             metrics: metrics.clone(),
             observations,
         });
-        let intake = als::serve(
-            log,
-            sink,
-            als::Settings::new(&config.system_namespace),
-            als_metrics,
-            shutdown.clone(),
-        );
-        tasks.draining("access logs", async move {
-            if let Err(error) = intake.await {
-                tracing::error!(%error, "the access-log service failed");
-            }
-        });
+        let intakes = [
+            (
+                "access logs",
+                log,
+                als::Settings::of_gateway(&config.system_namespace),
+            ),
+            ("access logs of sidecars", observe, als::Settings::of_sidecars()),
+        ];
+        for (name, listener, settings) in intakes {
+            let intake = als::serve(
+                listener,
+                sink.clone(),
+                settings,
+                als_metrics.clone(),
+                shutdown.clone(),
+            );
+            tasks.draining(name, or_say("the access-log service", intake));
+        }
 
         let reconciler = Reconciler::new(state.clone(), writer, events, metrics.clone());
         tasks.draining(
@@ -145,11 +154,7 @@ impl App {
 
         let stop_servers = CancellationToken::new();
         let answering = api::serve(api_port, state.clone(), stop_servers.clone());
-        let api = tokio::spawn(async move {
-            if let Err(error) = answering.await {
-                tracing::error!(%error, "the API failed");
-            }
-        });
+        let api = tokio::spawn(or_say("the API", answering));
         let served = Served {
             metrics,
             readiness,
@@ -157,11 +162,7 @@ impl App {
             shutdown: shutdown.clone(),
         };
         let serving = admin::serve(admin_port, served, stop_servers.clone());
-        let admin = tokio::spawn(async move {
-            if let Err(error) = serving.await {
-                tracing::error!(%error, "the admin port failed");
-            }
-        });
+        let admin = tokio::spawn(or_say("the admin port", serving));
         tracing::info!(version = env!("CARGO_PKG_VERSION"), %log_address, %admin_address, %api_address, "started");
         Ok(Self {
             log_address,
@@ -193,6 +194,23 @@ impl App {
     }
 }
 
+/// Runs a server to its end, and says so where that is an error.
+async fn or_say<E: std::fmt::Display>(what: &'static str, serving: impl Future<Output = Result<(), E>>) {
+    if let Err(error) = serving.await {
+        tracing::error!(%error, "{what} failed");
+    }
+}
+
+fn writer(config: &Config, client: &kube::Client, state: &Arc<State>, metrics: &Arc<Metrics>) -> Writer {
+    Writer::new(
+        client.clone(),
+        state.clone(),
+        metrics.clone(),
+        Budget::new(config.write_qps, config.write_burst),
+        config.system_namespace.as_str().into(),
+    )
+}
+
 async fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
     TcpListener::bind(address)
         .await
@@ -220,13 +238,18 @@ impl als::Sink for Sink {
     }
 
     fn observe(&self, miss: &Miss<'_>) -> Outcome {
-        match self.state.engine().attribute(miss, Timestamp::now()) {
+        let now = Timestamp::now();
+        match self.state.engine().attribute(miss, now) {
             Attribution::Known => Outcome::Recorded,
             Attribution::Unattributed(why) => Outcome::Ignored(why.as_str()),
             Attribution::New(observation) => {
+                let sighting = Sighting {
+                    period: Period::at(now),
+                    arrived: Some(Instant::now()),
+                };
                 let seen = Seen {
                     observation,
-                    at: Instant::now(),
+                    sighting,
                 };
                 if self.observations.try_send(seen).is_ok() {
                     Outcome::Recorded

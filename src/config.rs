@@ -1,6 +1,8 @@
 //! What the operator of the controller decides: the flags of `servicefence run`, each also an
 //! environment variable.
 
+mod prometheus;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
@@ -8,6 +10,7 @@ use clap::{Args, ValueEnum};
 use jiff::SignedDuration;
 use servicefence_crd::Mode;
 
+pub use self::prometheus::PrometheusConfig;
 use crate::fence::Settings;
 use crate::fence::name::{Cidr, Name, ScopeHost};
 
@@ -25,6 +28,10 @@ pub struct Config {
     /// Address on which the fallback gateway's access logs arrive (gRPC).
     #[arg(long, env = "SERVICEFENCE_LOG_LISTEN", default_value = "0.0.0.0:18090")]
     pub log_listen: SocketAddr,
+
+    /// Address on which the access logs of observed sidecars arrive (gRPC), where no metrics are read.
+    #[arg(long, env = "SERVICEFENCE_OBSERVE_LISTEN", default_value = "0.0.0.0:18091")]
+    pub observe_listen: SocketAddr,
 
     /// Address of /metrics, /livez and /readyz.
     #[arg(long, env = "SERVICEFENCE_ADMIN_LISTEN", default_value = "0.0.0.0:8080")]
@@ -52,6 +59,10 @@ pub struct Config {
     )]
     pub istio_root_namespace: String,
 
+    /// The ConfigMap with Istio's MeshConfig in that namespace; istio-REVISION where istiod has a revision.
+    #[arg(long, env = "SERVICEFENCE_ISTIO_MESH_CONFIG_MAP", default_value = "istio")]
+    pub istio_mesh_config_map: String,
+
     /// A namespace in which nothing is fenced, whatever its labels say. Repeatable.
     #[arg(
         long = "exclude-namespace",
@@ -71,6 +82,15 @@ pub struct Config {
     /// A host of every scope, as namespace/host. Repeatable.
     #[arg(long = "baseline-host", env = "SERVICEFENCE_BASELINE_HOST", value_delimiter = ',', value_parser = baseline_host)]
     pub baseline_hosts: Vec<ScopeHost>,
+
+    /// After how long without a call learned hosts are forgotten, where metrics are read; 0s: never. A fence may say
+    /// otherwise.
+    #[arg(long, env = "SERVICEFENCE_EXPIRE_AFTER", default_value = "336h", value_parser = expire_after)]
+    pub expire_after: SignedDuration,
+
+    /// Where metrics are read.
+    #[command(flatten)]
+    pub prometheus: PrometheusConfig,
 
     /// Writes of Istio objects a second, on average: each costs istiod a push.
     #[arg(long, env = "SERVICEFENCE_WRITE_QPS", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
@@ -110,7 +130,9 @@ pub struct Config {
 pub enum DefaultMode {
     /// Only what is labelled is fenced.
     Off,
-    /// Everything is fenced that is not labelled off.
+    /// It is said of everything that is not labelled what a fence would do.
+    Observe,
+    /// Everything is fenced that is not labelled otherwise.
     Enforce,
 }
 
@@ -138,12 +160,27 @@ impl Config {
             root_namespace: self.istio_root_namespace.as_str().into(),
             default_mode: match self.default_mode {
                 DefaultMode::Off => Mode::Off,
+                DefaultMode::Observe => Mode::Observe,
                 DefaultMode::Enforce => Mode::Enforce,
             },
             excluded_namespaces: excluded,
             settle_time: self.settle_time,
             baseline: self.baseline_hosts.clone(),
+            expire_after: self.expire_after,
+            reads_history: self.prometheus.settings().is_some(),
         }
+    }
+}
+
+fn expire_after(text: &str) -> Result<SignedDuration, String> {
+    let after = duration(text)?;
+    let (least, most) = (SignedDuration::from_hours(24), SignedDuration::from_hours(8760));
+    if after.is_zero() || (least..=most).contains(&after) {
+        Ok(after)
+    } else {
+        Err(format!(
+            "{text:?} is too short or too long: write 24h to 8760h, or 0s for never"
+        ))
     }
 }
 

@@ -6,8 +6,10 @@
 mod allow;
 mod change;
 mod engine;
+mod expiry;
 mod explain;
 pub mod facts;
+pub mod history;
 mod learn;
 pub mod miss;
 pub mod name;
@@ -16,17 +18,23 @@ mod plan;
 pub mod policy;
 mod registry;
 pub mod render;
+mod savings;
 mod scope;
+pub mod telemetry;
+mod traffic;
 mod transition;
 #[cfg(test)]
-mod world;
+pub(crate) mod world;
 
 pub use allow::{Allowed, HostPattern, Wishes};
 pub use change::{Change, Dirty, Target, UnknownMode};
 pub use engine::{Engine, Fence, Settings};
+pub use expiry::Expiry;
 pub use explain::{Because, Explanation};
-pub use learn::{Attribution, Observation, Unattributed, learn};
+pub use learn::{Attribution, Observation, Period, Unattributed, learn};
 pub use plan::{FencePlan, NamespacePlan, PortsPlan, Reason, RoutesPlan, Said};
 pub use registry::Registry;
+pub use savings::Size;
 pub use scope::{Scope, Why, Whys};
+pub use traffic::{Call, Traffic};
 pub use transition::Moving;

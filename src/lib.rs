@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  Envoy access logs (gRPC) ─┐
+//!  Prometheus (PromQL) ──────┤
 //!  API watches ──────────────┴▶ source ─▶ state: Engine ─▶ plan ─▶ reconcile ─▶ writer ─▶ API server ─▶ istiod ─▶ Envoy
 //!         ▲                              (fence: pure)                                        │
 //!         └──────────────── status.learned: the durable memory, watched by every replica ◀────┘

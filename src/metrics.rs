@@ -13,6 +13,10 @@ pub struct Metrics {
     pub learn_seconds: Histogram,
     /// Observations that were stored.
     pub learned: IntCounterVec,
+    /// Hosts that were forgotten.
+    pub forgotten: IntCounter,
+    /// Bytes that scopes save, or would save, by mode: the sum of what fences say.
+    pub saved_bytes: IntGaugeVec,
     /// Observations that found the queue full; they are seen again with the next miss.
     pub observations_dropped: IntCounter,
     /// Plans that could not be carried out and are tried again.
@@ -39,7 +43,7 @@ pub struct Metrics {
 pub type Described = (&'static str, &'static str, &'static str, &'static str);
 
 /// All metrics of this module.
-pub const DESCRIBED: [Described; 14] = [
+pub const DESCRIBED: [Described; 16] = [
     (
         "servicefence_build_info",
         "gauge",
@@ -50,7 +54,7 @@ pub const DESCRIBED: [Described; 14] = [
         "servicefence_writes_total",
         "counter",
         "kind, operation, result",
-        "Writes to the API server, by kind of object, operation (apply, delete, learn, status) and result (ok, error, conflict).",
+        "Writes to the API server, by kind of object, operation (apply, delete, learn, forget, status) and result (ok, error, conflict).",
     ),
     (
         "servicefence_learn_seconds",
@@ -63,6 +67,18 @@ pub const DESCRIBED: [Described; 14] = [
         "counter",
         "source",
         "Hosts that were added to or refreshed in a learned list, by source.",
+    ),
+    (
+        "servicefence_forgotten_total",
+        "counter",
+        "",
+        "Hosts that left a learned list since no call to them was seen for long.",
+    ),
+    (
+        "servicefence_saved_bytes",
+        "gauge",
+        "mode",
+        "Memory that all proxies of fences need less (mode Enforce) or would need less (Observe): an estimate.",
     ),
     (
         "servicefence_observations_dropped_total",
@@ -161,9 +177,11 @@ impl Metrics {
             registry.register(Box::new(metric.clone()))?;
             prometheus::Result::Ok(metric)
         };
-        let dropped = "servicefence_observations_dropped_total";
-        let observations_dropped = IntCounter::new(dropped, describe(dropped).1)?;
-        registry.register(Box::new(observations_dropped.clone()))?;
+        let counter = |name: &'static str| {
+            let metric = IntCounter::new(name, describe(name).1)?;
+            registry.register(Box::new(metric.clone()))?;
+            prometheus::Result::Ok(metric)
+        };
         gauges("servicefence_build_info")?
             .with_label_values(&[env!("CARGO_PKG_VERSION")])
             .set(1);
@@ -174,7 +192,9 @@ impl Metrics {
             writes: counters("servicefence_writes_total")?,
             learn_seconds: seconds("servicefence_learn_seconds")?,
             learned: counters("servicefence_learned_total")?,
-            observations_dropped,
+            forgotten: counter("servicefence_forgotten_total")?,
+            saved_bytes: gauges("servicefence_saved_bytes")?,
+            observations_dropped: counter("servicefence_observations_dropped_total")?,
             reconcile_errors: counters("servicefence_reconcile_errors_total")?,
             queue: gauge("servicefence_reconcile_queue")?,
             budget_wait_seconds: seconds("servicefence_write_budget_wait_seconds")?,
@@ -211,6 +231,7 @@ mod tests {
             .with_label_values(&["Sidecar", "apply", "ok"])
             .inc();
         metrics.learned.with_label_values(&["AccessLog"]).inc();
+        metrics.saved_bytes.with_label_values(&["Enforce"]).set(1);
         metrics
             .reconcile_errors
             .with_label_values(&["fence", "api"])

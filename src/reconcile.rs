@@ -13,6 +13,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::queue::Queue;
@@ -26,6 +27,9 @@ use crate::writer::{Events, Priority, WriteError, Writer};
 
 /// Most reconciles under way at once.
 const MOST_RUNNING: usize = 32;
+
+/// How often fences are planned again though nothing touched them: what their statuses say of savings follows the mesh.
+const RESYNC: Duration = Duration::from_hours(1);
 
 /// Carries out plans.
 #[derive(Clone)]
@@ -65,12 +69,18 @@ impl Reconciler {
         }
         let mut queue = Queue::default();
         let mut running = JoinSet::new();
+        let mut resync = tokio::time::interval_at(Instant::now() + RESYNC, RESYNC);
         loop {
             self.metrics
                 .queue
                 .set(i64::try_from(queue.len()).unwrap_or(i64::MAX));
             tokio::select! {
                 () = shutdown.cancelled() => break,
+                _ = resync.tick() => {
+                    for (fence, _) in self.state.engine().fences() {
+                        queue.add(Target::Fence(fence.clone()), Duration::ZERO);
+                    }
+                }
                 Some(touched) = dirty.recv() => self.touch(&mut queue, touched).await,
                 Some(done) = running.join_next(), if !running.is_empty() => match done {
                     Ok((target, outcome)) => self.done(&mut queue, target, outcome),
@@ -158,6 +168,9 @@ impl Reconciler {
                 Priority::Narrow
             };
             written = self.writer.write(write, priority).await;
+        }
+        if !plan.forget.is_empty() {
+            self.writer.forget(key, &self.events).await?;
         }
         if plan.delete {
             let write = Write::Delete(Kind::ServiceFence, key.namespace.clone(), key.name.clone());

@@ -3,4 +3,5 @@
 pub mod als;
 pub mod convergence;
 pub mod convert;
+pub mod prometheus;
 pub mod watch;

@@ -11,7 +11,7 @@ mod status;
 
 pub use budget::{Budget, Priority};
 pub use event::Events;
-pub use learning::{Learning, LearningSettings, Seen};
+pub use learning::{Learning, LearningSettings, Seen, Sighting};
 
 use std::sync::Arc;
 
@@ -105,6 +105,9 @@ pub fn resource(watched: Watched) -> ApiResource {
         Watched::Services => ("", "v1", "Service"),
         Watched::Namespaces => ("", "v1", "Namespace"),
         Watched::Pods => ("", "v1", "Pod"),
+        Watched::Telemetries => ("telemetry.istio.io", "v1", "Telemetry"),
+        Watched::MeshConfig => ("", "v1", "ConfigMap"),
+        Watched::EndpointSlices => ("discovery.k8s.io", "v1", "EndpointSlice"),
     };
     ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), watched.as_str())
 }

@@ -11,6 +11,6 @@ mod service_fence;
 
 pub use definition::definition;
 pub use service_fence::{
-    Allow, LearnedHost, Learning, Mode, NonHttp, Operator, Requirement, Scope, Selector, ServiceFence,
-    ServiceFenceSpec, ServiceFenceStatus, Source, Workload,
+    Allow, Duration, Forgot, LearnedHost, Learning, Mode, NonHttp, Operator, Requirement, Savings, Scope,
+    Selector, ServiceFence, ServiceFenceSpec, ServiceFenceStatus, Source, Workload,
 };

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 
@@ -37,7 +37,7 @@ use serde::{Deserialize, Serialize};
         name = "Mode",
         type_ = "string",
         json_path = ".status.mode",
-        description = "What the controller does with this workload: Enforce or Off"
+        description = "What the controller does with this workload: Enforce, Observe or Off"
     ),
     printcolumn(
         name = "Ready",
@@ -55,13 +55,26 @@ use serde::{Deserialize, Serialize};
         name = "Hosts",
         type_ = "integer",
         json_path = ".status.scope.hosts",
-        description = "Hosts that the workload's proxies know"
+        description = "Hosts that the workload's proxies know, or would know if the fence were enforced"
     ),
     printcolumn(
         name = "Mesh",
         type_ = "integer",
         json_path = ".status.scope.meshHosts",
         description = "Hosts that they would know without the fence"
+    ),
+    printcolumn(
+        name = "Saved%",
+        type_ = "integer",
+        json_path = ".status.savings.percent",
+        description = "How much of the memory that the mesh takes in a proxy the scope saves, or would save: an estimate"
+    ),
+    printcolumn(
+        name = "Proxies",
+        type_ = "integer",
+        json_path = ".status.savings.proxies",
+        description = "Proxies of the workload",
+        priority = 1
     ),
     printcolumn(
         name = "Reason",
@@ -107,8 +120,20 @@ pub struct ServiceFenceSpec {
     pub learning: Option<Learning>,
 }
 
+impl ServiceFenceSpec {
+    /// Whether the fence learns from a source.
+    pub fn learns_from(&self, source: Source) -> bool {
+        let sources = self
+            .learning
+            .as_ref()
+            .and_then(|learning| learning.sources.as_ref());
+        sources.is_none_or(|sources| sources.contains(&source))
+    }
+}
+
 /// Whether the workload's proxies are scoped to the hosts of the fence (`Enforce`), or know the whole
-/// mesh as without ServiceFence (`"Off"`; with quotes, since YAML takes a bare Off for false).
+/// mesh as without ServiceFence (`"Off"`; with quotes, since YAML takes a bare Off for false). `Observe`
+/// leaves them alone too, learns what the workload calls, and says what its scope would be and save.
 ///
 /// In a spec, the default is the label `servicefence.io/mode` of the Service, else that of the
 /// Namespace, else the chart's `defaultMode`.
@@ -116,6 +141,8 @@ pub struct ServiceFenceSpec {
 pub enum Mode {
     /// The workload's proxies are scoped.
     Enforce,
+    /// They are left alone, and what their scope would be is said.
+    Observe,
     /// They are left alone.
     Off,
 }
@@ -125,6 +152,7 @@ impl Mode {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Enforce => "Enforce",
+            Self::Observe => "Observe",
             Self::Off => "Off",
         }
     }
@@ -264,9 +292,23 @@ pub enum Operator {
 }
 
 /// How the scope of a fence is learned.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Learning {
+    /// What the fence learns from; what is not named here says nothing to it. Default: everything that the
+    /// controller is configured to read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 3), extend("x-kubernetes-list-type" = "set"))]
+    pub sources: Option<Vec<Source>>,
+
+    /// After how long without a call a learned host is forgotten, as in `336h`; `0s`: never. Default: the chart's
+    /// `learning.expireAfter`. Only where metrics are read, since nothing else tells that a host in scope is not called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", length(max = 32))]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]+(h|m|s))+$')").message("expireAfter is a duration in hours, minutes and seconds, for example: 336h"))]
+    #[x_kube(validation = Rule::new("!self.matches('^([0-9]+(h|m|s))+$') || duration(self) == duration('0s') || (duration(self) >= duration('24h') && duration(self) <= duration('8760h'))").message("expireAfter is at least 24h and at most 8760h, or 0s for never"))]
+    pub expire_after: Option<Duration>,
+
     /// What happens to services that are not HTTP. Default: `Auto`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub non_http: Option<NonHttp>,
@@ -311,9 +353,18 @@ pub struct ServiceFenceStatus {
     #[schemars(length(max = 2000), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["host"]))]
     pub learned: Vec<LearnedHost>,
 
-    /// The scope that the workload's Sidecar carries. Absent while there is no Sidecar.
+    /// The hosts that were forgotten last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forgot: Option<Forgot>,
+
+    /// The scope that the workload's Sidecar carries, or in mode `Observe` the one that it would. Absent while there is
+    /// neither.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<Scope>,
+
+    /// What the scope saves, or in mode `Observe` would save. An estimate, renewed when the scope changes and at most once an hour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub savings: Option<Savings>,
 
     /// `Ready`: the mesh is as this fence asks. `Enforced`: the workload's proxies are scoped.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -337,16 +388,51 @@ pub struct LearnedHost {
     /// When a call was first seen.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub first_seen: Timestamp,
-    /// When a call was last seen, to within 42 hours: a call to a host in scope is not reported.
+    /// When a call was last seen, to within an eighth of `expireAfter`, 42 hours by default. The gateway does not see
+    /// calls to hosts in scope, so without Prometheus this is when the host joined the scope.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub last_seen: Timestamp,
 }
 
-/// Where a learned host comes from.
+/// Hosts that were forgotten together, since no call to them was seen for long.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Forgot {
+    /// When.
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub at: Timestamp,
+    /// Fully qualified names: at most a tenth of the learned list, or one.
+    #[schemars(length(max = 200), inner(length(max = 253)))]
+    pub hosts: Vec<String>,
+}
+
+/// A length of time, written as in `336h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Duration(pub SignedDuration);
+
+impl Serialize for Duration {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:#}", self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Duration {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map(Self).map_err(serde::de::Error::custom)
+    }
+}
+
+/// Where a fence learns from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize, JsonSchema)]
 pub enum Source {
-    /// The access log of the fallback gateway.
+    /// The access log of the fallback gateway: calls to hosts out of scope. In mode `Observe`, where no metrics are
+    /// read, the access logs of the workload's own proxies: all calls.
     AccessLog,
+    /// Istio's metrics, from a server that speaks PromQL: all calls, also those of the past.
+    Prometheus,
+    /// AuthorizationPolicies that name the caller. Their Services are in scope without being learned.
+    Policy,
 }
 
 impl Source {
@@ -354,22 +440,46 @@ impl Source {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::AccessLog => "AccessLog",
+            Self::Prometheus => "Prometheus",
+            Self::Policy => "Policy",
         }
     }
 }
 
-/// The scope that a Sidecar carries.
+/// What one proxy of the workload need not hold because of its scope: an estimate from the Services of the mesh and
+/// their endpoints. How far it is from what Envoy really allocates is measured in docs/figures.md.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Savings {
+    /// Clusters: one for each port of a Service that is out of scope.
+    pub clusters: i64,
+    /// Endpoints of these clusters.
+    pub endpoints: i64,
+    /// Bytes that Envoy allocates for them and for their routes and listeners.
+    pub estimated_bytes_per_proxy: i64,
+    /// The same in percent of what the whole mesh takes in a proxy.
+    pub percent: i32,
+    /// Proxies of the workload: its pods that Istio has injected.
+    pub proxies: i32,
+    /// When this was calculated.
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub calculated_at: Timestamp,
+}
+
+/// The scope that a Sidecar carries, or would carry.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Scope {
     /// Hosts that the workload's proxies know, without those that ServiceFence itself needs.
     pub hosts: i32,
-    /// Hosts that they would know without the fence, when the scope was written.
+    /// Hosts that they would know without the fence, when the scope last changed.
     pub mesh_hosts: i32,
-    /// Name of the Sidecar, in the fence's namespace.
+    /// Name of the Sidecar, in the fence's namespace; absent while there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
-    pub sidecar: String,
+    pub sidecar: Option<String>,
     /// When the Sidecar last changed.
-    #[schemars(with = "String", extend("format" = "date-time"))]
-    pub written_at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub written_at: Option<Timestamp>,
 }

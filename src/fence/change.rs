@@ -7,10 +7,13 @@ use jiff::SignedDuration;
 use servicefence_crd::ServiceFence;
 
 use super::facts::{
-    NamespaceFacts, PodFacts, ServiceEntryFacts, ServiceFacts, SidecarFacts, VirtualServiceFacts, Written,
+    EndpointsFacts, NamespaceFacts, PodFacts, ServiceEntryFacts, ServiceFacts, SidecarFacts,
+    VirtualServiceFacts, Written,
 };
+use super::history::{self, History};
 use super::name::{Cidr, ConfigKey, FenceKey, Name, PodKey, ServiceKey};
 use super::policy::PolicyFacts;
+use super::telemetry::{MeshConfigFacts, TelemetryFacts};
 use super::transition::Moving;
 
 /// One thing that changed. `None` means that it is gone.
@@ -20,6 +23,8 @@ pub enum Change {
     Namespace(Name, Option<NamespaceFacts>),
     /// A Service that is not ours.
     Service(ServiceKey, Option<ServiceFacts>),
+    /// An EndpointSlice of a Service.
+    Endpoints(ConfigKey, Option<EndpointsFacts>),
     /// A ServiceEntry.
     ServiceEntry(ConfigKey, Option<ServiceEntryFacts>),
     /// A VirtualService that is not ours.
@@ -39,6 +44,10 @@ pub enum Change {
     Warm(ConfigKey, Option<(Written, BTreeSet<ServiceKey>)>),
     /// An object named as our EnvoyFilter is.
     EnvoyFilter(Name, Option<Written>),
+    /// A Telemetry, ours or a user's.
+    Telemetry(ConfigKey, Option<TelemetryFacts>),
+    /// What MeshConfig says.
+    MeshConfig(MeshConfigFacts),
     /// An object of the system namespace named as our routes are.
     Routes(Name, Option<Written>),
     /// The placeholder Service.
@@ -53,6 +62,14 @@ pub enum Change {
     ServiceCidrs(BTreeSet<Cidr>),
     /// How long istiod takes at present until proxies have what it pushes.
     Convergence(SignedDuration),
+    /// How far the reading of the past is.
+    History(History),
+    /// The past of these fences was read.
+    HistoryRead(history::Read),
+    /// Metrics tell of calls of these fences, news or not.
+    Told(BTreeSet<FenceKey>),
+    /// Metrics could not be read for so long that what was read of the past has a gap.
+    HistoryLost,
     /// What the API server last said to a write for a target; `None` when all is well.
     WriteError(Target, Option<String>),
 }

@@ -16,9 +16,11 @@ use servicefence_crd::{LearnedHost, Mode, ServiceFence, names};
 use super::allow::{Allowed, What, Wishes};
 use super::change::Target;
 use super::facts::{PodFacts, SidecarFacts, Written};
+use super::history::{self, History};
 use super::name::{Cidr, ConfigKey, FenceKey, Fingerprint, Name, PodKey, ScopeHost};
 use super::optin::{Asked, Named};
 use super::registry::Registry;
+use super::telemetry::{MeshConfigFacts, TelemetryFacts};
 use super::transition::Transitions;
 
 /// What the operator of the controller decides.
@@ -36,6 +38,10 @@ pub struct Settings {
     pub settle_time: SignedDuration,
     /// Hosts of every scope.
     pub baseline: Vec<ScopeHost>,
+    /// After how long without a call learned hosts are forgotten; zero: never.
+    pub expire_after: SignedDuration,
+    /// Whether metrics tell of the past: no fence is enforced then before its past was read.
+    pub reads_history: bool,
 }
 
 /// A fence and what was observed of it.
@@ -126,6 +132,10 @@ pub struct Engine {
     pub(super) service_cidrs: BTreeSet<Cidr>,
     pub(super) convergence: SignedDuration,
     pub(super) write_errors: BTreeMap<Target, String>,
+    pub(super) telemetries: BTreeMap<ConfigKey, TelemetryFacts>,
+    pub(super) mesh_config: MeshConfigFacts,
+    pub(super) history: History,
+    pub(super) history_read: history::Read,
     /// Digest of the spec that every namespace's EnvoyFilter must have.
     pub(super) envoy_filter: OnceLock<Fingerprint>,
 }
@@ -151,6 +161,10 @@ impl Engine {
             service_cidrs: BTreeSet::new(),
             convergence: SignedDuration::ZERO,
             write_errors: BTreeMap::new(),
+            telemetries: BTreeMap::new(),
+            mesh_config: MeshConfigFacts::default(),
+            history: History::default(),
+            history_read: BTreeMap::new(),
             envoy_filter: OnceLock::new(),
         }
     }
@@ -184,6 +198,17 @@ impl Engine {
         self.fences
             .iter()
             .map(|(key, fence)| (self.mode(key, fence), self.own_sidecar(key).is_some()))
+    }
+
+    /// The mode of every fence that says what it saves, and the bytes for all of its proxies.
+    pub fn saved_bytes(&self) -> impl Iterator<Item = (Mode, i64)> {
+        self.fences.iter().filter_map(|(key, fence)| {
+            let savings = fence.resource.status.as_ref()?.savings.as_ref()?;
+            let bytes = savings
+                .estimated_bytes_per_proxy
+                .saturating_mul(savings.proxies.into());
+            Some((self.mode(key, fence), bytes))
+        })
     }
 
     /// Whether the fallback gateway has a ready endpoint.

@@ -5,7 +5,7 @@
 
 use jiff::Timestamp;
 use serde::Serialize;
-use servicefence_crd::Mode;
+use servicefence_crd::{Mode, Source};
 
 use super::engine::{Engine, Fence};
 use super::facts::{ServiceFacts, VirtualServiceFacts};
@@ -41,7 +41,7 @@ pub struct Explanation {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Because {
-    /// Where it comes from: `Spec`, `AccessLog`, `Policy`, `Baseline`, `Protocol` or `Route`.
+    /// Where it comes from: `Spec`, `AccessLog`, `Prometheus`, `Policy`, `Baseline`, `Protocol` or `Route`.
     pub source: &'static str,
     /// What exactly.
     pub detail: String,
@@ -51,7 +51,7 @@ pub struct Because {
     /// When it was last seen, where calls are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<Timestamp>,
-    /// When it ends by itself.
+    /// When it ends by itself: an entry of `allow`, or what was learned if no call is seen before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
 }
@@ -122,6 +122,10 @@ impl Engine {
         let reason = match why {
             Why::Own => Because::new("Baseline", "ServiceFence itself needs it"),
             Why::Baseline => Because::new("Baseline", "baseline.hosts of the chart names it"),
+            Why::Provider => Because::new(
+                "Baseline",
+                "an extension provider of MeshConfig calls it from every proxy",
+            ),
             Why::Spec => {
                 because.extend(self.say_allowed(key, fence, host, now));
                 return;
@@ -134,7 +138,8 @@ impl Engine {
                     because.push(Because {
                         since: Some(learned.first_seen),
                         last_seen: Some(learned.last_seen),
-                        ..Because::new(source.as_str(), "a call to it was seen")
+                        until: self.forgets_at(key, fence, learned),
+                        ..Because::new(source.as_str(), said_by(*source))
                     });
                 }
                 return;
@@ -218,6 +223,7 @@ impl Engine {
         if said.sidecar.is_none() {
             let why = match said.mode {
                 Mode::Off => "its mode is Off",
+                Mode::Observe => "its mode is Observe",
                 Mode::Enforce => "see its conditions",
             };
             let would = if said.in_scope { "in" } else { "out of" };
@@ -268,5 +274,13 @@ impl Engine {
         let key = ServiceKey::of_host(host)?;
         let facts = self.registry.service(&key)?;
         Some((key, facts))
+    }
+}
+
+fn said_by(source: Source) -> &'static str {
+    match source {
+        Source::AccessLog => "a call to it was seen at the fallback gateway",
+        Source::Prometheus => "metrics tell of calls to it",
+        Source::Policy => "a policy lets this caller in",
     }
 }

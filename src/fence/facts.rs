@@ -31,6 +31,7 @@ impl ModeLabel {
         match value {
             None => Self::Absent,
             Some("enforce") => Self::Is(Mode::Enforce),
+            Some("observe") => Self::Is(Mode::Observe),
             Some("off") => Self::Is(Mode::Off),
             Some(other) => Self::Unknown(other.to_owned()),
         }
@@ -63,6 +64,21 @@ pub struct PodFacts {
     pub labels: Labels,
     /// Its service account.
     pub account: Name,
+    /// The name of its workload, as Istio's metrics tell it.
+    pub workload: Name,
+    /// Whether Istio has injected a proxy.
+    pub proxied: bool,
+}
+
+/// An EndpointSlice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointsFacts {
+    /// Whose endpoints.
+    pub service: ServiceKey,
+    /// How many are ready.
+    pub ready: u64,
+    /// Of which kind their addresses are.
+    pub ipv6: bool,
 }
 
 /// Who sees a Service, ServiceEntry or VirtualService (`exportTo`).

@@ -4,19 +4,16 @@
 //! and the fence's learned list with it. Invariant: only Services of the mesh are learned, found by
 //! the address that was dialled; no name that a caller sends enters a scope.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use servicefence_crd::{LearnedHost, Source};
 
 use super::engine::Engine;
+use super::expiry::Expiry;
 use super::miss::Miss;
 use super::name::{FenceKey, PodKey, ServiceKey};
 
 /// The longest learned list, as in the CRD.
 pub const MOST_LEARNED: usize = 2_000;
-
-/// How far `lastSeen` may lag behind: an eighth of the default two weeks of disuse after which a
-/// host may be forgotten. Writing it more often would say nothing new.
-const LAST_SEEN_LAG: SignedDuration = SignedDuration::from_hours(42);
 
 /// One dependency, seen.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,6 +24,34 @@ pub struct Observation {
     pub service: ServiceKey,
     /// Who saw it.
     pub source: Source,
+}
+
+/// When a dependency was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Period {
+    /// First.
+    pub first: Timestamp,
+    /// Last.
+    pub last: Timestamp,
+}
+
+impl Period {
+    /// One moment.
+    pub fn at(moment: Timestamp) -> Self {
+        Self {
+            first: moment,
+            last: moment,
+        }
+    }
+
+    /// Both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            first: self.first.min(other.first),
+            last: self.last.max(other.last),
+        }
+    }
 }
 
 /// What a miss means.
@@ -41,16 +66,18 @@ pub enum Attribution {
 }
 
 /// Why a miss teaches nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Unattributed {
     /// No pod of this name is known in a namespace with fences.
     UnknownPod,
-    /// No enforced fence scopes the pod.
+    /// No fence that is enforced or observes has the pod.
     NotFenced,
     /// No Service that the caller sees has the address and port.
     NotMesh,
     /// The fence's `deny` names the Service.
     Denied,
+    /// The fence's `learning.sources` leaves out who saw it.
+    SourceOff,
     /// The fence has learned as many hosts as it can hold.
     ListFull,
 }
@@ -63,6 +90,7 @@ impl Unattributed {
             Self::NotFenced => "not_fenced",
             Self::NotMesh => "not_mesh",
             Self::Denied => "denied",
+            Self::SourceOff => "source_off",
             Self::ListFull => "list_full",
         }
     }
@@ -86,11 +114,14 @@ impl Engine {
         let Some((key, fence)) = self.fence_of_pod(&pod) else {
             return Attribution::Unattributed(Unattributed::NotFenced);
         };
+        if !fence.resource.spec.learns_from(Source::AccessLog) {
+            return Attribution::Unattributed(Unattributed::SourceOff);
+        }
         if fence.wishes.denies(&service.host()) {
             return Attribution::Unattributed(Unattributed::Denied);
         }
         match fence.learned_host(&service.host()) {
-            Some(host) if now.duration_since(host.last_seen) < LAST_SEEN_LAG => Attribution::Known,
+            Some(host) if now.duration_since(host.last_seen) < self.expiry(fence).lag() => Attribution::Known,
             None if fence.learned().len() >= MOST_LEARNED => {
                 Attribution::Unattributed(Unattributed::ListFull)
             }
@@ -103,17 +134,20 @@ impl Engine {
     }
 }
 
-/// A learned list with observations added, sorted by host; `None` where they say nothing new.
+/// A learned list with observations added, sorted by host; `None` where they say nothing that is worth a write. A write
+/// carries all that is known by then.
 pub fn learn<'a>(
     learned: &[LearnedHost],
-    seen: impl IntoIterator<Item = &'a Observation>,
-    now: Timestamp,
+    expiry: Expiry,
+    seen: impl IntoIterator<Item = (&'a Observation, Period)>,
 ) -> Option<Vec<LearnedHost>> {
-    // Kubernetes writes times in whole seconds.
-    let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
     let mut list = learned.to_vec();
     let mut changed = false;
-    for observation in seen {
+    for (observation, period) in seen {
+        let period = Period {
+            first: seconds(period.first),
+            last: seconds(period.last),
+        };
         let host = observation.service.host();
         if let Some(known) = list.iter_mut().find(|known| *known.host == *host) {
             if !known.sources.contains(&observation.source) {
@@ -121,21 +155,25 @@ pub fn learn<'a>(
                 known.sources.sort_unstable();
                 changed = true;
             }
-            if now.duration_since(known.last_seen) >= LAST_SEEN_LAG {
-                known.last_seen = now;
-                changed = true;
-            }
+            changed |= period.last.duration_since(known.last_seen) >= expiry.lag();
+            known.first_seen = known.first_seen.min(period.first);
+            known.last_seen = known.last_seen.max(period.last);
         } else if list.len() < MOST_LEARNED {
             list.push(LearnedHost {
                 host: host.to_string(),
                 namespace: observation.service.namespace.to_string(),
                 sources: vec![observation.source],
-                first_seen: now,
-                last_seen: now,
+                first_seen: period.first,
+                last_seen: period.last,
             });
             changed = true;
         }
     }
     list.sort_by(|one, other| one.host.cmp(&other.host));
     changed.then_some(list)
+}
+
+/// Kubernetes writes times in whole seconds.
+fn seconds(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
 }

@@ -133,7 +133,7 @@ fn parse_source(source: &str) -> Result<(&str, &str), Reject> {
 }
 
 /// The namespace that a SPIFFE identity of Istio stands for.
-fn parse_peer(peer: &str) -> Result<&str, Reject> {
+pub fn parse_peer(peer: &str) -> Result<&str, Reject> {
     let rest = peer
         .strip_prefix("spiffe://")
         .ok_or(Reject::MalformedPeer("it is not a SPIFFE URI"))?;

@@ -63,7 +63,7 @@ impl Named {
         Self::Service(ServiceKey::new(key.namespace.clone(), service))
     }
 
-    fn service(&self) -> Option<&ServiceKey> {
+    pub(super) fn service(&self) -> Option<&ServiceKey> {
         match self {
             Self::Service(service) => Some(service),
             Self::Selector(_) | Self::NamespaceDefault => None,
@@ -225,16 +225,11 @@ impl Engine {
         let braked = group
             .iter()
             .any(|(_, facts)| facts.mode.mode() == Some(Mode::Off));
-        let enforced = || {
-            group
-                .iter()
-                .any(|(key, _)| self.own_label_mode(key) == Mode::Enforce)
-        };
-        if !braked && enforced() {
-            Mode::Enforce
-        } else {
-            Mode::Off
-        }
+        let asked = |mode| group.iter().any(|(key, _)| self.own_label_mode(key) == mode);
+        let asked_first = [Mode::Enforce, Mode::Observe]
+            .into_iter()
+            .find(|mode| asked(*mode));
+        asked_first.filter(|_| !braked).unwrap_or(Mode::Off)
     }
 
     /// What keeps a fence from being enforced.
@@ -283,16 +278,16 @@ impl Engine {
             .map(|(other, _)| Conflict::OlderFence(other.clone()))
     }
 
-    /// What is opted out in a namespace: a Service by its label, or the workload of a fence by its spec. A Sidecar
-    /// without a selector would apply to its pods too.
+    /// What is not to be enforced in a namespace: a Service by its label, or the workload of a fence by its spec. A
+    /// Sidecar without a selector would apply to its pods too.
     fn opted_out(&self, namespace: &str) -> Option<Named> {
         let services = self.registry.workloads_in(namespace).into_values().flatten();
         let by_label = services
-            .filter(|(_, facts)| facts.mode.mode() == Some(Mode::Off))
+            .filter(|(_, facts)| facts.mode.mode().is_some_and(|mode| mode != Mode::Enforce))
             .map(|(key, _)| Named::Service(key.clone()));
         let by_spec = self
             .fences_in(namespace)
-            .filter(|(_, fence)| fence.resource.spec.mode == Some(Mode::Off))
+            .filter(|(_, fence)| fence.resource.spec.mode.is_some_and(|mode| mode != Mode::Enforce))
             .map(|(_, fence)| fence.workload.clone())
             .filter(|workload| *workload != Named::NamespaceDefault);
         by_label.chain(by_spec).next()
@@ -317,7 +312,7 @@ impl Engine {
             .min_by_key(|(key, sidecar)| (sidecar.created, *key))
     }
 
-    /// The enforced fence that a pod belongs to.
+    /// The fence that a pod belongs to, and that learns from its calls: one that is enforced or observes.
     pub(super) fn fence_of_pod<'a>(&'a self, pod: &'a PodKey) -> Option<(&'a FenceKey, &'a Fence)> {
         let labels = &self.pods.get(pod)?.labels;
         let selects =
@@ -327,12 +322,13 @@ impl Engine {
             .any(|(_, sidecar)| !sidecar.ours && selects(sidecar));
         self.fences_selecting(&pod.namespace, labels)
             .filter(|(_, fence)| !(has_users_sidecar && fence.workload == Named::NamespaceDefault))
-            .filter(|(key, fence)| self.mode(key, fence) == Mode::Enforce)
+            .filter(|(key, fence)| self.mode(key, fence) != Mode::Off)
             .min_by_key(|(key, fence)| {
                 // Whose Sidecar the pod has now: one that steps back learns nothing for another.
                 let waits = self.own_sidecar(key).is_none();
+                let observes = self.mode(key, fence) == Mode::Observe;
                 let is_default = fence.workload == Named::NamespaceDefault;
-                (waits, is_default, fence.created(), *key)
+                (waits, observes, is_default, fence.created(), *key)
             })
     }
 
@@ -349,10 +345,10 @@ impl Engine {
             })
     }
 
-    pub(super) fn fences_in<'a>(
+    pub(super) fn fences_in<'a, 'b>(
         &'a self,
-        namespace: &'a str,
-    ) -> impl Iterator<Item = (&'a FenceKey, &'a Fence)> {
+        namespace: &'b str,
+    ) -> impl Iterator<Item = (&'a FenceKey, &'a Fence)> + use<'a, 'b> {
         self.fences
             .range(FenceKey::new(namespace, "")..)
             .take_while(move |(key, _)| &*key.namespace == namespace)

@@ -15,14 +15,18 @@ pub use mesh::{PortsPlan, RoutesPlan};
 pub use namespace::NamespacePlan;
 pub use status::{Reason, Said};
 
+use super::history::History;
 use super::name::ServiceKey;
 use super::optin::Conflict;
+use super::telemetry::Blind;
 
 /// Why the mesh is not as a fence asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Held {
     /// Its mode is Off.
     Off,
+    /// Its mode is Observe.
+    Observing,
     /// Its namespace is never fenced.
     Excluded,
     /// Its Service does not exist.
@@ -41,6 +45,10 @@ pub(crate) enum Held {
     NoPorts,
     /// The namespace's EnvoyFilter is not written yet.
     NoEnvoyFilter,
+    /// Its mode is Observe, and nothing tells of its calls.
+    Blind(Blind),
+    /// Its past is not read yet.
+    History(History),
     /// Clusters are on their way in or out.
     Warming,
 }

@@ -7,12 +7,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Add as _;
 
 use super::facts::{
-    Labels, NamespaceFacts, Protocol, ServiceEntryFacts, ServiceFacts, ServiceKind, VirtualServiceFacts,
+    EndpointsFacts, Labels, NamespaceFacts, Protocol, ServiceEntryFacts, ServiceFacts, ServiceKind,
+    VirtualServiceFacts, Visibility,
 };
 use super::name::{ConfigKey, Name, ServiceKey};
 use super::policy::{Caller, PolicyFacts};
+use super::savings::{Endpoints, Size};
 
 /// Port numbers that every istio-proxy listens on itself.
 /// <https://istio.io/latest/docs/ops/deployment/application-requirements/>
@@ -39,6 +42,11 @@ pub struct Registry {
     other_ports: BTreeMap<u16, usize>,
     /// Services with routes at the fallback gateway, per namespace.
     routed: BTreeMap<Name, usize>,
+    endpoints: Endpoints,
+    /// What all Services take in a proxy that every namespace sees.
+    size_for_all: Size,
+    /// Services that some namespaces do not see.
+    hidden_somewhere: BTreeSet<ServiceKey>,
 }
 
 impl Registry {
@@ -59,6 +67,9 @@ impl Registry {
             http_ports: BTreeMap::new(),
             other_ports: BTreeMap::new(),
             routed: BTreeMap::new(),
+            endpoints: Endpoints::default(),
+            size_for_all: Size::default(),
+            hidden_somewhere: BTreeSet::new(),
         }
     }
 
@@ -99,7 +110,12 @@ impl Registry {
     /// Adds, replaces or removes a Service; returns what was there.
     pub fn set_service(&mut self, key: &ServiceKey, facts: Option<ServiceFacts>) -> Option<ServiceFacts> {
         let old = self.services.remove(key);
+        let endpoints = self.endpoints.of(key);
         if let Some(old) = &old {
+            if old.visibility == Visibility::All {
+                self.size_for_all = self.size_for_all - Size::of(old, endpoints);
+            }
+            self.hidden_somewhere.remove(key);
             for address in &old.addresses {
                 if self.by_address.get(address) == Some(key) {
                     self.by_address.remove(address);
@@ -113,6 +129,11 @@ impl Registry {
                 self.by_address.insert(*address, key.clone());
             }
             self.count(key, &new, true);
+            if new.visibility == Visibility::All {
+                self.size_for_all = self.size_for_all + Size::of(&new, endpoints);
+            } else {
+                self.hidden_somewhere.insert(key.clone());
+            }
             if self.is_protocol_bound(&new) {
                 self.protocol_bound.insert(key.clone());
             }
@@ -132,6 +153,45 @@ impl Registry {
         if self.has_routes(key, facts) {
             count(&mut self.routed, &key.namespace, add);
         }
+    }
+
+    /// Adds, replaces or removes an EndpointSlice.
+    pub fn set_endpoints(&mut self, key: &ConfigKey, facts: Option<EndpointsFacts>) {
+        let concerned: BTreeSet<ServiceKey> = self
+            .endpoints
+            .service_of(key)
+            .into_iter()
+            .chain(facts.as_ref().map(|facts| &facts.service))
+            .cloned()
+            .collect();
+        let size = |registry: &Self| {
+            let seen_by_all = concerned.iter().filter(|service| {
+                let facts = registry.services.get(*service);
+                facts.is_some_and(|facts| facts.visibility == Visibility::All)
+            });
+            seen_by_all
+                .map(|service| registry.size_of(service))
+                .fold(Size::default(), Size::add)
+        };
+        let before = size(self);
+        self.endpoints.set(key.clone(), facts);
+        self.size_for_all = self.size_for_all - before + size(self);
+    }
+
+    /// What a Service takes in a proxy that knows it.
+    pub fn size_of(&self, key: &ServiceKey) -> Size {
+        let facts = self.services.get(key);
+        facts.map_or_else(Size::default, |facts| Size::of(facts, self.endpoints.of(key)))
+    }
+
+    /// What all Services take in an unscoped proxy of a namespace.
+    pub fn size_visible_to(&self, namespace: &str) -> Size {
+        let seen = self.hidden_somewhere.iter().filter(|key| {
+            let facts = self.services.get(*key);
+            facts.is_some_and(|facts| facts.visibility.to(namespace))
+        });
+        seen.map(|key| self.size_of(key))
+            .fold(self.size_for_all, Size::add)
     }
 
     /// Adds, replaces or removes a ServiceEntry; returns what was there.

@@ -5,12 +5,14 @@ mod envoy_filter;
 mod ports;
 mod routes;
 mod sidecar;
+mod telemetry;
 mod warm;
 
 pub use envoy_filter::{ENVOY_FILTER, envoy_filter, envoy_filter_spec};
 pub use ports::ports;
 pub use routes::{NotCarried, Routes, namespace_of_routes, routes};
 pub use sidecar::{fence_of_sidecar, sidecar, sidecar_name};
+pub use telemetry::{TELEMETRY, telemetry};
 pub use warm::{services_of_warm, warm};
 
 use serde_json::{Value, json};
@@ -29,6 +31,8 @@ pub enum Kind {
     VirtualService,
     /// `networking.istio.io/v1alpha3`
     EnvoyFilter,
+    /// `telemetry.istio.io/v1`
+    Telemetry,
     /// `v1`
     Service,
 }
@@ -40,6 +44,7 @@ impl Kind {
             Self::ServiceFence => "servicefence.io/v1alpha1",
             Self::Sidecar | Self::VirtualService => "networking.istio.io/v1",
             Self::EnvoyFilter => "networking.istio.io/v1alpha3",
+            Self::Telemetry => "telemetry.istio.io/v1",
             Self::Service => "v1",
         }
     }
@@ -51,6 +56,7 @@ impl Kind {
             Self::Sidecar => "Sidecar",
             Self::VirtualService => "VirtualService",
             Self::EnvoyFilter => "EnvoyFilter",
+            Self::Telemetry => "Telemetry",
             Self::Service => "Service",
         }
     }

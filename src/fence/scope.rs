@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use jiff::Timestamp;
-use servicefence_crd::{LearnedHost, NonHttp, ServiceFenceSpec, names};
+use servicefence_crd::{LearnedHost, NonHttp, ServiceFenceSpec, Source, names};
 
 use super::allow::Wishes;
 use super::facts::{Protocol, ServiceFacts, ServiceKind};
@@ -22,6 +22,8 @@ pub enum Why {
     Own,
     /// The chart's `baseline.hosts` names it.
     Baseline,
+    /// An extension provider of MeshConfig calls it from every proxy.
+    Provider,
     /// The fence's `allow` names it.
     Spec,
     /// A call to it was seen.
@@ -48,9 +50,10 @@ pub enum Why {
 }
 
 impl Why {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Own,
         Self::Baseline,
+        Self::Provider,
         Self::Spec,
         Self::Learned,
         Self::Policy,
@@ -133,6 +136,16 @@ pub fn own_hosts(system_namespace: &Name, namespace: &Name) -> [ScopeHost; 3] {
     ]
 }
 
+/// What is in every scope.
+pub struct Always<'a> {
+    /// What ServiceFence itself needs.
+    pub own: &'a [ScopeHost],
+    /// What the chart names.
+    pub baseline: &'a [ScopeHost],
+    /// What MeshConfig's extension providers call.
+    pub providers: &'a BTreeSet<ScopeHost>,
+}
+
 /// What a fence contributes to its scope.
 pub struct Asking<'a> {
     /// Its namespace.
@@ -151,18 +164,17 @@ pub struct Asking<'a> {
 pub fn scope(
     registry: &Registry,
     root_namespace: &str,
-    own: &[ScopeHost],
-    baseline: &[ScopeHost],
+    always: &Always<'_>,
     fence: &Asking<'_>,
     now: Timestamp,
 ) -> Scope {
     let namespace = fence.namespace;
     let mut scope = Scope::default();
-    for host in own {
-        scope.add(host.clone(), Why::Own);
-    }
-    for host in baseline {
-        scope.add(host.clone(), Why::Baseline);
+    let own = always.own.iter().map(|host| (host, Why::Own));
+    let baseline = always.baseline.iter().map(|host| (host, Why::Baseline));
+    let providers = always.providers.iter().map(|host| (host, Why::Provider));
+    for (host, why) in own.chain(baseline).chain(providers) {
+        scope.add(host.clone(), why);
     }
     for entry in fence.wishes.allow.iter().filter(|entry| entry.holds(now)) {
         let (hosts, known) = entry.hosts(registry, namespace);
@@ -184,7 +196,9 @@ pub fn scope(
         namespace,
         accounts: fence.accounts,
     };
-    for (service, _) in registry.opened_for(&caller, root_namespace) {
+    let policies = fence.spec.learns_from(Source::Policy);
+    let opened = registry.opened_for(&caller, root_namespace);
+    for (service, _) in opened.filter(|_| policies) {
         if !fence.wishes.denies(&service.host()) {
             scope.add(service.scope_host(), Why::Policy);
         }

@@ -3,22 +3,25 @@
 //! It carries out plans as the reconcilers do and feeds back what was written, through the same
 //! reading of objects that production uses.
 
+mod objects;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use kube::api::{DynamicObject, TypeMeta};
 use serde_json::{Value, json};
-use servicefence_crd::{Mode, ServiceFence, ServiceFenceStatus, Source, names};
+use servicefence_crd::{Forgot, Mode, ServiceFence, ServiceFenceStatus, Source, names};
 
+use self::objects::{dynamic, merge, observe};
 use super::change::{Change, Target};
 use super::engine::{Engine, Settings};
 use super::facts::{Labels, ModeLabel, NamespaceFacts, PodFacts};
-use super::learn::{Observation, learn};
+use super::learn::{Observation, Period, learn};
 use super::name::{FenceKey, Name, PodKey, ServiceKey};
 use super::plan::Said;
 use super::render::{Kind, Object, Write};
+use super::traffic::Call;
 use crate::source::convert::{Observe, Watched};
 
 pub(crate) const SYSTEM: &str = "servicefence-system";
@@ -34,6 +37,8 @@ pub(crate) fn settings() -> Settings {
         excluded_namespaces: [SYSTEM, "istio-system", "kube-system"].map(Name::from).into(),
         settle_time: SignedDuration::from_secs(1),
         baseline: Vec::new(),
+        expire_after: SignedDuration::from_hours(336),
+        reads_history: false,
     }
 }
 
@@ -153,6 +158,8 @@ impl World {
         let facts = PodFacts {
             labels: owned(labels),
             account: account.into(),
+            workload: name.split('-').next().unwrap().into(),
+            proxied: true,
         };
         self.apply(Change::Pod(PodKey::new(namespace, name), Some(facts)));
     }
@@ -219,14 +226,43 @@ impl World {
 
     /// A call from a fence's workload to a Service is seen.
     pub(crate) fn learned(&mut self, fence: &FenceKey, service: &ServiceKey) {
-        let mut resource = (*self.engine.fence(fence).unwrap().resource).clone();
         let seen = Observation {
             fence: fence.clone(),
             service: service.clone(),
             source: Source::AccessLog,
         };
+        self.store(&seen, Period::at(self.now));
+    }
+
+    /// Metrics tell of calls.
+    pub(crate) fn calls(&mut self, calls: &[Call]) {
+        let calls = calls.iter().cloned().map(|call| (call, Period::at(self.now)));
+        let traffic = self.engine.learn_from_calls(&calls.collect(), None, self.now);
+        self.apply(Change::Told(traffic.told));
+        for (observation, period) in traffic.observations {
+            self.store(&observation, period);
+        }
+    }
+
+    fn forget(&mut self, key: &FenceKey, hosts: &[Name]) {
+        let mut fence = (*self.engine.fence(key).unwrap().resource).clone();
+        let status = fence.status.as_mut().unwrap();
+        status
+            .learned
+            .retain(|learned| !hosts.iter().any(|host| **host == *learned.host));
+        let hosts: Vec<_> = hosts.iter().map(ToString::to_string).collect();
+        self.writes.push(format!("forget {key} {}", hosts.join(",")));
+        status.forgot = Some(Forgot { at: self.now, hosts });
+        self.take_in(Change::Fence(key.clone(), Some(Arc::new(fence))));
+    }
+
+    /// An observation is stored.
+    pub(crate) fn store(&mut self, seen: &Observation, period: Period) {
+        let fence = &seen.fence;
+        let mut resource = (*self.engine.fence(fence).unwrap().resource).clone();
         let mut status = resource.status.unwrap_or_default();
-        if let Some(list) = learn(&status.learned, [&seen], self.now) {
+        let expiry = self.engine.expiry(self.engine.fence(fence).unwrap());
+        if let Some(list) = learn(&status.learned, expiry, [(seen, period)]) {
             status.learned = list;
         }
         resource.status = Some(status);
@@ -279,6 +315,13 @@ impl World {
         self.writes[from..].to_vec()
     }
 
+    /// The hourly round of the reconciler.
+    pub(crate) fn resync(&mut self) {
+        let fences = self.engine.fences().map(|(key, _)| Target::Fence(key.clone()));
+        self.due
+            .extend(fences.map(|target| (self.now, target)).collect::<Vec<_>>());
+    }
+
     pub(crate) fn pass(&mut self, time: SignedDuration) {
         self.now += time;
     }
@@ -292,6 +335,9 @@ impl World {
                 };
                 self.take_in(Change::Moving(key.clone(), plan.moving));
                 self.carry_out(plan.sidecar);
+                if !plan.forget.is_empty() {
+                    self.forget(key, &plan.forget);
+                }
                 if plan.delete {
                     self.write(Write::Delete(
                         Kind::ServiceFence,
@@ -302,7 +348,9 @@ impl World {
                 if let Some(mut status) = plan.status {
                     self.writes.push(format!("status {key}"));
                     let mut fence = (*self.engine.fence(key).unwrap().resource).clone();
-                    status.learned = fence.status.unwrap_or_default().learned;
+                    // These have another writer.
+                    let before = fence.status.unwrap_or_default();
+                    (status.learned, status.forgot) = (before.learned, before.forgot);
                     fence.status = Some(status);
                     self.take_in(Change::Fence(key.clone(), Some(Arc::new(fence))));
                 }
@@ -425,34 +473,6 @@ fn identity(change: &Change) -> String {
         Change::Sidecar(key, _) => format!("sidecar {key}"),
         Change::Policy(key, _) => format!("policy {key}"),
         _ => text[..end].to_owned(),
-    }
-}
-
-fn observe(kind: Kind, body: Value) -> Change {
-    if kind == Kind::Service {
-        let service: k8s_openapi::api::core::v1::Service = serde_json::from_value(body).unwrap();
-        return service.observe(SYSTEM).unwrap();
-    }
-    dynamic(kind.as_str(), body).observe(SYSTEM).unwrap()
-}
-
-fn dynamic(kind: &str, body: Value) -> DynamicObject {
-    let mut object: DynamicObject = serde_json::from_value(body).unwrap();
-    object.types = Some(TypeMeta {
-        api_version: String::new(),
-        kind: kind.to_owned(),
-    });
-    object
-}
-
-fn merge(into: &mut Value, more: &Value) {
-    match (into, more) {
-        (Value::Object(into), Value::Object(more)) => {
-            for (key, value) in more {
-                merge(into.entry(key.clone()).or_insert(Value::Null), value);
-            }
-        }
-        (into, more) => *into = more.clone(),
     }
 }
 

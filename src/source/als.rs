@@ -48,7 +48,7 @@ pub use self::refusal::Refusal;
 pub use self::stream::Intake;
 use crate::fence::miss::Miss;
 
-/// The largest message that is read. A first message with its identifier has about 61 KB.
+/// The largest message of a gateway that is read.
 pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 
 /// What the intake asks of the rest of the program.
@@ -78,11 +78,21 @@ pub enum Outcome {
     Busy,
 }
 
+/// Who may report calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reporters {
+    /// The fallback gateway in this namespace, on behalf of those who called it. Who may connect is for the mesh to see to.
+    Gateway(String),
+    /// Sidecars, each of its own pod's calls: the namespace of the pod must be the one that the stream's certificate
+    /// proves.
+    Sidecars,
+}
+
 /// How the intake behaves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The namespace of the fallback gateway. Gateways of other namespaces are refused.
-    pub system_namespace: String,
+    /// Whose streams are taken.
+    pub reporters: Reporters,
     /// How long a stream may stay open before its first message.
     pub first_message_timeout: Duration,
     /// The age at which a connection is asked to go, so that streams spread over the replicas. None: never.
@@ -94,6 +104,8 @@ pub struct Settings {
     /// How many streams a connection may have. Envoy needs one per worker thread and logger, and gives each
     /// worker a connection of its own.
     pub max_concurrent_streams: u32,
+    /// The longest message that is read. A first message with its identifier has about 61 KB.
+    pub max_message_bytes: usize,
     /// How many calls a stream remembers. A call takes about 200 bytes.
     pub known_calls_per_stream: usize,
     /// How long a shutdown waits for streams and connections to end.
@@ -101,15 +113,29 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The defaults, for a gateway in `system_namespace`.
-    pub fn new(system_namespace: impl Into<String>) -> Self {
+    /// The defaults for a fallback gateway in `system_namespace`.
+    pub fn of_gateway(system_namespace: impl Into<String>) -> Self {
+        Self::new(Reporters::Gateway(system_namespace.into()))
+    }
+
+    /// The defaults for sidecars. There are many of them, and each knows the calls of one pod only.
+    pub fn of_sidecars() -> Self {
         Self {
-            system_namespace: system_namespace.into(),
+            max_message_bytes: 256 * 1024,
+            known_calls_per_stream: 512,
+            ..Self::new(Reporters::Sidecars)
+        }
+    }
+
+    fn new(reporters: Reporters) -> Self {
+        Self {
+            reporters,
             first_message_timeout: Duration::from_secs(30),
             max_connection_age: Some(Duration::from_mins(15)),
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(10),
             max_concurrent_streams: 16,
+            max_message_bytes: MAX_MESSAGE_BYTES,
             known_calls_per_stream: 8192,
             drain_timeout: Duration::from_secs(5),
         }

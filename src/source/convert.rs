@@ -3,6 +3,9 @@
 //! Flows in: objects as the API server has them, from a watch or as the answer to a write. Flows
 //! out: [`Change`]s. An object that cannot be read is an error of its own and touches no other.
 
+mod pods;
+mod telemetry;
+
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -16,12 +19,15 @@ use servicefence_crd::{ServiceFence, names};
 
 use crate::fence::Change;
 use crate::fence::facts::{
-    ModeLabel, NamespaceFacts, PodFacts, Port, Protocol, ServiceEntryFacts, ServiceFacts, ServiceKind,
-    SidecarFacts, VirtualServiceFacts, Visibility, Written, destinations, has_subset_elsewhere,
+    ModeLabel, NamespaceFacts, Port, Protocol, ServiceEntryFacts, ServiceFacts, ServiceKind, SidecarFacts,
+    VirtualServiceFacts, Visibility, Written, destinations, has_subset_elsewhere,
 };
 use crate::fence::name::{ConfigKey, FenceKey, Name, PodKey, ScopeHost, ServiceKey, qualify};
 use crate::fence::policy::PolicyFacts;
 use crate::fence::render::{self, Kind};
+use crate::fence::telemetry::MeshConfigFacts;
+
+pub use self::pods::{TrimmedPod, is_ready};
 
 /// Annotation with the `exportTo` of a Kubernetes Service.
 const EXPORT_TO: &str = "networking.istio.io/exportTo";
@@ -55,6 +61,12 @@ pub enum Watched {
     EnvoyFilters,
     /// Istio's AuthorizationPolicies.
     AuthorizationPolicies,
+    /// EndpointSlices.
+    EndpointSlices,
+    /// Istio's Telemetries.
+    Telemetries,
+    /// The ConfigMap with Istio's MeshConfig.
+    MeshConfig,
 }
 
 impl Watched {
@@ -70,6 +82,9 @@ impl Watched {
             Self::ServiceEntries => "serviceentries",
             Self::EnvoyFilters => "envoyfilters",
             Self::AuthorizationPolicies => "authorizationpolicies",
+            Self::EndpointSlices => "endpointslices",
+            Self::Telemetries => "telemetries",
+            Self::MeshConfig => "configmaps",
         }
     }
 
@@ -80,6 +95,7 @@ impl Watched {
             Kind::Sidecar => Self::Sidecars,
             Kind::VirtualService => Self::VirtualServices,
             Kind::EnvoyFilter => Self::EnvoyFilters,
+            Kind::Telemetry => Self::Telemetries,
             Kind::Service => Self::Services,
         }
     }
@@ -102,6 +118,9 @@ impl Watched {
             Self::ServiceEntries => Change::ServiceEntry(config(), None),
             Self::EnvoyFilters => Change::EnvoyFilter(namespace.into(), None),
             Self::AuthorizationPolicies => Change::Policy(config(), None),
+            Self::EndpointSlices => Change::Endpoints(config(), None),
+            Self::Telemetries => Change::Telemetry(config(), None),
+            Self::MeshConfig => Change::MeshConfig(MeshConfigFacts::default()),
         }
     }
 }
@@ -167,29 +186,6 @@ impl Observe for PartialObjectMeta<core::Namespace> {
             terminating: self.metadata.deletion_timestamp.is_some(),
         };
         Ok(Change::Namespace(name_of(&self.metadata), Some(facts)))
-    }
-}
-
-/// A pod without all that decisions do not need: it is dropped while the object is decoded.
-pub type TrimmedPod = kube::api::Object<TrimmedPodSpec, kube::api::NotUsed>;
-
-/// Of the spec of a pod.
-#[derive(Clone, Debug, Default, serde::Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct TrimmedPodSpec {
-    /// The account whose certificate the pod's proxy has.
-    #[serde(default)]
-    pub service_account_name: String,
-}
-
-impl Observe for TrimmedPod {
-    fn observe(&self, _: &str) -> Result<Change, Unreadable> {
-        let key = PodKey::new(namespace_of(&self.metadata), name_of(&self.metadata));
-        let facts = PodFacts {
-            labels: self.metadata.labels.clone().unwrap_or_default(),
-            account: self.spec.service_account_name.as_str().into(),
-        };
-        Ok(Change::Pod(key, Some(facts)))
     }
 }
 
@@ -271,6 +267,7 @@ impl Observe for DynamicObject {
                 let policy = PolicyFacts::of(&spec(self)?, &key.namespace);
                 Ok(Change::Policy(key, policy))
             }
+            Some("Telemetry") => Ok(Change::Telemetry(key, Some(telemetry::facts(self)))),
             Some("EnvoyFilter") => Ok(Change::EnvoyFilter(
                 key.namespace,
                 Some(written(self, Kind::EnvoyFilter)),

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use futures_util::{Stream, TryStreamExt as _};
 use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, DynamicObject};
 use kube::core::{PartialObjectMeta, Resource};
 use kube::runtime::WatchStreamExt;
@@ -40,6 +41,10 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// Namespace of the controller.
     pub system_namespace: Arc<str>,
+    /// Istio's root namespace.
+    pub root_namespace: Arc<str>,
+    /// The ConfigMap with MeshConfig there.
+    pub mesh_config_map: Arc<str>,
     /// Ranges of Service addresses where the operator gave them.
     pub service_cidrs: BTreeSet<Cidr>,
 }
@@ -64,6 +69,25 @@ pub fn start(context: &Context, tasks: &mut Supervisor, readiness: &Readiness) {
         tasks,
         readiness,
     );
+    let mesh_config: Api<core::ConfigMap> = Api::namespaced(client(), &context.root_namespace);
+    spawn(
+        Watched::MeshConfig,
+        watcher::watcher(
+            mesh_config,
+            all().fields(&format!("metadata.name={}", context.mesh_config_map)),
+        ),
+        context,
+        tasks,
+        readiness,
+    );
+    let slices: Api<EndpointSlice> = Api::all(client());
+    spawn(
+        Watched::EndpointSlices,
+        watcher::watcher(slices, all()),
+        context,
+        tasks,
+        readiness,
+    );
     for watched in [
         Watched::ServiceEntries,
         Watched::ServiceFences,
@@ -71,6 +95,7 @@ pub fn start(context: &Context, tasks: &mut Supervisor, readiness: &Readiness) {
         Watched::VirtualServices,
         Watched::EnvoyFilters,
         Watched::AuthorizationPolicies,
+        Watched::Telemetries,
     ] {
         let api: Api<DynamicObject> = Api::all_with(client(), &resource(watched));
         let config = match watched {

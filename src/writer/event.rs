@@ -103,6 +103,21 @@ impl Events {
             .await;
     }
 
+    /// Hosts that a fence has forgotten.
+    pub async fn forgotten(&self, key: &FenceKey, uid: Option<String>, hosts: &[String]) {
+        let object = reference(Watched::ServiceFences, Some(&key.namespace), &key.name, uid);
+        let note = match hosts {
+            [one] => format!("no call to {one} was seen for long; it leaves the scope"),
+            many => format!(
+                "no calls to {} hosts were seen for long; they leave the scope: {}",
+                many.len(),
+                many.join(", ")
+            ),
+        };
+        self.publish(object, EventType::Normal, "Forgotten", "Forget", note)
+            .await;
+    }
+
     /// An opt-in label that means nothing.
     pub async fn unknown_mode(&self, unknown: &UnknownMode) {
         let object = match &unknown.service {
@@ -116,7 +131,7 @@ impl Events {
             }
         };
         let note = format!(
-            "the label {}={} means nothing and is ignored: use enforce or off",
+            "the label {}={} means nothing and is ignored: use enforce, observe or off",
             names::MODE_LABEL,
             unknown.value
         );

@@ -6,7 +6,7 @@
 
 mod batches;
 
-pub use batches::LearningSettings;
+pub use batches::{LearningSettings, Sighting};
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
-use servicefence_crd::names;
+use servicefence_crd::{Forgot, LearnedHost, names};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -35,12 +35,12 @@ const MOST_WRITES: usize = 16;
 /// How long a batch that could not be written waits before the next try.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
-/// An observation and when its log entry arrived.
+/// An observation and when it was made.
 pub struct Seen {
     /// What was seen.
     pub observation: Observation,
-    /// When it arrived.
-    pub at: Instant,
+    /// When.
+    pub sighting: Sighting,
 }
 
 /// Gathers and writes what is learned.
@@ -74,7 +74,7 @@ impl Learning {
             let due = self.next_due();
             tokio::select! {
                 seen = observations.recv(), if !draining => match seen {
-                    Some(seen) => self.batches.add(seen.observation, seen.at),
+                    Some(seen) => self.batches.add(seen.observation, seen.sighting),
                     None => draining = true,
                 },
                 Some(written) = self.writing.join_next(), if !self.writing.is_empty() => self.written(written),
@@ -82,7 +82,7 @@ impl Learning {
                 () = shutdown.cancelled(), if !draining => {
                     draining = true;
                     while let Ok(seen) = observations.try_recv() {
-                        self.batches.add(seen.observation, seen.at);
+                        self.batches.add(seen.observation, seen.sighting);
                     }
                     self.batches.hurry();
                 }
@@ -147,8 +147,12 @@ impl Writer {
             self.count(Kind::ServiceFence, "learn", &result);
             match result {
                 Ok(()) => {
-                    for (observation, at) in seen {
-                        self.metrics.learn_seconds.observe(at.elapsed().as_secs_f64());
+                    for (observation, sighting) in seen {
+                        if let Some(arrived) = sighting.arrived {
+                            self.metrics
+                                .learn_seconds
+                                .observe(arrived.elapsed().as_secs_f64());
+                        }
                         self.metrics
                             .learned
                             .with_label_values(&[observation.source.as_str()])
@@ -170,21 +174,58 @@ impl Writer {
         }
     }
 
+    /// Takes what is to be forgotten out of the list: decided anew, on the state that is written over.
+    pub async fn forget(&self, key: &FenceKey, events: &Events) -> Result<(), WriteError> {
+        let (version, uid, left, hosts) = {
+            let engine = self.state.engine();
+            let Some(fence) = engine.fence(key) else {
+                return Ok(());
+            };
+            let hosts = engine.forgotten(key, fence, Timestamp::now());
+            if hosts.is_empty() {
+                return Ok(());
+            }
+            let meta = &fence.resource.metadata;
+            let stays = |learned: &&LearnedHost| !hosts.iter().any(|host| **host == *learned.host);
+            let left: Vec<_> = fence.learned().iter().filter(stays).cloned().collect();
+            (meta.resource_version.clone(), meta.uid.clone(), left, hosts)
+        };
+        let hosts: Vec<_> = hosts.iter().map(ToString::to_string).collect();
+        let params = PatchParams {
+            field_manager: Some(names::LEARNING_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let at = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
+        let forgot = Forgot {
+            at,
+            hosts: hosts.clone(),
+        };
+        let patch = Patch::Merge(json!({
+            "metadata": {"resourceVersion": version},
+            "status": {"learned": left, "forgot": forgot},
+        }));
+        let result = self.patch_status(key, &params, &patch).await;
+        self.count(Kind::ServiceFence, "forget", &result);
+        result?;
+        self.metrics.forgotten.inc_by(hosts.len() as u64);
+        tracing::info!(fence = %key, hosts = hosts.join(","), "forgotten");
+        events.forgotten(key, uid, &hosts).await;
+        Ok(())
+    }
+
     /// The list with what was seen; `None` where the fence is gone or knows it all.
     #[allow(clippy::type_complexity, reason = "used once, one line above")]
     fn merged(
         &self,
         key: &FenceKey,
         seen: &Batch,
-    ) -> Option<(
-        Option<String>,
-        Option<String>,
-        Vec<servicefence_crd::LearnedHost>,
-        Vec<String>,
-    )> {
+    ) -> Option<(Option<String>, Option<String>, Vec<LearnedHost>, Vec<String>)> {
         let engine = self.state.engine();
         let fence = engine.fence(key)?;
-        let learned = learn(fence.learned(), seen.keys(), Timestamp::now())?;
+        let seen = seen
+            .iter()
+            .map(|(observation, sighting)| (observation, sighting.period));
+        let learned = learn(fence.learned(), engine.expiry(fence), seen)?;
         let new = learned
             .iter()
             .filter(|host| fence.learned_host(&host.host).is_none());

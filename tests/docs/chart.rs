@@ -94,13 +94,19 @@ pub fn values_of_flags() -> BTreeMap<String, String> {
         if let Some(list) = line.strip_prefix("{{- range .Values.") {
             range = list.strip_suffix(" }}");
         }
-        let Some((flag, argument)) = line.strip_prefix("- --").and_then(|line| line.split_once('=')) else {
+        let plain = line.strip_prefix("- --");
+        // Quoted, since it may hold what YAML would read otherwise.
+        let argument = plain.or_else(|| line.strip_prefix("- {{ printf \"--"));
+        let Some((flag, argument)) = argument.and_then(|line| line.split_once('=')) else {
             continue;
         };
         let value = match argument {
-            "{{ . }}" => range,
+            "{{ . }}" | "%s\" . | quote }}" => range,
             // Made of several values, of which this one is the operator's.
             "{{ include \"servicefence.istiodMetricsUrl\" . }}" => Some("istio.metricsUrl"),
+            "%s=%s\" $name $value | quote }}" => Some("prometheus.headers"),
+            "%s\" .Values.prometheus.username | quote }}" => Some("prometheus.username"),
+            file if file.starts_with("/etc/servicefence/prometheus/") => Some("prometheus.secretKeys"),
             "$(POD_NAMESPACE)" => Some("the release's namespace"),
             other => match other.strip_prefix("{{ .Values.") {
                 Some(path) => path.strip_suffix(" }}"),

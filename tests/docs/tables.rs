@@ -10,6 +10,7 @@ use servicefence::cli::Cli;
 use servicefence::fence::Unattributed;
 use servicefence::metrics::DESCRIBED;
 use servicefence::source::als::AlsMetrics;
+use servicefence::source::prometheus as prometheus_source;
 
 use crate::chart;
 
@@ -90,6 +91,7 @@ pub struct Metric {
 pub fn described_metrics() -> Vec<Metric> {
     let mut metrics: Vec<_> = DESCRIBED
         .iter()
+        .chain(&prometheus_source::DESCRIBED)
         .map(|(name, kind, labels, help)| Metric {
             name: (*name).to_owned(),
             kind: (*kind).to_owned(),
@@ -170,11 +172,11 @@ pub fn metric_values() -> String {
 }
 
 /// Every reason for which a well-formed miss teaches nothing; the match makes a new one fail here.
-fn unattributed() -> [Unattributed; 5] {
-    use Unattributed::{Denied, ListFull, NotFenced, NotMesh, UnknownPod};
+fn unattributed() -> [Unattributed; 6] {
+    use Unattributed::{Denied, ListFull, NotFenced, NotMesh, SourceOff, UnknownPod};
     match UnknownPod {
-        UnknownPod | NotFenced | NotMesh | Denied | ListFull => {
-            [UnknownPod, NotFenced, NotMesh, Denied, ListFull]
+        UnknownPod | NotFenced | NotMesh | Denied | SourceOff | ListFull => {
+            [UnknownPod, NotFenced, NotMesh, Denied, SourceOff, ListFull]
         }
     }
 }

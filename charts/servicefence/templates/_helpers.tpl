@@ -85,8 +85,11 @@ kubectl.kubernetes.io/default-container: servicefence
 prometheus.io/scrape: "true"
 prometheus.io/port: "8080"
 prometheus.io/path: /metrics
+# Who reports is told from the certificate, never from a header that came along.
 proxy.istio.io/config: |
   holdApplicationUntilProxyStarts: true
+  proxyHeaders:
+    forwardedClientCert: SANITIZE_SET
 traffic.sidecar.istio.io/excludeOutboundPorts: "443"
 {{- end }}
 

@@ -56,12 +56,12 @@ pub(crate) const ROWS: &[Row] = &[
     row(
         "a_mode_in_lower_case",
         "{mode: enforce}",
-        r#"spec.mode: Unsupported value: "enforce": supported values: "Enforce", "Off""#,
+        r#"spec.mode: Unsupported value: "enforce": supported values: "Enforce", "Observe", "Off""#,
     ),
     row(
-        "a_mode_that_is_not_there_yet",
-        "{mode: Observe}",
-        r#"spec.mode: Unsupported value: "Observe": supported values: "Enforce", "Off""#,
+        "a_mode_that_is_not_there",
+        "{mode: DryRun}",
+        r#"spec.mode: Unsupported value: "DryRun": supported values: "Enforce", "Observe", "Off""#,
     ),
     row(
         "a_mode_that_is_a_number",
@@ -254,12 +254,32 @@ pub(crate) const ROWS: &[Row] = &[
         "{learning: Learn}",
         r#"spec.learning: Invalid value: "string": spec.learning in body must be of type object: "string""#,
     ),
-    // What a later version may bring is not accepted and then ignored.
     row(
-        "a_time_of_disuse",
-        "{learning: {expireAfter: 336h}}",
-        r#"unknown field "spec.learning.expireAfter""#,
+        "a_time_of_silence_in_days",
+        "{learning: {expireAfter: 14d}}",
+        "expireAfter is a duration in hours, minutes and seconds, for example: 336h",
     ),
+    row(
+        "a_time_of_silence_that_is_too_short",
+        "{learning: {expireAfter: 23h59m}}",
+        "expireAfter is at least 24h and at most 8760h, or 0s for never",
+    ),
+    row(
+        "no_source_at_all",
+        "{learning: {sources: []}}",
+        "spec.learning.sources in body should have at least 1 items",
+    ),
+    row(
+        "a_source_that_is_not_there",
+        "{learning: {sources: [Metrics]}}",
+        r#"Unsupported value: "Metrics": supported values: "AccessLog", "Prometheus", "Policy""#,
+    ),
+    row(
+        "a_source_twice",
+        "{learning: {sources: [Policy, Policy]}}",
+        r#"spec.learning.sources[1]: Duplicate value: "Policy""#,
+    ),
+    // What a later version may bring is not accepted and then ignored.
     row(
         "another_fallback",
         "{fallback: Passthrough}",

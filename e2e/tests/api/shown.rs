@@ -111,7 +111,7 @@ spec:
   - serviceSelector: {matchLabels: {tier: core}, matchExpressions: [{key: old, operator: DoesNotExist}]}
     namespaceSelector: {matchExpressions: [{key: team, operator: In, values: [money]}]}
   deny: [legacy.old, '*.example.org']
-  learning: {nonHttp: Learn}
+  learning: {nonHttp: Learn, expireAfter: 48h, sources: [AccessLog, Prometheus]}
 ";
     kubectl_apply(mesh, "full", manifest).await?;
     let stored = mesh.kubectl(&["get", "sf", "full", "-o", "json"]).await?;
@@ -129,7 +129,7 @@ spec:
             },
         ],
         "deny": ["legacy.old", "*.example.org"],
-        "learning": {"nonHttp": "Learn"},
+        "learning": {"nonHttp": "Learn", "expireAfter": "48h", "sources": ["AccessLog", "Prometheus"]},
     });
     ensure!(stored["spec"] == spec, "stored as {}", stored["spec"]);
     Ok(())
@@ -201,6 +201,8 @@ spec: {}
     let status = json!({"status": {
         "mode": "Enforce",
         "scope": {"hosts": 12, "meshHosts": 1840, "sidecar": "servicefence-shown", "writtenAt": now},
+        "savings": {"clusters": 1828, "endpoints": 9140, "estimatedBytesPerProxy": 76_800_000, "percent": 98,
+            "proxies": 4, "calculatedAt": now},
         "conditions": [condition("Ready", "all is well"), condition("Enforced", "")],
     }});
     let patch = status.to_string();
@@ -221,19 +223,20 @@ spec: {}
     ensure!(
         header
             == [
-                "NAME", "MODE", "READY", "ENFORCED", "HOSTS", "MESH", "REASON", "AGE"
+                "NAME", "MODE", "READY", "ENFORCED", "HOSTS", "MESH", "SAVED%", "REASON", "AGE"
             ],
         "the header is {header:?}"
     );
     let row = words(lines.next().context("no row")?);
     ensure!(
-        row[..6] == ["shown", "Enforce", "True", "True", "12", "1840"],
+        row[..7] == ["shown", "Enforce", "True", "True", "12", "1840", "98"],
         "the row is {row:?}"
     );
     let wide = mesh
         .kubectl(&["get", "servicefences", "-A", "-o", "wide"])
         .await?;
     says(&wide, "REASON")?;
+    says(&wide, "PROXIES")?;
     says(&wide, "all is well")?;
     // The category, by which `kubectl get mesh` lists them.
     says(

@@ -18,7 +18,7 @@ crate::steps![
 
 async fn an_unknown_mode_is_said_on_the_object(mesh: Mesh) -> Result<()> {
     let meaningless =
-        "the label servicefence.io/mode=Enforced means nothing and is ignored: use enforce or off";
+        "the label servicefence.io/mode=Enforced means nothing and is ignored: use enforce, observe or off";
     mesh.apply_yaml(
         "
 apiVersion: v1

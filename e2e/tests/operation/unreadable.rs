@@ -97,7 +97,7 @@ async fn look_at_unreadable_fences(mesh: &Mesh, before: u64) -> Result<()> {
 apiVersion: servicefence.io/v1alpha1
 kind: ServiceFence
 metadata: {name: observing, namespace: shop}
-spec: {mode: Observe}
+spec: {mode: DryRun}
 ---
 apiVersion: servicefence.io/v1alpha1
 kind: ServiceFence
@@ -111,7 +111,7 @@ spec: web
 ",
     )
     .await?;
-    for (fence, wrong) in [("observing", "Observe"), ("counting", "7"), ("wordy", "web")] {
+    for (fence, wrong) in [("observing", "DryRun"), ("counting", "7"), ("wordy", "web")] {
         let said = warning(mesh, "shop", "Unreadable", ("ServiceFence", fence)).await?;
         ensure!(
             said.contains("cannot read this ServiceFence") && said.contains(wrong),

@@ -16,6 +16,7 @@ use crate::fence::facts::{
 use crate::fence::name::{ConfigKey, FenceKey, Name, PodKey, ServiceKey};
 use crate::fence::policy::PolicyFacts;
 use crate::fence::render;
+use crate::fence::telemetry::{MeshConfigFacts, TelemetryFacts};
 use crate::fence::transition::Moving;
 
 impl Engine {
@@ -25,6 +26,8 @@ impl Engine {
         match change {
             Change::Namespace(name, facts) => self.apply_namespace(&name, facts, &mut dirty),
             Change::Service(key, facts) => self.apply_service(&key, facts, &mut dirty),
+            // What endpoints a Service has changes no plan: what a status says of them may be an hour old.
+            Change::Endpoints(key, facts) => self.registry.set_endpoints(&key, facts),
             Change::ServiceEntry(key, facts) => self.apply_service_entry(&key, facts, &mut dirty),
             Change::VirtualService(key, facts) => self.apply_virtual_service(&key, facts, &mut dirty),
             Change::Pod(key, facts) => self.apply_pod(&key, facts, &mut dirty),
@@ -45,6 +48,8 @@ impl Engine {
                 self.dirty_fences_in(&namespace, &mut dirty);
                 dirty.targets.insert(Target::Namespace(namespace));
             }
+            Change::Telemetry(key, facts) => self.apply_telemetry(key, facts, &mut dirty),
+            Change::MeshConfig(facts) => self.apply_mesh_config(facts, &mut dirty),
             Change::Routes(object, written) => {
                 set(&mut self.routes, object.clone(), written);
                 if let Some(namespace) = render::namespace_of_routes(&object) {
@@ -87,6 +92,10 @@ impl Engine {
                 }
             }
             Change::Convergence(time) => self.convergence = time,
+            Change::History(history) => self.apply_history(history, &mut dirty),
+            Change::HistoryRead(read) => self.apply_history_read(read, &mut dirty),
+            Change::Told(fences) => self.apply_told(&fences, now),
+            Change::HistoryLost => self.apply_history_lost(&mut dirty),
             Change::WriteError(target, error) => {
                 if self.write_errors.get(&target) != error.as_ref() {
                     match &target {
@@ -178,6 +187,11 @@ impl Engine {
             self.dirty_fences_named_by(&here.chain(root).collect::<Vec<_>>(), dirty);
         }
         if workload(&old) != workload(&new) {
+            let fences = &self.fences;
+            self.history_read.retain(|fence, _| {
+                let of = fences.get(fence).and_then(|fence| fence.workload.service());
+                of != Some(key)
+            });
             self.forget_asked(&key.namespace);
             self.dirty_fences_in(&key.namespace, dirty);
             dirty.targets.insert(Target::Namespace(key.namespace.clone()));
@@ -310,6 +324,11 @@ impl Engine {
 
     fn apply_fence(&mut self, key: &FenceKey, resource: Option<Arc<ServiceFence>>, dirty: &mut Dirty) {
         let old = self.fences.remove(key);
+        let spec = resource.as_ref().map(|resource| &resource.spec);
+        if old.as_ref().map(|old| &old.resource.spec) != spec {
+            // Whose past it is, and how far back it has to be known, may be another.
+            self.history_read.remove(key);
+        }
         let shape = |fence: &Fence| (fence.generated, fence.resource.spec.clone());
         let before = old.as_ref().map(shape);
         let after = if let Some(resource) = resource {
@@ -323,6 +342,7 @@ impl Engine {
             }
             None
         };
+        self.note_learned(key);
         dirty.targets.insert(Target::Fence(key.clone()));
         if before != after {
             self.forget_asked(&key.namespace);
@@ -381,6 +401,28 @@ impl Engine {
             .entry(key.namespace.clone())
             .or_default()
             .keep(moved, until);
+    }
+
+    fn apply_telemetry(&mut self, key: ConfigKey, facts: Option<TelemetryFacts>, dirty: &mut Dirty) {
+        let concerned = if key.namespace == self.settings.root_namespace {
+            self.observing_by_logs()
+        } else {
+            [key.namespace.clone()].into()
+        };
+        set(&mut self.telemetries, key, facts);
+        self.dirty_observing(concerned, dirty);
+    }
+
+    fn apply_mesh_config(&mut self, facts: MeshConfigFacts, dirty: &mut Dirty) {
+        if self.mesh_config == facts {
+            return;
+        }
+        if self.mesh_config.provider_hosts != facts.provider_hosts {
+            let all = self.fences.keys().cloned();
+            dirty.targets.extend(all.map(Target::Fence));
+        }
+        self.mesh_config = facts;
+        self.dirty_observing(self.observing_by_logs(), dirty);
     }
 
     fn apply_warm(

@@ -59,8 +59,16 @@ impl Engine {
         );
     }
 
+    /// Namespaces whose Telemetry may be another one, and their fences, which say so.
+    pub(super) fn dirty_observing(&self, namespaces: BTreeSet<Name>, dirty: &mut Dirty) {
+        for namespace in namespaces {
+            self.dirty_fences_in(&namespace, dirty);
+            dirty.targets.insert(Target::Namespace(namespace));
+        }
+    }
+
     /// Fences without a Sidecar: those that wait for something.
-    pub(super) fn dirty_unscoped(&self, dirty: &mut Dirty) {
+    pub(in crate::fence) fn dirty_unscoped(&self, dirty: &mut Dirty) {
         let unscoped = self.fences.keys().filter(|key| self.own_sidecar(key).is_none());
         dirty.targets.extend(unscoped.cloned().map(Target::Fence));
     }

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
-use servicefence_crd::{Mode, ServiceFenceStatus};
+use servicefence_crd::{Mode, ServiceFenceStatus, Source};
 
 use super::Held;
 use super::status::Said;
 use crate::fence::change::Target;
-use crate::fence::engine::{Engine, Fence, Settings};
+use crate::fence::engine::{Engine, Fence};
 use crate::fence::facts::SidecarFacts;
 use crate::fence::name::{ConfigKey, FenceKey, Fingerprint, Name, ScopeHost, ServiceKey};
 use crate::fence::optin::{Named, Pods, Workload};
@@ -26,6 +26,8 @@ pub struct FencePlan {
     pub sidecar: Option<Write>,
     /// Whether the write only adds hosts: such writes go first.
     pub widens: bool,
+    /// Hosts to be taken out of the learned list.
+    pub forget: Vec<Name>,
     /// The fence itself is no longer asked for, and nothing is left of it.
     pub delete: bool,
     /// The status as it must be, without `learned`; `None` where it is so already.
@@ -42,6 +44,8 @@ enum Goal<'a> {
     Unscoped(Held),
     /// A Sidecar with this scope.
     Scoped(Scope, Pods<'a>),
+    /// No Sidecar, and a status that says what its scope would be.
+    Observed(Scope),
     /// Stay as it is: there is no knowing what it should be.
     Stay(Held),
 }
@@ -71,25 +75,39 @@ impl Engine {
             now,
         };
         let mut plan = FencePlan::default();
-        let mut unknown = Vec::new();
+        let mut scope = None;
         let held = match self.goal(&case) {
             Goal::Stay(held) => Some(held),
             Goal::Unscoped(held) => {
                 self.plan_unscoped(&case, &mut plan);
                 Some(held)
             }
-            Goal::Scoped(scope, of) => {
-                let held = self.plan_scoped(&case, &scope, of, &mut plan);
-                unknown = scope.unknown;
+            Goal::Observed(would_be) => {
+                self.plan_unscoped(&case, &mut plan);
+                scope = Some(would_be);
+                let missing = self.history_missing(key, fence);
+                Some(
+                    missing
+                        .or_else(|| self.blind(key, fence))
+                        .unwrap_or(Held::Observing),
+                )
+            }
+            Goal::Scoped(wanted, of) => {
+                let held = self.plan_scoped(&case, &wanted, of, &mut plan);
+                scope = Some(wanted);
                 held
             }
         };
+        // What is being written now comes first.
+        if scope.is_some() && plan.sidecar.is_none() {
+            plan.forget = self.forgotten(key, fence, now);
+        }
         plan.delete = fence.generated && !self.is_wanted(key) && case.current.is_none();
         // A write is followed by a plan of its own, which sees what it did; one that is refused is
         // not.
         let refused = self.write_errors.contains_key(&Target::Fence(key.clone()));
         if refused || (plan.sidecar.is_none() && !plan.delete) {
-            self.plan_status(&case, held.as_ref(), &unknown, &mut plan);
+            self.plan_status(&case, held.as_ref(), scope.as_ref(), &mut plan);
         }
         Some(plan)
     }
@@ -110,7 +128,19 @@ impl Engine {
         if let Some(conflict) = self.conflict(key, fence, of) {
             return Goal::Unscoped(Held::Conflict(conflict));
         }
-        Goal::Scoped(self.scope_of(key, fence, case.now), of)
+        let scope = self.scope_of(key, fence, case.now);
+        if case.mode == Mode::Observe {
+            Goal::Observed(scope)
+        } else {
+            Goal::Scoped(scope, of)
+        }
+    }
+
+    /// What keeps a fence that observes from seeing calls.
+    fn blind(&self, key: &FenceKey, fence: &Fence) -> Option<Held> {
+        let by_logs = !self.settings.reads_history && fence.resource.spec.learns_from(Source::AccessLog);
+        let sight = by_logs.then(|| self.sight(&key.namespace))?;
+        sight.err().map(Held::Blind)
     }
 
     /// The scope that a fence should have.
@@ -124,12 +154,13 @@ impl Engine {
             wishes: &fence.wishes,
             learned: fence.learned(),
         };
-        let Settings {
-            root_namespace,
-            baseline,
-            ..
-        } = &self.settings;
-        scope::scope(&self.registry, root_namespace, &own, baseline, &asking, now)
+        let always = scope::Always {
+            own: &own,
+            baseline: &self.settings.baseline,
+            providers: &self.mesh_config.provider_hosts,
+        };
+        let root = &self.settings.root_namespace;
+        scope::scope(&self.registry, root, &always, &asking, now)
     }
 
     fn plan_unscoped(&self, case: &Case<'_>, plan: &mut FencePlan) {
@@ -182,7 +213,9 @@ impl Engine {
             ..
         } = *case;
         if current.is_none()
-            && let Some(held) = self.not_ready_for(&key.namespace)
+            && let Some(held) = self
+                .not_ready_for(&key.namespace)
+                .or_else(|| self.history_missing(key, fence))
         {
             return Some(held);
         }

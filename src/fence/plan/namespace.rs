@@ -63,6 +63,7 @@ impl Engine {
             plan.writes.push(Write::Apply(render::service_fence(key)));
         }
         self.plan_envoy_filter(namespace, &mut plan);
+        self.plan_telemetry(namespace, &mut plan);
         self.plan_warm(namespace, now, &mut plan);
         plan
     }
@@ -81,6 +82,24 @@ impl Engine {
             let name = render::ENVOY_FILTER.into();
             plan.writes
                 .push(Write::Delete(Kind::EnvoyFilter, namespace.clone(), name));
+        }
+    }
+
+    /// While a fence observes by its proxies' access logs, and nobody else's Telemetry is in the way.
+    fn plan_telemetry(&self, namespace: &Name, plan: &mut NamespacePlan) {
+        let key = ConfigKey::new(namespace.clone(), render::TELEMETRY);
+        let is = self.telemetries.get(&key);
+        if is.is_some_and(|is| !is.ours) {
+            return;
+        }
+        if self.observes_by_logs(namespace) && self.sight(namespace) == Ok(true) {
+            let object = render::telemetry(namespace, &self.wanted_access_logging());
+            if is.is_none_or(|is| is.fingerprint != object.fingerprint()) {
+                plan.writes.push(Write::Apply(object));
+            }
+        } else if is.is_some() {
+            plan.writes
+                .push(Write::Delete(Kind::Telemetry, namespace.clone(), key.name));
         }
     }
 

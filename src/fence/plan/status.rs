@@ -1,25 +1,30 @@
 //! What a fence's owner reads: conditions and Events, with reasons from a bounded list.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use servicefence_crd::{Scope, ServiceFenceStatus, names};
+use servicefence_crd::{Mode, Savings, Scope, ServiceFenceStatus, names};
 
 use super::Held;
 use super::fence::{Case, FencePlan};
 use crate::fence::change::Target;
 use crate::fence::engine::{Engine, Fence};
-use crate::fence::name::{FenceKey, Name, ServiceKey};
+use crate::fence::history::History;
+use crate::fence::name::{FenceKey, Name, ScopeHost, ServiceKey};
 use crate::fence::optin::Conflict;
 use crate::fence::render::sidecar_name;
-use crate::fence::scope::own_hosts;
+use crate::fence::scope::{self, own_hosts};
+use crate::fence::telemetry::{Blind, PROVIDER};
 
 /// Reasons of the conditions `Ready` and `Enforced`, and of the Events on a fence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
     /// The workload's proxies know the scope only.
     Scoped,
+    /// The mode is Observe: the workload's proxies know the whole mesh, and what its scope would be is said.
+    Observing,
     /// The mode is Off: the workload's proxies know the whole mesh.
     Off,
     /// Nothing is ever fenced in this namespace.
@@ -40,6 +45,12 @@ pub enum Reason {
     GatewayNotReady,
     /// The fallback gateway's routes or the caller's EnvoyFilter are not written yet.
     FallbackNotReady,
+    /// The past, of which metrics tell, is being read.
+    HistoryPending,
+    /// The past, of which metrics tell, cannot be read.
+    HistoryUnavailable,
+    /// The mode is Observe, and nothing tells of the workload's calls.
+    NothingObserved,
     /// Clusters are moving in or out before the Sidecar changes.
     Transitioning,
     /// The API server refused a write.
@@ -48,8 +59,9 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for the documentation.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 17] = [
         Self::Scoped,
+        Self::Observing,
         Self::Off,
         Self::NamespaceExcluded,
         Self::ServiceNotFound,
@@ -60,6 +72,9 @@ impl Reason {
         Self::PodsOptedOut,
         Self::GatewayNotReady,
         Self::FallbackNotReady,
+        Self::HistoryPending,
+        Self::HistoryUnavailable,
+        Self::NothingObserved,
         Self::Transitioning,
         Self::WriteFailed,
     ];
@@ -68,6 +83,7 @@ impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Scoped => "Scoped",
+            Self::Observing => "Observing",
             Self::Off => "Off",
             Self::NamespaceExcluded => "NamespaceExcluded",
             Self::ServiceNotFound => "ServiceNotFound",
@@ -78,6 +94,9 @@ impl Reason {
             Self::PodsOptedOut => "PodsOptedOut",
             Self::GatewayNotReady => "GatewayNotReady",
             Self::FallbackNotReady => "FallbackNotReady",
+            Self::HistoryPending => "HistoryPending",
+            Self::HistoryUnavailable => "HistoryUnavailable",
+            Self::NothingObserved => "NothingObserved",
             Self::Transitioning => "Transitioning",
             Self::WriteFailed => "WriteFailed",
         }
@@ -85,12 +104,15 @@ impl Reason {
 
     /// Whether somebody has to act.
     pub fn is_warning(self) -> bool {
-        !matches!(self, Self::Scoped | Self::Off) && !self.passes()
+        !matches!(self, Self::Scoped | Self::Observing | Self::Off) && !self.passes()
     }
 
     /// Whether it passes by itself: a condition says it, no Event does.
     fn passes(self) -> bool {
-        matches!(self, Self::Transitioning | Self::FallbackNotReady)
+        matches!(
+            self,
+            Self::Transitioning | Self::FallbackNotReady | Self::HistoryPending
+        )
     }
 }
 
@@ -115,7 +137,7 @@ impl Engine {
         &self,
         case: &Case<'_>,
         held: Option<&Held>,
-        unknown: &[String],
+        wanted: Option<&scope::Scope>,
         plan: &mut FencePlan,
     ) {
         let Case {
@@ -126,9 +148,21 @@ impl Engine {
             ..
         } = *case;
         let before = fence.resource.status.clone().unwrap_or_default();
-        let scope = self.scope_status(key, fence, before.scope.as_ref(), now);
+        let hosts = self.status_hosts(case, held, wanted);
+        let scope = hosts
+            .as_ref()
+            .map(|hosts| self.scope_status(key, fence, hosts, before.scope.as_ref(), now));
+        let said_before = before.savings.as_ref().zip(before.scope.as_ref());
+        let savings = hosts
+            .as_ref()
+            .zip(scope.as_ref())
+            .map(|(hosts, scope)| self.savings(key, fence, hosts, said_before, scope, now));
         let workload = fence.workload.to_string();
         let mut said = match held {
+            Some(Held::Observing) => Said {
+                reason: Reason::Observing,
+                message: say_observed(&workload, scope.as_ref(), savings.as_ref()),
+            },
             Some(held) => say_held(held, &workload, &self.settings.system_namespace),
             None => Said {
                 reason: Reason::Scoped,
@@ -136,10 +170,13 @@ impl Engine {
             },
         };
         let enforced = held.is_none();
-        let mut ready = enforced || matches!(held, Some(Held::Off));
-        if scope.is_some()
-            && !enforced
-            && matches!(held, Some(Held::Off | Held::Conflict(_) | Held::Excluded))
+        let mut ready = enforced || matches!(held, Some(Held::Off | Held::Observing));
+        let scoped = case.current.is_some();
+        if scoped
+            && matches!(
+                held,
+                Some(Held::Off | Held::Observing | Held::Conflict(_) | Held::Excluded)
+            )
         {
             said = Said {
                 reason: Reason::Transitioning,
@@ -154,6 +191,7 @@ impl Engine {
             };
             ready = false;
         }
+        let unknown = wanted.map_or(&[][..], |scope| &scope.unknown);
         if ready && !unknown.is_empty() {
             said.message
                 .push_str("; allow names what the mesh does not have: ");
@@ -168,7 +206,6 @@ impl Engine {
             observed_generation: generation,
             last_transition_time: Time(now),
         };
-        let scoped = scope.is_some();
         let conditions = vec![
             keep_time(condition("Ready", ready), &before.conditions),
             keep_time(condition("Enforced", scoped), &before.conditions),
@@ -177,7 +214,9 @@ impl Engine {
             observed_generation: generation,
             mode: Some(mode),
             learned: Vec::new(),
+            forgot: None,
             scope,
+            savings,
             conditions,
         };
         let was = before
@@ -188,6 +227,7 @@ impl Engine {
         let is_news = was != Some(said.reason.as_str()) && !(was.is_none() && said.reason == Reason::Off);
         if (ServiceFenceStatus {
             learned: Vec::new(),
+            forgot: None,
             ..before
         }) != status
         {
@@ -196,37 +236,54 @@ impl Engine {
         }
     }
 
-    /// The scope as the Sidecar carries it. The size of the mesh is that of the last write, so that
-    /// the mesh may grow without a write to every fence.
+    /// The hosts that a status speaks of: those that the Sidecar carries, else those that it would.
+    fn status_hosts(
+        &self,
+        case: &Case<'_>,
+        held: Option<&Held>,
+        wanted: Option<&scope::Scope>,
+    ) -> Option<BTreeSet<ScopeHost>> {
+        let observes = case.mode == Mode::Observe
+            && matches!(held, Some(Held::Observing | Held::History(_) | Held::Blind(_)));
+        let mut hosts = match case.current {
+            Some(sidecar) => sidecar.hosts.clone(),
+            None => wanted.filter(|_| observes)?.imports(),
+        };
+        let own = own_hosts(&self.settings.system_namespace, &case.key.namespace);
+        hosts.retain(|host| !own.contains(host));
+        Some(hosts)
+    }
+
+    /// The size of the mesh is that of the last change, so that the mesh may grow without a write to every fence.
     fn scope_status(
         &self,
         key: &FenceKey,
         fence: &Fence,
+        hosts: &BTreeSet<ScopeHost>,
         before: Option<&Scope>,
         now: Timestamp,
-    ) -> Option<Scope> {
-        let sidecar = self.own_sidecar(key)?;
-        let own = own_hosts(&self.settings.system_namespace, &key.namespace);
-        let hosts = sidecar.hosts.iter().filter(|host| !own.contains(host));
-        let hosts: std::collections::BTreeSet<_> = hosts.map(|host| &host.name).collect();
-        let hosts = i32::try_from(hosts.len()).unwrap_or(i32::MAX);
-        let name = sidecar_name(&key.name);
+    ) -> Scope {
+        let names: BTreeSet<_> = hosts.iter().map(|host| &host.name).collect();
+        let hosts = i32::try_from(names.len()).unwrap_or(i32::MAX);
+        let sidecar = self.own_sidecar(key).map(|_| sidecar_name(&key.name));
         if let Some(before) = before
-            && before.sidecar == name
+            && before.sidecar == sidecar
             && before.hosts == hosts
             && fence
                 .sidecar_changed
-                .is_none_or(|at| seconds(at) == before.written_at)
+                .is_none_or(|at| before.written_at == Some(seconds(at)))
         {
-            return Some(before.clone());
+            return before.clone();
         }
         let mesh = self.registry.hosts_visible_to(&key.namespace);
-        Some(Scope {
+        Scope {
             hosts,
             mesh_hosts: i32::try_from(mesh).unwrap_or(i32::MAX),
-            sidecar: name,
-            written_at: seconds(fence.sidecar_changed.unwrap_or(now)),
-        })
+            written_at: sidecar
+                .as_ref()
+                .map(|_| seconds(fence.sidecar_changed.unwrap_or(now))),
+            sidecar,
+        }
     }
 
     /// What the API server refused, where it stands in this fence's way.
@@ -269,9 +326,38 @@ fn say_scoped(workload: &str, scope: Option<&Scope>) -> String {
     }
 }
 
+fn say_observed(workload: &str, scope: Option<&Scope>, savings: Option<&Savings>) -> String {
+    let (Some(scope), Some(savings)) = (scope, savings) else {
+        return format!("the proxies of {workload} know the whole mesh");
+    };
+    #[allow(clippy::cast_precision_loss, reason = "megabytes")]
+    let megabytes = savings.estimated_bytes_per_proxy as f64 / 1e6;
+    format!(
+        "the proxies of {workload} know the whole mesh; enforced, they would know {} of {} hosts, and each would need about \
+         {megabytes:.1} MB less",
+        scope.hosts, scope.mesh_hosts
+    )
+}
+
+fn say_blind(why: &Blind) -> String {
+    match why {
+        Blind::NoProvider => format!(
+            "set prometheus.url of the chart, or add the extension provider {PROVIDER} to MeshConfig as the chart's README says"
+        ),
+        Blind::Telemetry(key) => format!(
+            "Telemetry {key} decides about access logs here. Add to its accessLogging: {{providers: [{{name: {PROVIDER}}}], \
+             match: {{mode: CLIENT}}}}"
+        ),
+        Blind::AccessLogFile(path) => format!(
+            "a Telemetry would turn off accessLogFile {path} of MeshConfig. Make an extension provider of it \
+             (envoyFileAccessLog) and name that in defaultProviders.accessLogging"
+        ),
+    }
+}
+
 fn say_held(held: &Held, workload: &str, system: &Name) -> Said {
     let (reason, message) = match held {
-        Held::Off => (Reason::Off, format!("the proxies of {workload} know the whole mesh")),
+        Held::Observing | Held::Off => (Reason::Off, format!("the proxies of {workload} know the whole mesh")),
         Held::Excluded => (
             Reason::NamespaceExcluded,
             "nothing is fenced in this namespace: it is the system's, Istio's, or named by excludedNamespaces of the chart".to_owned(),
@@ -323,6 +409,28 @@ fn say_held(held: &Held, workload: &str, system: &Name) -> Said {
         ),
         Held::NoPorts => (Reason::FallbackNotReady, "waiting for Service servicefence-ports".to_owned()),
         Held::NoEnvoyFilter => (Reason::FallbackNotReady, "waiting for EnvoyFilter servicefence of this namespace".to_owned()),
+        Held::History(History { trouble: Some(trouble), .. }) => (
+            Reason::HistoryUnavailable,
+            format!(
+                "{trouble}. Until the past traffic of {workload} is read, its proxies know the whole mesh; to scope them \
+                 without it, leave Prometheus out of spec.learning.sources"
+            ),
+        ),
+        Held::History(History { read, of, .. }) => (
+            Reason::HistoryPending,
+            format!(
+                "reading the past traffic of {workload} from Prometheus before its proxies are scoped{}",
+                if of.is_zero() {
+                    String::new()
+                } else {
+                    format!(": {} of {} hours so far", read.as_hours(), of.as_hours())
+                }
+            ),
+        ),
+        Held::Blind(why) => (
+            Reason::NothingObserved,
+            format!("nothing tells what {workload} calls, so its scope would be what allow, policies and protocols put into it: {}", say_blind(why)),
+        ),
         Held::Warming => (
             Reason::Transitioning,
             format!("preparing the proxies of {workload} before their first Sidecar"),

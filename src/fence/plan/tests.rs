@@ -1,13 +1,18 @@
 //! Decisions, from the outside: what happens in a cluster, and what is written.
 
 mod enforce;
+mod expiry;
 mod explain;
 mod gateway;
 mod invariants;
+mod metrics;
+mod months;
+mod observe;
 mod optin;
 mod policy;
 mod routes;
 mod subsets;
+mod telemetry;
 mod wishes;
 mod workloads;
 

@@ -19,8 +19,9 @@ use tonic::codegen::{Body, BoxFuture, Bytes, Context, Poll, Service, StdError, h
 use tonic::server::{ClientStreamingService, Grpc, NamedService};
 use tonic::{Code, Request, Response, Status};
 
+use super::refusal;
 use super::stream::refuse;
-use super::{Intake, MAX_MESSAGE_BYTES, Refusal, Shared, Sink};
+use super::{Intake, Refusal, Shared, Sink};
 
 /// The gRPC service of the access-log intake.
 #[derive(Debug)]
@@ -36,7 +37,7 @@ impl<S: Sink> AccessLogService<S> {
 
     /// The state for one more stream, to be fed without gRPC.
     pub fn intake(&self) -> Intake<S> {
-        Intake::new(Arc::clone(&self.shared))
+        Intake::new(Arc::clone(&self.shared), None)
     }
 }
 
@@ -73,9 +74,10 @@ where
                 Ok(Status::unimplemented("this service has StreamAccessLogs only").into_http())
             });
         }
+        let most = self.shared.settings.max_message_bytes;
         let method = StreamAccessLogs(self.clone());
         Box::pin(async move {
-            let mut grpc = Grpc::new(RawCodec).max_decoding_message_size(MAX_MESSAGE_BYTES);
+            let mut grpc = Grpc::new(RawCodec).max_decoding_message_size(most);
             Ok(grpc.client_streaming(method, request).await)
         })
     }
@@ -93,7 +95,10 @@ impl<S: Sink> ClientStreamingService<Bytes> for StreamAccessLogs<S> {
         let shutdown = shutdown.child_token();
         Box::pin(async move {
             let _open = OpenStream::count(&shared.metrics.streams);
-            let mut intake = Intake::new(Arc::clone(&shared));
+            // Written by our own sidecar, which adds the sender's certificate at the end.
+            let peer = request.metadata().get("x-forwarded-client-cert");
+            let peer = peer.and_then(|value| refusal::peer(value.to_str().ok()?));
+            let mut intake = Intake::new(Arc::clone(&shared), peer.map(str::to_owned));
             match run(&mut intake, &shared, request.into_inner(), &shutdown).await {
                 Ok(()) => Ok(Response::new(())),
                 Err(refusal) => Err(refuse(&shared, refusal, intake.node())),

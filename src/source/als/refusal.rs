@@ -7,7 +7,7 @@ use tonic::Code;
 
 use super::complaints::Excerpt;
 use super::wire::Malformed;
-use crate::fence::miss::{is_label, is_subdomain};
+use crate::fence::miss::{is_label, is_subdomain, parse_peer};
 
 /// The longest node id that can be well formed: type, IPv6 address, pod, namespace and a DNS domain.
 const MAX_NODE_ID: usize = 1024;
@@ -34,6 +34,15 @@ pub enum Refusal {
         /// The only namespace whose gateways may report.
         expected: String,
     },
+    /// The sender is a proxy, but not a sidecar.
+    #[error("the node {0} is not a sidecar (`sidecar~…`); only sidecars may report their own calls here")]
+    NotSidecar(String),
+    /// The sender showed no certificate.
+    #[error("the sender has no identity: it must come by mutual TLS, through the sidecar of the controller")]
+    MissingPeer,
+    /// The sender's certificate is of another namespace than its node id.
+    #[error("the node {0} is not in the namespace that the sender's certificate proves")]
+    PeerMismatch(String),
     /// Nothing came after the stream was opened.
     #[error("no message came within {0} s of opening the stream")]
     Idle(u64),
@@ -52,11 +61,14 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every value that [`Refusal::category`] can return.
-    pub const CATEGORIES: [&'static str; 7] = [
+    pub const CATEGORIES: [&'static str; 10] = [
         "missing_identifier",
         "malformed_identifier",
         "not_gateway",
         "foreign_namespace",
+        "not_sidecar",
+        "missing_peer",
+        "peer_mismatch",
         "idle",
         "malformed_message",
         "unreadable",
@@ -69,6 +81,9 @@ impl Refusal {
             Self::MalformedIdentifier(_) => "malformed_identifier",
             Self::NotGateway(_) => "not_gateway",
             Self::ForeignNamespace { .. } => "foreign_namespace",
+            Self::NotSidecar(_) => "not_sidecar",
+            Self::MissingPeer => "missing_peer",
+            Self::PeerMismatch(_) => "peer_mismatch",
             Self::Idle(_) => "idle",
             Self::MalformedMessage(_) => "malformed_message",
             Self::Unreadable { .. } => "unreadable",
@@ -81,7 +96,11 @@ impl Refusal {
             Self::MissingIdentifier | Self::MalformedIdentifier(_) | Self::MalformedMessage(_) => {
                 Code::InvalidArgument
             }
-            Self::NotGateway(_) | Self::ForeignNamespace { .. } => Code::PermissionDenied,
+            Self::NotGateway(_)
+            | Self::ForeignNamespace { .. }
+            | Self::NotSidecar(_)
+            | Self::PeerMismatch(_) => Code::PermissionDenied,
+            Self::MissingPeer => Code::Unauthenticated,
             Self::Idle(_) => Code::DeadlineExceeded,
             Self::Unreadable { code, .. } => *code,
         }
@@ -94,11 +113,58 @@ impl From<Refusal> for tonic::Status {
     }
 }
 
+/// A node id, taken apart.
+struct Node<'a> {
+    text: &'a str,
+    kind: &'a str,
+    pod: &'a str,
+    namespace: &'a str,
+}
+
 /// Checks that a node id is that of a gateway in `system_namespace`, and returns it.
-///
+pub(super) fn check_gateway<'a>(id: &'a [u8], system_namespace: &str) -> Result<&'a str, Refusal> {
+    let node = read_node(id)?;
+    if node.kind != "router" {
+        return Err(Refusal::NotGateway(Excerpt(id).to_string()));
+    }
+    if node.namespace != system_namespace {
+        return Err(Refusal::ForeignNamespace {
+            node: Excerpt(id).to_string(),
+            expected: system_namespace.to_owned(),
+        });
+    }
+    Ok(node.text)
+}
+
+/// Checks that a node id is that of a sidecar in the namespace that `peer` proves, and returns it and `namespace/pod`.
+pub(super) fn check_sidecar<'a>(id: &'a [u8], peer: Option<&str>) -> Result<(&'a str, String), Refusal> {
+    let node = read_node(id)?;
+    if node.kind != "sidecar" {
+        return Err(Refusal::NotSidecar(Excerpt(id).to_string()));
+    }
+    let peer = peer.ok_or(Refusal::MissingPeer)?;
+    let proven = parse_peer(peer).map_err(|_| Refusal::MissingPeer)?;
+    if proven != node.namespace {
+        return Err(Refusal::PeerMismatch(Excerpt(id).to_string()));
+    }
+    Ok((node.text, format!("{}/{}", node.namespace, node.pod)))
+}
+
+/// The URI of the certificate in an `x-forwarded-client-cert` that our own sidecar wrote. A sidecar that reports its calls sends
+/// none of its own; with one there are several, of which some are the sender's word.
+/// <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man/headers#x-forwarded-client-cert>
+pub(super) fn peer(header: &str) -> Option<&str> {
+    let fields = header.split(';').filter_map(|field| field.split_once('='));
+    let mut uris = fields
+        .filter(|(name, _)| *name == "URI")
+        .map(|(_, uri)| uri.trim_matches('"'));
+    let uri = uris.next()?;
+    (uris.next().is_none() && !header.contains(',')).then_some(uri)
+}
+
 /// Istio's form is `router~10.0.0.7~servicefence-fallback-5c9f.servicefence-system~servicefence-system.svc.cluster.local`.
 /// The domain behind `.svc.` is the mesh's own choice.
-pub(super) fn check_node_id<'a>(id: &'a [u8], system_namespace: &str) -> Result<&'a str, Refusal> {
+fn read_node(id: &[u8]) -> Result<Node<'_>, Refusal> {
     let malformed = || Refusal::MalformedIdentifier(Excerpt(id).to_string());
     if id.len() > MAX_NODE_ID {
         return Err(malformed());
@@ -123,16 +189,12 @@ pub(super) fn check_node_id<'a>(id: &'a [u8], system_namespace: &str) -> Result<
     if ip.parse::<std::net::IpAddr>().is_err() || !is_subdomain(pod) || !is_label(namespace) || !domain_fits {
         return Err(malformed());
     }
-    if kind != "router" {
-        return Err(Refusal::NotGateway(Excerpt(id).to_string()));
-    }
-    if namespace != system_namespace {
-        return Err(Refusal::ForeignNamespace {
-            node: Excerpt(id).to_string(),
-            expected: system_namespace.to_owned(),
-        });
-    }
-    Ok(text)
+    Ok(Node {
+        text,
+        kind,
+        pod,
+        namespace,
+    })
 }
 
 #[cfg(test)]
@@ -140,7 +202,37 @@ mod tests {
     use super::*;
 
     fn category(id: &[u8]) -> &'static str {
-        check_node_id(id, "servicefence-system").map_or_else(|refusal| refusal.category(), |_| "accepted")
+        check_gateway(id, "servicefence-system").map_or_else(|refusal| refusal.category(), |_| "accepted")
+    }
+
+    #[test]
+    fn a_sidecar_may_report_for_the_namespace_that_its_certificate_proves() {
+        let web = b"sidecar~10.0.0.7~web-1.shop~shop.svc.cluster.local";
+        let said = |id: &[u8], peer| {
+            check_sidecar(id, peer).map_or_else(|refusal| refusal.category().to_owned(), |(_, pod)| pod)
+        };
+        assert_eq!(said(web, Some("spiffe://td/ns/shop/sa/any")), "shop/web-1");
+        assert_eq!(said(web, Some("spiffe://td/ns/books/sa/any")), "peer_mismatch");
+        for peer in [
+            None,
+            Some(""),
+            Some("spiffe://td/ns/"),
+            Some("https://td/ns/shop/sa/any"),
+        ] {
+            assert_eq!(said(web, peer), "missing_peer", "{peer:?}");
+        }
+        let gateway = b"router~10.0.0.7~web-1.shop~shop.svc.cluster.local";
+        assert_eq!(said(gateway, Some("spiffe://td/ns/shop/sa/any")), "not_sidecar");
+    }
+
+    #[test]
+    fn only_the_certificate_that_our_own_sidecar_saw_counts() {
+        let own = "By=spiffe://td/ns/s/sa/s;Hash=ab;Subject=\"\";URI=spiffe://td/ns/shop/sa/web";
+        assert_eq!(peer(own), Some("spiffe://td/ns/shop/sa/web"));
+        let forged = format!("By=x;URI=spiffe://td/ns/books/sa/x,{own};DNS=a.example");
+        assert_eq!(peer(&forged), None);
+        assert_eq!(peer("URI=spiffe://td/ns/a/sa/x;URI=spiffe://td/ns/b/sa/y"), None);
+        assert_eq!(peer("By=x;Hash=ab"), None);
     }
 
     #[test]
@@ -193,12 +285,15 @@ mod tests {
         let hostile = vec![0xff; 100_000];
         let all = [
             Refusal::MissingIdentifier,
-            check_node_id(&hostile, "x").unwrap_err(),
+            check_gateway(&hostile, "x").unwrap_err(),
             Refusal::NotGateway(String::new()),
             Refusal::ForeignNamespace {
                 node: String::new(),
                 expected: String::new(),
             },
+            Refusal::NotSidecar(String::new()),
+            Refusal::MissingPeer,
+            Refusal::PeerMismatch(String::new()),
             Refusal::Idle(30),
             Refusal::MalformedMessage(Malformed::Truncated),
             Refusal::Unreadable {

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use super::complaints::Excerpt;
 use super::known::{Call, Known, KnownCalls};
 use super::metrics::{MALFORMED_ENTRY, Tally};
-use super::refusal::{Refusal, check_node_id};
+use super::refusal::{Refusal, check_gateway, check_sidecar};
 use super::wire::{self, Entry, Part, Text};
-use super::{Outcome, Shared, Sink};
+use super::{Outcome, Reporters, Shared, Sink};
 use crate::fence::miss::{Miss, Reject};
 
 /// The state of one stream.
@@ -21,17 +21,26 @@ use crate::fence::miss::{Miss, Reject};
 pub struct Intake<S> {
     shared: Arc<Shared<S>>,
     node: Option<String>,
+    /// The identity that the stream's certificate proves.
+    peer: Option<String>,
+    /// The pod whose calls are reported, as `namespace/pod`, where the sender reports its own.
+    own_pod: Option<String>,
+    /// The destination of the entry in hand, written here; it keeps its capacity.
+    destination: Vec<u8>,
     /// The sink's epoch when `known` was filled.
     epoch: u64,
     known: KnownCalls,
 }
 
 impl<S: Sink> Intake<S> {
-    pub(super) fn new(shared: Arc<Shared<S>>) -> Self {
+    pub(super) fn new(shared: Arc<Shared<S>>, peer: Option<String>) -> Self {
         let known = KnownCalls::new(shared.settings.known_calls_per_stream);
         Self {
             epoch: shared.sink.epoch(),
             node: None,
+            peer,
+            own_pod: None,
+            destination: Vec::new(),
             known,
             shared,
         }
@@ -46,7 +55,14 @@ impl<S: Sink> Intake<S> {
             let id = wire::node_id(message)?
                 .filter(|id| !id.is_empty())
                 .ok_or(Refusal::MissingIdentifier)?;
-            let node = check_node_id(id, &self.shared.settings.system_namespace)?;
+            let node = match &self.shared.settings.reporters {
+                Reporters::Gateway(namespace) => check_gateway(id, namespace)?,
+                Reporters::Sidecars => {
+                    let (node, pod) = check_sidecar(id, self.peer.as_deref())?;
+                    self.own_pod = Some(pod);
+                    node
+                }
+            };
             tracing::debug!(node, "access-log stream opened");
             self.node = Some(node.to_owned());
         }
@@ -58,6 +74,7 @@ impl<S: Sink> Intake<S> {
         }
         let mut tally = Tally::default();
         let read = wire::parts(message, |part| match part {
+            Part::Http(entry) if self.own_pod.is_some() => self.own_entry(entry, &mut tally),
             Part::Http(entry) => self.entry(entry, &mut tally),
             Part::Tcp(_) => tally.tcp += 1,
         });
@@ -85,13 +102,44 @@ impl<S: Sink> Intake<S> {
                 return self.complain(reject.category(), &reject, None);
             }
         };
-        match self.known.get(&call) {
+        self.count(&call, tally);
+    }
+
+    /// An entry of a sidecar about its own pod: of it only the address counts that was dialled.
+    fn own_entry(&mut self, bytes: &[u8], tally: &mut Tally) {
+        let mut destination = std::mem::take(&mut self.destination);
+        let pod = self.own_pod.take().unwrap_or_default();
+        let peer = self.peer.take().unwrap_or_default();
+        match wire::write_local_address(bytes, &mut destination) {
+            Ok(true) => {
+                let call = Call {
+                    source: pod.as_bytes(),
+                    peer: peer.as_bytes(),
+                    destination: &destination,
+                };
+                self.count(&call, tally);
+            }
+            Ok(false) => {
+                tally.rejected += 1;
+                let reject = Reject::MissingDestination;
+                self.complain(reject.category(), &reject, None);
+            }
+            Err(malformed) => {
+                tally.rejected += 1;
+                self.complain(MALFORMED_ENTRY, &malformed, None);
+            }
+        }
+        (self.destination, self.own_pod, self.peer) = (destination, Some(pod), Some(peer));
+    }
+
+    fn count(&mut self, call: &Call<'_>, tally: &mut Tally) {
+        match self.known.get(call) {
             Some(Known::Recorded) => tally.known += 1,
             Some(Known::Ignored(counter)) => {
                 counter.inc();
                 tally.ignored += 1;
             }
-            None => self.unknown(&call, tally),
+            None => self.unknown(call, tally),
         }
     }
 

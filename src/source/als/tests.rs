@@ -2,6 +2,7 @@
 
 mod hostile;
 mod lifetime;
+mod sidecars;
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -64,7 +65,7 @@ struct Harness {
 
 impl Harness {
     async fn start() -> Self {
-        Self::with(Settings::new(NAMESPACE)).await
+        Self::with(Settings::of_gateway(NAMESPACE)).await
     }
 
     async fn with(settings: Settings) -> Self {
@@ -155,11 +156,21 @@ struct Sender {
 
 impl Sender {
     fn open(channel: Channel) -> Self {
+        Self::with_certificate(channel, "")
+    }
+
+    /// With the header in which our own sidecar tells of the sender's certificate; empty: none.
+    fn with_certificate(channel: Channel, header: &str) -> Self {
         let (messages, receiver) = mpsc::channel(16);
+        let mut request = tonic::Request::new(ReceiverStream::new(receiver));
+        if !header.is_empty() {
+            let header = header.parse().unwrap();
+            request.metadata_mut().insert("x-forwarded-client-cert", header);
+        }
         let answer = tokio::spawn(async move {
             let mut client = AccessLogServiceClient::new(channel);
             client
-                .stream_access_logs(ReceiverStream::new(receiver))
+                .stream_access_logs(request)
                 .await
                 .map(tonic::Response::into_inner)
         });
@@ -313,7 +324,7 @@ async fn tcp_entries_are_counted_and_teach_nothing() {
 async fn a_cache_smaller_than_the_calls_in_use_still_counts_each_of_them() {
     let intake = Harness::with(Settings {
         known_calls_per_stream: 2,
-        ..Settings::new(NAMESPACE)
+        ..Settings::of_gateway(NAMESPACE)
     })
     .await;
     let stream = intake.stream().await;
@@ -374,7 +385,7 @@ fn a_known_call_costs_no_allocation() {
     let metrics = AlsMetrics::new(&registry).unwrap();
     let service = service(
         Arc::new(Recorder::default()),
-        Settings::new(NAMESPACE),
+        Settings::of_gateway(NAMESPACE),
         metrics,
         CancellationToken::new(),
     );

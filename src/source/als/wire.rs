@@ -12,6 +12,8 @@
 //! stricter: a header or an identity that is given twice with different values is [`Text::Conflicting`], where
 //! protobuf would take the last. Envoy writes each of them once, so two values mean that somebody forges.
 
+use std::io::Write as _;
+
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
 /// The request header in which the caller's proxy says which pod it serves, as `namespace/pod`.
@@ -160,6 +162,48 @@ impl<'a> Entry<'a> {
         }
         Ok(())
     }
+}
+
+/// A mapped IPv6 address, spelled out.
+const LONGEST_ADDRESS: usize = "0000:0000:0000:0000:0000:ffff:255.255.255.255".len();
+
+/// Writes the address that the caller dialled, as `ip:port`: `common_properties.downstream_local_address` of an entry that
+/// a sidecar wrote about its own pod. False: the entry has none.
+pub fn write_local_address(entry: &[u8], text: &mut Vec<u8>) -> Result<bool, Malformed> {
+    let (mut address, mut port): (&[u8], u64) = (&[], 0);
+    for common in Fields(entry) {
+        let (1, Value::Bytes(common)) = common? else {
+            continue;
+        };
+        for local in Fields(common) {
+            let (3, Value::Bytes(local)) = local? else {
+                continue;
+            };
+            for socket in Fields(local) {
+                let (1, Value::Bytes(socket)) = socket? else {
+                    continue;
+                };
+                for field in Fields(socket) {
+                    match field? {
+                        (2, Value::Bytes(bytes)) => address = bytes,
+                        (3, Value::Varint(number)) => port = number,
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+    text.clear();
+    if address.is_empty() || address.len() > LONGEST_ADDRESS {
+        return Ok(false);
+    }
+    let is_ipv6 = address.contains(&b':');
+    text.extend_from_slice(if is_ipv6 { b"[" } else { b"" });
+    text.extend_from_slice(address);
+    text.extend_from_slice(if is_ipv6 { b"]:" } else { b":" });
+    // Writing into a vector cannot fail.
+    let _ = write!(text, "{port}");
+    Ok(true)
 }
 
 /// Calls `each` for every entry of a message. Entries that stand before the first malformed byte are still seen.

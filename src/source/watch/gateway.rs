@@ -21,6 +21,7 @@ use super::Context;
 use crate::fence::Change;
 use crate::fence::name::Cidr;
 use crate::readiness::Readiness;
+use crate::source::convert::is_ready;
 use crate::supervisor::Supervisor;
 
 /// How long the gateway must be without a ready endpoint until that is a fact. Every fence says it
@@ -36,20 +37,20 @@ pub(super) fn start(context: &Context, tasks: &mut Supervisor, readiness: &Readi
         slices,
         of_gateway,
         context.clone(),
-        "endpointslices",
+        "gateway",
         has_ready_endpoint,
         move |all| {
             let ready = Some(all.values().any(|ready| *ready));
             seen.send_if_modified(|seen| std::mem::replace(seen, ready) != ready);
         },
     );
-    let mut synced = Some(readiness.wait_for("endpointslices"));
+    let mut synced = Some(readiness.wait_for("gateway"));
     let state = context.state.clone();
     let settling = settle(settled, move |ready| {
         state.apply(Change::GatewayReady(ready));
         synced.take();
     });
-    tasks.critical("endpointslices", async {
+    tasks.critical("gateway", async {
         tokio::join!(collecting, settling);
     });
     if context.service_cidrs.is_empty() {
@@ -134,14 +135,7 @@ async fn collect<K, V>(
 }
 
 fn has_ready_endpoint(slice: &EndpointSlice) -> bool {
-    let ready = |endpoint: &k8s_openapi::api::discovery::v1::Endpoint| {
-        endpoint
-            .conditions
-            .as_ref()
-            .and_then(|conditions| conditions.ready)
-            .unwrap_or(true)
-    };
-    slice.endpoints.iter().flatten().any(ready)
+    slice.endpoints.iter().flatten().any(is_ready)
 }
 
 fn cidrs(object: &ServiceCIDR) -> BTreeSet<Cidr> {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::fence::Observation;
 use crate::fence::name::FenceKey;
+use crate::fence::{Observation, Period};
 
 /// How long observations of a fence are gathered.
 #[derive(Clone, Copy, Debug)]
@@ -17,8 +17,17 @@ pub struct LearningSettings {
     pub at_most: Duration,
 }
 
-/// Observations, each with when its log entry arrived.
-pub(super) type Batch = BTreeMap<Observation, Instant>;
+/// What was seen, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sighting {
+    /// When it was so.
+    pub period: Period,
+    /// When a log entry of it arrived; `None` where none did.
+    pub arrived: Option<Instant>,
+}
+
+/// Observations that are written together.
+pub(super) type Batch = BTreeMap<Observation, Sighting>;
 
 struct Waiting {
     batch: Batch,
@@ -44,18 +53,18 @@ impl Batches {
 
     /// Gathers an observation. Only what is new keeps its fence waiting: every log stream of every gateway tells of a
     /// new pair, one after another, and the first must not wait for the last.
-    pub(super) fn add(&mut self, observation: Observation, at: Instant) {
-        self.add_after(self.settings.quiet, observation, at);
+    pub(super) fn add(&mut self, observation: Observation, seen: Sighting) {
+        self.add_after(self.settings.quiet, observation, seen);
     }
 
     /// Gathers what could not be written, to be due after `wait`.
     pub(super) fn add_again(&mut self, batch: Batch, wait: Duration) {
-        for (observation, at) in batch {
-            self.add_after(wait, observation, at);
+        for (observation, seen) in batch {
+            self.add_after(wait, observation, seen);
         }
     }
 
-    fn add_after(&mut self, wait: Duration, observation: Observation, at: Instant) {
+    fn add_after(&mut self, wait: Duration, observation: Observation, seen: Sighting) {
         let now = Instant::now();
         let latest = now + self.settings.at_most.max(wait);
         let fence = observation.fence.clone();
@@ -64,10 +73,11 @@ impl Batches {
             due: now,
             latest,
         });
-        if waiting.batch.contains_key(&observation) {
+        if let Some(known) = waiting.batch.get_mut(&observation) {
+            known.period = known.period.and(seen.period);
             return;
         }
-        waiting.batch.insert(observation, at);
+        waiting.batch.insert(observation, seen);
         waiting.due = (now + wait).min(waiting.latest);
     }
 
@@ -120,6 +130,13 @@ mod tests {
         }
     }
 
+    fn now() -> Sighting {
+        Sighting {
+            period: Period::at(jiff::Timestamp::UNIX_EPOCH),
+            arrived: Some(Instant::now()),
+        }
+    }
+
     /// How long after now the next fence is due.
     fn wait(batches: &Batches) -> Duration {
         batches.next_due(|_| true).unwrap() - Instant::now()
@@ -129,13 +146,16 @@ mod tests {
     async fn what_other_streams_tell_again_delays_nothing() {
         let mut batches = batches();
         for _ in 0..5 {
-            batches.add(of("web", "reviews"), Instant::now());
+            batches.add(of("web", "reviews"), now());
             advance(MS_10).await;
         }
         assert_eq!(wait(&batches), Duration::ZERO);
         let (fence, batch) = batches.take_due(|_| true).unwrap();
         assert_eq!((&*fence.name, batch.len()), ("web", 1));
-        assert_eq!(batch[&of("web", "reviews")] + QUIET, Instant::now());
+        assert_eq!(
+            batch[&of("web", "reviews")].arrived.unwrap() + QUIET,
+            Instant::now()
+        );
         assert!(batches.is_empty());
     }
 
@@ -143,12 +163,12 @@ mod tests {
     async fn a_burst_is_gathered_until_it_ends_or_lasts_too_long() {
         let mut batches = batches();
         for number in 0..3 {
-            batches.add(of("web", &format!("s-{number}")), Instant::now());
+            batches.add(of("web", &format!("s-{number}")), now());
             advance(MS_10).await;
         }
         assert_eq!(wait(&batches) + MS_10, QUIET);
         for number in 3..49 {
-            batches.add(of("web", &format!("s-{number}")), Instant::now());
+            batches.add(of("web", &format!("s-{number}")), now());
             advance(MS_10).await;
         }
         assert_eq!(wait(&batches), MS_10);
@@ -159,8 +179,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_fence_that_is_being_written_holds_up_no_other() {
         let mut batches = batches();
-        batches.add(of("busy", "reviews"), Instant::now());
-        batches.add(of("web", "reviews"), Instant::now());
+        batches.add(of("busy", "reviews"), now());
+        batches.add(of("web", "reviews"), now());
         let free = |fence: &FenceKey| &*fence.name != "busy";
         advance(QUIET).await;
         assert_eq!(&*batches.take_due(free).unwrap().0.name, "web");
@@ -172,7 +192,7 @@ mod tests {
     async fn what_could_not_be_written_waits_longer_and_the_end_of_the_process_hurries_it() {
         let mut batches = batches();
         let long = 4 * AT_MOST;
-        batches.add_again([(of("web", "reviews"), Instant::now())].into(), long);
+        batches.add_again([(of("web", "reviews"), now())].into(), long);
         assert_eq!(wait(&batches), long);
         batches.hurry();
         assert_eq!(wait(&batches), Duration::ZERO);

@@ -487,5 +487,5 @@ fn a_sidecar_that_comes_back_was_written_then() {
     let back = world.now;
     world.edit("shop", "web", json!({}));
     world.settle();
-    assert!(world.status("shop", "web").scope.unwrap().written_at >= back);
+    assert!(world.status("shop", "web").scope.unwrap().written_at >= Some(back));
 }

@@ -17,6 +17,8 @@ enum Happening {
     Label(usize, Option<&'static str>),
     Service(usize, usize, &'static [&'static str]),
     NoService(usize, usize),
+    Endpoints(usize, usize, u64),
+    Call(usize, usize, (usize, usize)),
     Allow(usize, usize, Vec<(usize, usize)>),
     Wish(usize, usize, Vec<Wish>),
     Core(usize, usize),
@@ -82,11 +84,19 @@ fn happening() -> impl Strategy<Value = Happening> {
     prop_oneof![
         (
             0..NAMESPACES.len(),
-            prop_oneof![Just(Some("enforce")), Just(Some("off")), Just(None)]
+            prop_oneof![
+                Just(Some("enforce")),
+                Just(Some("observe")),
+                Just(Some("off")),
+                Just(None)
+            ]
         )
             .prop_map(|(namespace, mode)| Happening::Label(namespace, mode)),
         (service(), ports).prop_map(|((namespace, name), ports)| Happening::Service(namespace, name, ports)),
         service().prop_map(|(namespace, name)| Happening::NoService(namespace, name)),
+        (service(), 0..4_u64)
+            .prop_map(|((namespace, name), ready)| Happening::Endpoints(namespace, name, ready)),
+        (service(), service()).prop_map(|((namespace, name), to)| Happening::Call(namespace, name, to)),
         (service(), prop::collection::vec(service(), 0..3))
             .prop_map(|((namespace, name), hosts)| Happening::Allow(namespace, name, hosts)),
         (service(), prop::collection::vec(wish(), 0..3))
@@ -124,6 +134,30 @@ fn happens(world: &mut World, happening: &Happening) {
         }
         Happening::NoService(namespace, name) => {
             world.no_service(&ServiceKey::new(NAMESPACES[*namespace], NAMES[*name]));
+        }
+        Happening::Endpoints(namespace, name, ready) => {
+            let (namespace, name) = (NAMESPACES[*namespace], NAMES[*name]);
+            let facts = crate::fence::facts::EndpointsFacts {
+                service: ServiceKey::new(namespace, name),
+                ready: *ready,
+                ipv6: false,
+            };
+            let key = crate::fence::name::ConfigKey::new(namespace, format!("{name}-1"));
+            world.apply(crate::fence::Change::Endpoints(
+                key,
+                (*ready > 0).then_some(facts),
+            ));
+        }
+        Happening::Call(namespace, name, to) => {
+            let call = crate::fence::Call {
+                namespace: NAMESPACES[*namespace].into(),
+                workload: NAMES[*name].into(),
+                app: NAMES[*name].into(),
+                version: "unknown".into(),
+                canonical: NAMES[*name].into(),
+                host: host(*to).into(),
+            };
+            world.calls(&[call]);
         }
         Happening::Allow(namespace, name, hosts) => {
             let (namespace, name) = (NAMESPACES[*namespace], NAMES[*name]);
@@ -299,6 +333,31 @@ proptest! {
                 }
             }
         }
+    }
+
+    #[test]
+    fn no_source_widens_a_fence_of_another_namespace(
+        happenings in prop::collection::vec(happening(), 0..30),
+        from in (0..NAMESPACES.len(), 0..NAMES.len()),
+        to in (0..NAMESPACES.len(), 0..NAMES.len()),
+    ) {
+        let mut world = a_world(&happenings);
+        let scopes = |world: &World| {
+            let elsewhere = world.engine.fences().filter(|(key, _)| *key.namespace != *NAMESPACES[from.0]);
+            elsewhere.map(|(key, fence)| (key.clone(), world.engine.scope_of(key, fence, world.now))).collect::<Vec<_>>()
+        };
+        let before = scopes(&world);
+        happens(&mut world, &Happening::Call(from.0, from.1, to));
+        happens(&mut world, &Happening::Learn(from.0, from.1, to));
+        prop_assert_eq!(scopes(&world), before);
+    }
+
+    #[test]
+    fn the_size_of_the_mesh_is_the_sum_of_its_services(happenings in prop::collection::vec(happening(), 0..40)) {
+        let world = a_world(&happenings);
+        let registry = world.engine.registry();
+        let sum = registry.services().map(|(key, _)| registry.size_of(key)).fold(crate::fence::Size::default(), std::ops::Add::add);
+        prop_assert_eq!(registry.size_visible_to("a"), sum);
     }
 
     #[test]

@@ -93,6 +93,8 @@ fn a_rollout_of_pods_that_are_alike_touches_nothing() {
     let facts = crate::fence::facts::PodFacts {
         labels: [("app".to_owned(), "web".to_owned())].into(),
         account: "web".into(),
+        workload: "web".into(),
+        proxied: true,
     };
     let dirty = world.engine.apply(pod(Some(facts)), now);
     assert!(dirty.targets.is_empty(), "{dirty:?}");

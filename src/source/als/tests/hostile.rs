@@ -413,7 +413,7 @@ fn rejects_are_logged_once_for_a_while_escaped_and_cut() {
     let metrics = AlsMetrics::new(&registry).unwrap();
     let mut intake = service(
         Arc::new(Recorder::default()),
-        Settings::new(NAMESPACE),
+        Settings::of_gateway(NAMESPACE),
         metrics,
         CancellationToken::new(),
     )
@@ -447,7 +447,7 @@ fn bytes_after_the_identifier_never_panic() {
     let metrics = AlsMetrics::new(&registry).unwrap();
     let service = service(
         Arc::new(Recorder::default()),
-        Settings::new(NAMESPACE),
+        Settings::of_gateway(NAMESPACE),
         metrics,
         CancellationToken::new(),
     );

@@ -18,7 +18,7 @@ async fn silence_after(messages: Vec<Vec<u8>>) -> (Code, Duration, Harness) {
     let metrics = AlsMetrics::new(&metrics_of_its_own).unwrap();
     let mut service = service(
         Arc::clone(&harness.sink),
-        Settings::new(NAMESPACE),
+        Settings::of_gateway(NAMESPACE),
         metrics,
         harness.shutdown.clone(),
     );
@@ -58,7 +58,7 @@ async fn an_old_connection_is_told_to_go_and_closed() {
     let age = Duration::from_millis(300);
     let intake = Harness::with(Settings {
         max_connection_age: Some(age),
-        ..Settings::new(NAMESPACE)
+        ..Settings::of_gateway(NAMESPACE)
     })
     .await;
     let stream = intake.stream().await;
@@ -121,7 +121,7 @@ async fn a_shutdown_does_not_wait_for_ever_for_a_peer_that_says_nothing() {
     let drain_timeout = Duration::from_millis(200);
     let intake = Harness::with(Settings {
         drain_timeout,
-        ..Settings::new(NAMESPACE)
+        ..Settings::of_gateway(NAMESPACE)
     })
     .await;
     // It never sends HTTP/2, so it cannot be told to go.

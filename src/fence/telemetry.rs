@@ -1,0 +1,172 @@
+//! How fences that only observe see calls where no metrics are read: their proxies' own access logs, by an Istio
+//! `Telemetry`.
+//!
+//! Flows in: Telemetries and MeshConfig. Flows out: whether one of ours is needed in a namespace, and what it must say.
+//! Invariant: nobody's access logs are lost by it. Istio replaces the providers of an upper level by those of the lower
+//! one, so ours repeats them, and it steps back where the namespace has a Telemetry of its own.
+//! <https://istio.io/latest/docs/tasks/observability/telemetry/>
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use servicefence_crd::{Mode, Source};
+
+use super::engine::Engine;
+use super::name::{ConfigKey, Fingerprint, ScopeHost};
+use super::render;
+
+/// The extension provider that our Telemetry names; it is for the operator to define in MeshConfig.
+pub const PROVIDER: &str = "servicefence";
+
+/// Istio's built-in provider for Envoy's standard output.
+const STDOUT_PROVIDER: &str = "envoy";
+const STDOUT: &str = "/dev/stdout";
+
+/// A Telemetry.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TelemetryFacts {
+    /// Carries our label.
+    pub ours: bool,
+    /// It is for all pods of its namespace.
+    pub for_all: bool,
+    /// `spec.accessLogging`.
+    pub access_logging: Vec<Value>,
+    /// Of two for all pods Istio takes the older.
+    pub created: Timestamp,
+    /// Digest of its spec.
+    pub fingerprint: Fingerprint,
+}
+
+/// What MeshConfig says about access logs.
+/// <https://istio.io/latest/docs/reference/config/istio.mesh.v1alpha1/>
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MeshConfigFacts {
+    /// Whether the provider `servicefence` is there.
+    pub has_provider: bool,
+    /// `defaultProviders.accessLogging`.
+    pub default_providers: Vec<String>,
+    /// `accessLogFile`; empty: none.
+    pub access_log_file: String,
+    /// Services of the other extension providers: external authorization, tracing, access logs. Proxies call them by
+    /// themselves, and Istio does not import them into a Sidecar by itself.
+    pub provider_hosts: BTreeSet<ScopeHost>,
+}
+
+/// Why a fence that observes sees no calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Blind {
+    /// MeshConfig does not have the extension provider.
+    NoProvider,
+    /// The namespace has a Telemetry that ours would replace, or that would replace ours.
+    Telemetry(ConfigKey),
+    /// MeshConfig's `accessLogFile` cannot be repeated by a provider.
+    AccessLogFile(String),
+}
+
+impl Engine {
+    /// Whether some fence of the namespace learns from access logs while it observes.
+    pub(super) fn observes_by_logs(&self, namespace: &str) -> bool {
+        !self.settings.reads_history
+            && self.fences_in(namespace).any(|(key, fence)| {
+                self.mode(key, fence) == Mode::Observe && fence.resource.spec.learns_from(Source::AccessLog)
+            })
+    }
+
+    /// What keeps the proxies of a namespace from reporting their calls. `Ok(true)`: nothing, and a Telemetry of ours is
+    /// needed; `Ok(false)`: the user's own one reports them.
+    pub(super) fn sight(&self, namespace: &str) -> Result<bool, Blind> {
+        if !self.mesh_config.has_provider {
+            return Err(Blind::NoProvider);
+        }
+        let users = self
+            .telemetries_in(namespace)
+            .filter(|(_, telemetry)| !telemetry.ours)
+            .filter(|(key, telemetry)| {
+                telemetry.for_all || !telemetry.access_logging.is_empty() || *key.name == *render::TELEMETRY
+            })
+            .find(|(_, telemetry)| !telemetry.reports());
+        if let Some((key, _)) = users {
+            return Err(Blind::Telemetry(key.clone()));
+        }
+        let reported = self
+            .telemetries_in(namespace)
+            .any(|(_, telemetry)| !telemetry.ours && telemetry.for_all);
+        if !reported && self.logging_of_mesh().is_none() {
+            return Err(Blind::AccessLogFile(self.mesh_config.access_log_file.clone()));
+        }
+        Ok(!reported)
+    }
+
+    /// The access logging of our Telemetry: our own entry, and what applies without it.
+    pub(super) fn wanted_access_logging(&self) -> Vec<Value> {
+        let own = json!({"providers": [{"name": PROVIDER}], "match": {"mode": "CLIENT"}});
+        let others = self.logging_of_mesh().unwrap_or_default();
+        std::iter::once(own).chain(others).collect()
+    }
+
+    /// What applies to a namespace without a Telemetry, each entry with its providers. `None`: a file that no provider
+    /// that there always is writes to.
+    fn logging_of_mesh(&self) -> Option<Vec<Value>> {
+        let config = &self.mesh_config;
+        let of = |names: &[String]| names.iter().map(|name| json!({"name": name})).collect::<Value>();
+        let root = self
+            .telemetries_in(&self.settings.root_namespace)
+            .filter(|(_, telemetry)| telemetry.for_all)
+            .min_by_key(|(key, telemetry)| (telemetry.created, *key))
+            .map(|(_, telemetry)| &telemetry.access_logging)
+            .filter(|logging| !logging.is_empty());
+        if let Some(logging) = root {
+            let mut parents = of(&config.default_providers);
+            let repeated = logging.iter().cloned().map(|mut entry| {
+                // Without providers of its own, Istio takes those of the entry before.
+                match entry.get("providers").and_then(Value::as_array) {
+                    Some(own) if !own.is_empty() => parents = own.clone().into(),
+                    _ => entry["providers"] = parents.clone(),
+                }
+                entry
+            });
+            return Some(repeated.collect());
+        }
+        if !config.default_providers.is_empty() {
+            return Some(vec![json!({"providers": of(&config.default_providers)})]);
+        }
+        match config.access_log_file.as_str() {
+            "" => Some(Vec::new()),
+            STDOUT => Some(vec![json!({"providers": [{"name": STDOUT_PROVIDER}]})]),
+            _ => None,
+        }
+    }
+
+    fn telemetries_in<'a>(
+        &'a self,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = (&'a ConfigKey, &'a TelemetryFacts)> {
+        self.telemetries
+            .range(ConfigKey::new(namespace, "")..)
+            .take_while(move |(key, _)| &*key.namespace == namespace)
+    }
+
+    /// Namespaces with a fence that observes by logs.
+    pub(super) fn observing_by_logs(&self) -> BTreeSet<super::name::Name> {
+        let mut namespaces = self.fenced_namespaces();
+        namespaces.retain(|namespace| self.observes_by_logs(namespace));
+        namespaces
+    }
+}
+
+impl TelemetryFacts {
+    /// Whether it makes proxies report their calls to us.
+    fn reports(&self) -> bool {
+        self.access_logging.iter().any(|entry| {
+            let named = entry["providers"].as_array().into_iter().flatten();
+            let for_clients = entry["match"]["mode"] != "SERVER";
+            let enabled = entry["disabled"] != true;
+            for_clients
+                && enabled
+                && named
+                    .filter_map(|provider| provider["name"].as_str())
+                    .any(|name| name.eq_ignore_ascii_case(PROVIDER))
+        })
+    }
+}

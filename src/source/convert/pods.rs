@@ -1,0 +1,97 @@
+//! Pods and where they can be reached: of both the few fields that decisions need.
+
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use kube::api::ObjectMeta;
+
+use super::{Observe, Unreadable, label, name_of, namespace_of};
+use crate::fence::Change;
+use crate::fence::facts::{EndpointsFacts, PodFacts};
+use crate::fence::name::{ConfigKey, PodKey, ServiceKey};
+
+/// A pod without all that decisions do not need: it is dropped while the object is decoded.
+pub type TrimmedPod = kube::api::Object<TrimmedPodSpec, kube::api::NotUsed>;
+
+/// Of the spec of a pod.
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TrimmedPodSpec {
+    /// The account whose certificate the pod's proxy has.
+    #[serde(default)]
+    pub service_account_name: String,
+}
+
+impl Observe for TrimmedPod {
+    fn observe(&self, _: &str) -> Result<Change, Unreadable> {
+        let key = PodKey::new(namespace_of(&self.metadata), name_of(&self.metadata));
+        let facts = PodFacts {
+            labels: self.metadata.labels.clone().unwrap_or_default(),
+            account: self.spec.service_account_name.as_str().into(),
+            workload: workload_name(&self.metadata).into(),
+            proxied: is_injected(&self.metadata),
+        };
+        Ok(Change::Pod(key, Some(facts)))
+    }
+}
+
+/// Istio's injector says in this annotation what it has added.
+fn is_injected(meta: &ObjectMeta) -> bool {
+    let annotations = meta.annotations.as_ref();
+    annotations.is_some_and(|all| all.contains_key("sidecar.istio.io/status"))
+}
+
+impl Observe for EndpointSlice {
+    fn observe(&self, _: &str) -> Result<Change, Unreadable> {
+        let key = ConfigKey::new(namespace_of(&self.metadata), name_of(&self.metadata));
+        let service = label(&self.metadata, "kubernetes.io/service-name");
+        let facts = service.map(|service| EndpointsFacts {
+            service: ServiceKey::new(key.namespace.clone(), service),
+            ready: self
+                .endpoints
+                .iter()
+                .flatten()
+                .filter(|one| is_ready(one))
+                .count() as u64,
+            ipv6: self.address_type == "IPv6",
+        });
+        Ok(Change::Endpoints(key, facts))
+    }
+}
+
+/// Whether an endpoint takes calls; unknown counts as ready.
+pub fn is_ready(endpoint: &Endpoint) -> bool {
+    let conditions = endpoint.conditions.as_ref();
+    conditions.and_then(|conditions| conditions.ready) != Some(false)
+}
+
+/// The name that Istio gives to a pod's workload, in metrics and elsewhere (`GetWorkloadMetaFromPod` of its
+/// `pkg/kube/util.go`): that of the owner, or of the owner's owner where the names tell.
+fn workload_name(meta: &ObjectMeta) -> String {
+    if let Some(named) = label(meta, "service.istio.io/workload-name") {
+        return named.to_owned();
+    }
+    let owners = meta.owner_references.iter().flatten();
+    let generated = meta.generate_name.as_ref().is_some_and(|name| !name.is_empty());
+    let owner = owners
+        .filter(|_| generated)
+        .find(|owner| owner.controller == Some(true));
+    let Some(owner) = owner else {
+        return meta.name.clone().unwrap_or_default();
+    };
+    let of_deployment = || {
+        let hashes = ["pod-template-hash", "rollouts-pod-template-hash"];
+        let mut hashes = hashes.into_iter().filter_map(|key| label(meta, key));
+        hashes.find_map(|hash| owner.name.strip_suffix(hash)?.strip_suffix('-'))
+    };
+    let of_cron_job = || {
+        let (name, time) = owner.name.rsplit_once('-')?;
+        let is_time = (8..=10).contains(&time.len()) && time.bytes().all(|byte| byte.is_ascii_digit());
+        is_time.then_some(name)
+    };
+    let higher = match owner.kind.as_str() {
+        "ReplicaSet" => of_deployment(),
+        "ReplicationController" => label(meta, "deploymentconfig"),
+        "Job" => of_cron_job(),
+        _ => None,
+    };
+    higher.unwrap_or(&owner.name).to_owned()
+}

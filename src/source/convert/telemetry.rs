@@ -1,0 +1,92 @@
+//! What Istio's Telemetries and MeshConfig say about access logs.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1 as core;
+use kube::api::DynamicObject;
+use serde::de::Error as _;
+use serde_json::Value;
+
+use super::{Observe, Unreadable, created, written};
+use crate::fence::Change;
+use crate::fence::name::{ScopeHost, ServiceKey};
+use crate::fence::render::Kind;
+use crate::fence::telemetry::{self, MeshConfigFacts, TelemetryFacts};
+
+/// What a Telemetry says about access logs.
+pub(super) fn facts(object: &DynamicObject) -> TelemetryFacts {
+    let spec = &object.data["spec"];
+    let is = written(object, Kind::Telemetry);
+    let names = |field: &str| spec.get(field).is_some_and(|value| !value.is_null());
+    let labels = spec["selector"]["matchLabels"].as_object();
+    TelemetryFacts {
+        ours: is.ours,
+        for_all: labels.is_none_or(serde_json::Map::is_empty) && !names("targetRef") && !names("targetRefs"),
+        access_logging: spec["accessLogging"].as_array().cloned().unwrap_or_default(),
+        created: created(&object.metadata),
+        fingerprint: is.fingerprint,
+    }
+}
+
+/// Key of the ConfigMap under which MeshConfig stands, as YAML.
+const MESH: &str = "mesh";
+
+impl Observe for core::ConfigMap {
+    fn observe(&self, _: &str) -> Result<Change, Unreadable> {
+        let text = self.data.as_ref().and_then(|data| data.get(MESH));
+        let config: MeshConfig = match text {
+            Some(text) => serde_saphyr::from_str(text).map_err(|error| Unreadable {
+                kind: "ConfigMap".to_owned(),
+                source: serde_json::Error::custom(format!("data.{MESH}: {error}")),
+            })?,
+            None => MeshConfig::default(),
+        };
+        let named = |provider: &Provider| provider.name.eq_ignore_ascii_case(telemetry::PROVIDER);
+        Ok(Change::MeshConfig(MeshConfigFacts {
+            has_provider: config.extension_providers.iter().any(named),
+            default_providers: config.default_providers.access_logging,
+            access_log_file: config.access_log_file,
+            provider_hosts: config
+                .extension_providers
+                .iter()
+                .filter(|provider| !named(provider))
+                .filter_map(Provider::host)
+                .collect(),
+        }))
+    }
+}
+
+/// Of MeshConfig.
+#[derive(Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct MeshConfig {
+    access_log_file: String,
+    default_providers: DefaultProviders,
+    extension_providers: Vec<Provider>,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct DefaultProviders {
+    access_logging: Vec<String>,
+}
+
+#[derive(serde::Deserialize)]
+struct Provider {
+    name: String,
+    /// One of the kinds of provider, by its name.
+    #[serde(flatten)]
+    kinds: BTreeMap<String, Value>,
+}
+
+impl Provider {
+    /// The Service that it calls, which every kind with one names alike: as a host, or as `namespace/host`. What
+    /// ServiceEntries declare is in every scope anyway.
+    fn host(&self) -> Option<ScopeHost> {
+        let service = self.kinds.values().find_map(|kind| kind["service"].as_str())?;
+        match service.split_once('/') {
+            Some(_) => ScopeHost::parse(service),
+            None => ServiceKey::of_host(service).map(|service| service.scope_host()),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What the server answers: <https://prometheus.io/docs/prometheus/latest/querying/api/#format-overview>.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use super::QueryError;
+use crate::fence::Call;
+use crate::fence::name::Name;
+
+/// So much of what the server says goes into conditions and logs.
+const MOST_TEXT: usize = 200;
+
+/// The envelope. What is not named here is not needed; infos are hints about the query, no defects of the answer.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Answer<'a> {
+    #[serde(borrow)]
+    status: Cow<'a, str>,
+    #[serde(borrow, default)]
+    data: Option<Data<'a>>,
+    #[serde(default)]
+    error_type: Option<String>,
+    #[serde(default)]
+    error: Option<String>,
+    #[serde(default)]
+    warnings: Vec<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Data<'a> {
+    #[serde(borrow)]
+    result_type: Cow<'a, str>,
+    #[serde(borrow)]
+    result: Vec<Sample<'a>>,
+}
+
+/// One element of an instant vector.
+#[derive(Deserialize)]
+pub(super) struct Sample<'a> {
+    #[serde(borrow)]
+    metric: HashMap<Cow<'a, str>, Cow<'a, str>>,
+    value: (f64, Cow<'a, str>),
+}
+
+impl<'a> Answer<'a> {
+    /// Reads an answer. That there is none, or none of the right kind, is an error, never an empty list.
+    pub(super) fn read(body: &'a [u8], status: u16) -> Result<(Vec<Sample<'a>>, Option<String>), QueryError> {
+        let answer: Answer<'a> = match serde_json::from_slice(body) {
+            Ok(answer) => answer,
+            Err(_) if !(200..300).contains(&status) => return Err(QueryError::Status(status)),
+            Err(error) => return Err(QueryError::Unreadable(error)),
+        };
+        if answer.status != "success" {
+            return Err(QueryError::Refused {
+                kind: answer.error_type.unwrap_or_default(),
+                message: answer.error.unwrap_or_default().chars().take(MOST_TEXT).collect(),
+            });
+        }
+        match answer.data {
+            Some(data) if data.result_type == "vector" => {
+                let warning = answer.warnings.into_iter().next();
+                let cut = warning.map(|warning| warning.chars().take(MOST_TEXT).collect());
+                Ok((data.result, cut))
+            }
+            _ => Err(QueryError::NoVector),
+        }
+    }
+}
+
+impl Sample<'_> {
+    /// The time of the evaluation, by the server's clock.
+    pub(super) fn at(&self) -> Option<Timestamp> {
+        #[allow(
+            clippy::cast_possible_truncation,
+            reason = "a time in milliseconds is far smaller"
+        )]
+        Timestamp::from_millisecond((self.value.0 * 1000.0) as i64).ok()
+    }
+
+    /// Whether it has a label.
+    pub(super) fn has(&self, label: &str) -> bool {
+        self.metric.get(label).is_some_and(|value| !value.is_empty())
+    }
+
+    /// Its value.
+    pub(super) fn number(&self) -> Option<f64> {
+        self.value.1.parse().ok()
+    }
+
+    /// Who called whom; `None` where the series is of another namespace than it says, or does not show that it is of this one.
+    pub(super) fn call(&self, namespace_label: &str) -> Option<Call> {
+        let label = |name: &str| self.metric.get(name).map_or("", |value| &**value);
+        let claimed = label("source_workload_namespace");
+        if !namespace_label.is_empty() && label(namespace_label) != claimed {
+            return None;
+        }
+        Some(Call {
+            namespace: claimed.into(),
+            workload: label("source_workload").into(),
+            app: label("source_app").into(),
+            version: label("source_version").into(),
+            canonical: label("source_canonical_service").into(),
+            host: Name::from(label("destination_service")),
+        })
+    }
+}

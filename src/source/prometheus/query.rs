@@ -1,0 +1,93 @@
+//! The queries.
+//!
+//! A workload called a host in a period if a counter of it grew, or if the counter is new: that a counter appears is a
+//! call too, and `increase` alone does not see it. The rare callers, a job that calls once, are seen by that only.
+
+use std::collections::BTreeSet;
+
+use jiff::SignedDuration;
+
+use super::Settings;
+use crate::fence::name::Name;
+
+/// Istio's counters of what a workload calls: <https://istio.io/latest/docs/reference/config/metrics/>.
+const COUNTERS: [&str; 2] = ["istio_requests_total", "istio_tcp_connections_opened_total"];
+
+/// The labels that say who called whom.
+const WHO: [&str; 6] = [
+    "source_workload_namespace",
+    "source_workload",
+    "source_app",
+    "source_version",
+    "source_canonical_service",
+    "destination_service",
+];
+
+/// What proxies could not tell, or sent on as it was: the label `destination_service` then holds whatever `Host` the
+/// caller wrote.
+const NOBODY: &str = r#"destination_service_name!~"PassthroughCluster|BlackHoleCluster|InboundPassthroughCluster|unknown|servicefence-fallback""#;
+
+/// Namespaces that a query is limited to, at most; more are read from the whole mesh.
+const MOST_NAMESPACES: usize = 200;
+
+/// Whether there is any of the metrics.
+pub(super) fn anything(settings: &Settings) -> String {
+    let counters = COUNTERS.join("|");
+    let matchers = matchers(
+        settings,
+        [
+            format!("__name__=~\"{counters}\""),
+            "reporter=\"source\"".to_owned(),
+        ],
+    );
+    format!("count({{{matchers}}})")
+}
+
+/// How far apart the moments are at which it is looked whether there are metrics: a shorter gap is not noticed.
+const MOMENTS: SignedDuration = SignedDuration::from_mins(10);
+
+/// At how many moments of `window` there are metrics, and at how many there must be.
+pub(super) fn moments(settings: &Settings, window: SignedDuration) -> (String, f64) {
+    let step = MOMENTS.as_secs();
+    let expression = format!(
+        "count_over_time({}[{}s:{step}s])",
+        anything(settings),
+        window.as_secs().max(step)
+    );
+    let expected = (window.as_secs() / step).max(1);
+    #[allow(clippy::cast_precision_loss, reason = "some thousands at most")]
+    (expression, expected as f64)
+}
+
+/// Who called whom in `window` before the time of the query: in `namespaces`, or in all where there is none.
+pub(super) fn calls(settings: &Settings, window: SignedDuration, namespaces: &BTreeSet<Name>) -> [String; 2] {
+    let window = window.as_secs().max(1);
+    let from = if (1..=MOST_NAMESPACES).contains(&namespaces.len()) {
+        let names: Vec<_> = namespaces.iter().map(|name| &**name).collect();
+        format!("source_workload_namespace=~\"{}\"", names.join("|"))
+    } else {
+        "source_workload_namespace!~\"|unknown\"".to_owned()
+    };
+    let matchers = matchers(
+        settings,
+        ["reporter=\"source\"".to_owned(), from, NOBODY.to_owned()],
+    );
+    let mut by = WHO.join(", ");
+    if !settings.namespace_label.is_empty() {
+        by = format!("{by}, {}", settings.namespace_label);
+    }
+    COUNTERS.map(|counter| {
+        let series = format!("{counter}{{{matchers}}}");
+        format!(
+            "count by ({by}) (increase({series}[{window}s]) > 0 or (max_over_time({series}[{window}s]) > 0 unless {series} offset {window}s))"
+        )
+    })
+}
+
+fn matchers(settings: &Settings, own: impl IntoIterator<Item = String>) -> String {
+    let users = settings
+        .matchers
+        .iter()
+        .map(|matcher| matcher.as_str().to_owned());
+    own.into_iter().chain(users).collect::<Vec<_>>().join(",")
+}
