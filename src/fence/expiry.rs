@@ -97,7 +97,9 @@ impl Engine {
         }
         // Silence counts from where metrics are known without a gap.
         let begin = host.last_seen.max(past.known_since);
-        begin.checked_add(silence).ok()
+        let end = begin.checked_add(silence).ok()?;
+        // It is read by people.
+        Timestamp::from_second(end.as_second()).ok()
     }
 
     /// Whether metrics name a host when it is called. They name the one that answers, so not one that rules lead
