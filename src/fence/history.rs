@@ -53,10 +53,7 @@ impl Engine {
                 .filter(|(key, fence)| self.has_a_past(key, fence) && !self.history_read.contains_key(*key))
                 .map(|(key, _)| key)
         };
-        let waiting: BTreeSet<_> = wanted()
-            .filter(|key| self.own_sidecar(key).is_none())
-            .cloned()
-            .collect();
+        let waiting: BTreeSet<_> = wanted().filter(|key| self.is_unscoped(key)).cloned().collect();
         if waiting.is_empty() {
             wanted().cloned().collect()
         } else {
@@ -64,7 +61,7 @@ impl Engine {
         }
     }
 
-    /// Whether a fence has no Sidecar, and waits for its past before it gets one.
+    /// Whether a fence has no Sidecar: the first one waits for the past.
     pub fn is_unscoped(&self, key: &FenceKey) -> bool {
         self.own_sidecar(key).is_none()
     }
@@ -84,7 +81,7 @@ impl Engine {
             let past = self.history_read.get(key)?;
             past.unstored.is_empty().then_some(())
         };
-        let waits = self.has_a_past(key, fence) && self.own_sidecar(key).is_none() && complete().is_none();
+        let waits = self.has_a_past(key, fence) && self.is_unscoped(key) && complete().is_none();
         waits.then(|| Held::History(self.history.clone()))
     }
 

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::fence::history::Past;
+use crate::fence::name::Name;
 use crate::fence::world::settings;
 use crate::fence::{Change, Settings};
 
@@ -42,18 +43,17 @@ fn shop(learned: &[&str]) -> World {
 
 /// The past was read, and there are metrics since then.
 fn know_since(world: &mut World, known_since: jiff::Timestamp) {
-    let unstored = BTreeMap::new();
-    world.apply(Change::HistoryRead(
-        [(
-            web(),
-            Past {
-                unstored,
-                known_since,
-                told: world.now,
-            },
-        )]
-        .into(),
-    ));
+    read(world, BTreeMap::new(), known_since);
+}
+
+/// The past was read, and found calls that are not stored yet.
+fn read(world: &mut World, unstored: BTreeMap<Name, jiff::Timestamp>, known_since: jiff::Timestamp) {
+    let past = Past {
+        unstored,
+        known_since,
+        told: world.now,
+    };
+    world.apply(Change::HistoryRead([(web(), past)].into()));
 }
 
 /// Metrics tell of a call.
@@ -134,17 +134,7 @@ fn what_was_read_and_is_not_stored_yet_does_not_leave() {
     let known_since = world.now - DAY * 40;
     let host = ServiceKey::new("books", "ratings").host();
     let unstored = [(host, world.now - DAY)].into();
-    world.apply(Change::HistoryRead(
-        [(
-            web(),
-            Past {
-                unstored,
-                known_since,
-                told: world.now,
-            },
-        )]
-        .into(),
-    ));
+    read(&mut world, unstored, known_since);
     assert_eq!(pass(&mut world, hours(5), &["reviews"]), [""; 0]);
 }
 
@@ -323,7 +313,7 @@ proptest! {
                     known_since = Some(since);
                     let found = called.iter().filter(|(_, at)| **at >= since);
                     let unstored = found.map(|(service, at)| (ServiceKey::new("books", *service).host(), *at)).collect();
-                    world.apply(Change::HistoryRead([(web(), Past { unstored, known_since: since, told: world.now })].into()));
+                    read(&mut world, unstored, since);
                     for (service, at) in called.clone().into_iter().filter(|(_, at)| *at >= since) {
                         let seen = crate::fence::Observation {
                             fence: web(),
