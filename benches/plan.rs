@@ -39,6 +39,7 @@ fn service(number: u32, port: u16) -> Change {
         mode: ModeLabel::Absent,
         labels: Labels::new(),
         visibility: Visibility::All,
+        exported_by_default: true,
     };
     Change::Service(ServiceKey::new(namespace, name), Some(facts))
 }

@@ -5,6 +5,7 @@
 
 mod allow;
 mod change;
+pub mod discovery;
 mod engine;
 mod expiry;
 mod explain;

@@ -81,6 +81,7 @@ impl State {
                 | Change::Fence(..)
                 | Change::Namespace(..)
                 | Change::Sidecar(..)
+                | Change::MeshConfig(..)
         );
         let is_fence = matches!(change, Change::Fence(..));
         let dirty = self.engine.write().apply(change, Timestamp::now());

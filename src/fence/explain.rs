@@ -169,7 +169,7 @@ impl Engine {
                 "only a VirtualService knows this name, and the fallback gateway serves Services only",
             ),
             Why::SubsetRule => protocol(
-                "a VirtualService of this namespace routes it to a subset elsewhere, which the fallback gateway cannot follow",
+                "a VirtualService of this namespace routes it to a subset whose DestinationRule the fallback gateway may not see",
             ),
             Why::NonHttp => protocol(
                 "it has a port that is not HTTP, and learning.nonHttp keeps such hosts: their open connections would be cut",

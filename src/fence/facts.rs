@@ -92,25 +92,22 @@ pub enum Visibility {
 }
 
 impl Visibility {
-    /// Reads Istio's `exportTo` of an object in `namespace`. Empty means all, `.` the object's own
-    /// namespace, `~` nobody.
-    pub fn parse<'a>(export_to: impl IntoIterator<Item = &'a str>, namespace: &str) -> Self {
-        let mut only = BTreeSet::new();
-        let mut said = false;
-        for entry in export_to {
-            said = true;
-            match entry.trim() {
-                "*" => return Self::All,
-                "~" | "" => {}
-                "." => {
-                    only.insert(Name::from(namespace));
-                }
-                name => {
-                    only.insert(Name::from(name));
-                }
-            }
+    /// Reads Istio's `exportTo` of an object in `namespace`: `*` is every namespace, `.` the object's own, `~` nobody,
+    /// whatever else is there (Istio: `initServiceRegistry`, `initVirtualServices`). `None` where it says nothing.
+    pub fn parse<'a>(export_to: impl IntoIterator<Item = &'a str>, namespace: &str) -> Option<Self> {
+        let entries: BTreeSet<&str> = export_to.into_iter().map(str::trim).collect();
+        if entries.is_empty() {
+            return None;
         }
-        if said { Self::Only(only) } else { Self::All }
+        if entries.contains("*") {
+            return Some(Self::All);
+        }
+        if entries.contains("~") {
+            return Some(Self::Only(BTreeSet::new()));
+        }
+        let named = entries.into_iter().filter(|entry| !entry.is_empty());
+        let named = named.map(|entry| if entry == "." { namespace } else { entry });
+        Some(Self::Only(named.map(Name::from).collect()))
     }
 
     /// Whether proxies of `namespace` see the object.
@@ -187,6 +184,8 @@ pub struct ServiceFacts {
     pub labels: Labels,
     /// Who sees it.
     pub visibility: Visibility,
+    /// It does not say who sees it: MeshConfig does.
+    pub exported_by_default: bool,
 }
 
 impl ServiceFacts {
@@ -214,6 +213,8 @@ pub struct ServiceEntryFacts {
     pub wildcard_ports: BTreeSet<u16>,
     /// Who sees it.
     pub visibility: Visibility,
+    /// It does not say who sees it: MeshConfig does.
+    pub exported_by_default: bool,
 }
 
 /// A VirtualService that is not ours.
@@ -225,11 +226,13 @@ pub struct VirtualServiceFacts {
     pub mesh: bool,
     /// Who sees it.
     pub visibility: Visibility,
+    /// It does not say who sees it: MeshConfig does.
+    pub exported_by_default: bool,
     /// Its HTTP rules, as written.
     pub http: Vec<Map<String, Value>>,
     /// The Services that its HTTP rules send or mirror requests to.
     pub destinations: BTreeSet<ServiceKey>,
-    /// Whether they name a subset of a destination elsewhere: see [`has_subset_elsewhere`].
+    /// Whether they name a subset that the fallback gateway may not know: see [`has_subset_elsewhere`].
     pub subset_elsewhere: bool,
     /// Among several for one host Istio takes the oldest.
     pub created: Timestamp,
@@ -255,6 +258,15 @@ pub fn has_subset_elsewhere(http: &[Map<String, Value>], namespace: &str) -> boo
         host.is_some_and(|host| {
             ServiceKey::of_host(&qualify(host, namespace)).is_none_or(|key| &*key.namespace != namespace)
         })
+    })
+}
+
+/// Whether HTTP rules name a subset of any destination.
+pub fn has_subset(http: &[Map<String, Value>]) -> bool {
+    named(http).any(|destination| {
+        destination["subset"]
+            .as_str()
+            .is_some_and(|subset| !subset.is_empty())
     })
 }
 
@@ -337,11 +349,11 @@ mod tests {
 
     #[test]
     fn export_to_is_read_as_istio_does() {
-        assert_eq!(Visibility::parse([], "a"), Visibility::All);
-        assert!(Visibility::parse([".", "b"], "a").to("a"));
-        assert!(Visibility::parse([".", "b"], "a").to("b"));
-        assert!(!Visibility::parse([".", "b"], "a").to("c"));
-        assert!(!Visibility::parse(["~"], "a").to("a"));
-        assert_eq!(Visibility::parse([".", "*"], "a"), Visibility::All);
+        let only = |names: &[&str]| Some(Visibility::Only(names.iter().copied().map(Name::from).collect()));
+        assert_eq!(Visibility::parse([], "a"), None);
+        assert_eq!(Visibility::parse([".", " b"], "a"), only(&["a", "b"]));
+        assert_eq!(Visibility::parse(["~"], "a"), only(&[]));
+        assert_eq!(Visibility::parse([".", "~"], "a"), only(&[]), "nobody is nobody");
+        assert_eq!(Visibility::parse(["~", "*"], "a"), Some(Visibility::All));
     }
 }

@@ -309,6 +309,16 @@ impl Registry {
             .filter_map(|key| Some((key, self.services.get(key)?)))
     }
 
+    /// All ServiceEntries.
+    pub fn service_entries(&self) -> impl Iterator<Item = (&ConfigKey, &ServiceEntryFacts)> {
+        self.service_entries.iter()
+    }
+
+    /// All users' VirtualServices.
+    pub fn virtual_services(&self) -> impl Iterator<Item = (&ConfigKey, &VirtualServiceFacts)> {
+        self.virtual_services.iter()
+    }
+
     /// ServiceEntries that proxies of `namespace` see.
     pub fn service_entries_for<'a>(
         &'a self,

@@ -38,8 +38,8 @@ pub enum Why {
     ServiceEntry,
     /// Only a VirtualService knows the name: the gateway routes Services only.
     RuleOnly,
-    /// The namespace's own rules for it name a subset elsewhere. The gateway does not see the
-    /// namespace's DestinationRules, so where one of these defines the subset it would answer 503.
+    /// The namespace's own rules for it name a subset, elsewhere or where DestinationRules stay in their namespace. The
+    /// gateway does not see these, so where one of them defines the subset it would answer 503.
     SubsetRule,
     /// It is not HTTP, and leaving would cut its open connections.
     NonHttp,

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use servicefence_crd::{Mode, Source};
 
+use super::discovery::DefaultExports;
 use super::engine::Engine;
 use super::name::{ConfigKey, Fingerprint, ScopeHost};
 use super::render;
@@ -38,7 +39,7 @@ pub struct TelemetryFacts {
     pub fingerprint: Fingerprint,
 }
 
-/// What MeshConfig says about access logs.
+/// What MeshConfig says.
 /// <https://istio.io/latest/docs/reference/config/istio.mesh.v1alpha1/>
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MeshConfigFacts {
@@ -51,6 +52,8 @@ pub struct MeshConfigFacts {
     /// Services of the other extension providers: external authorization, tracing, access logs. Proxies call them by
     /// themselves, and Istio does not import them into a Sidecar by itself.
     pub provider_hosts: BTreeSet<ScopeHost>,
+    /// Who sees what does not say it.
+    pub default_exports: DefaultExports,
 }
 
 /// Why a fence that observes sees no calls.

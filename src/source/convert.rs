@@ -239,7 +239,10 @@ fn service_facts(meta: &ObjectMeta, spec: core::ServiceSpec, namespace: &str) ->
                 protocol,
             })
         });
+    // Istio takes an empty one as none (`ConvertService`).
     let export_to = meta.annotations.as_ref().and_then(|all| all.get(EXPORT_TO));
+    let export_to = export_to.filter(|list| !list.is_empty());
+    let visibility = Visibility::parse(export_to.iter().flat_map(|list| list.split(',')), namespace);
     ServiceFacts {
         kind,
         addresses,
@@ -247,7 +250,8 @@ fn service_facts(meta: &ObjectMeta, spec: core::ServiceSpec, namespace: &str) ->
         selector: spec.selector.unwrap_or_default(),
         mode: ModeLabel::parse(label(meta, names::MODE_LABEL)),
         labels: meta.labels.clone().unwrap_or_default(),
-        visibility: Visibility::parse(export_to.iter().flat_map(|list| list.split(',')), namespace),
+        exported_by_default: visibility.is_none(),
+        visibility: visibility.unwrap_or_default(),
     }
 }
 
@@ -370,6 +374,7 @@ fn observe_virtual_service(
         None => {}
     }
     let spec: VirtualServiceSpec = spec(object)?;
+    let visibility = Visibility::parse(spec.export_to.iter().map(String::as_str), &key.namespace);
     let facts = VirtualServiceFacts {
         hosts: spec
             .hosts
@@ -377,7 +382,8 @@ fn observe_virtual_service(
             .map(|host| qualify(host, &key.namespace))
             .collect(),
         mesh: spec.gateways.is_empty() || spec.gateways.iter().any(|gateway| gateway == "mesh"),
-        visibility: Visibility::parse(spec.export_to.iter().map(String::as_str), &key.namespace),
+        exported_by_default: visibility.is_none(),
+        visibility: visibility.unwrap_or_default(),
         destinations: destinations(&spec.http, &key.namespace),
         subset_elsewhere: has_subset_elsewhere(&spec.http, &key.namespace),
         http: spec.http,
@@ -394,10 +400,12 @@ fn observe_service_entry(object: &DynamicObject, key: ConfigKey) -> Result<Chang
         .ports
         .iter()
         .filter(|port| takes_all(&port.protocol.to_ascii_uppercase()));
+    let visibility = Visibility::parse(spec.export_to.iter().map(String::as_str), &key.namespace);
     let facts = ServiceEntryFacts {
         hosts: spec.hosts.iter().map(|host| Name::from(host.as_str())).collect(),
         wildcard_ports: ports.filter_map(|port| u16::try_from(port.number).ok()).collect(),
-        visibility: Visibility::parse(spec.export_to.iter().map(String::as_str), &key.namespace),
+        exported_by_default: visibility.is_none(),
+        visibility: visibility.unwrap_or_default(),
     };
     Ok(Change::ServiceEntry(key, Some(facts)))
 }

@@ -16,7 +16,7 @@ use crate::fence::facts::{
 use crate::fence::name::{ConfigKey, FenceKey, Name, PodKey, ServiceKey};
 use crate::fence::policy::PolicyFacts;
 use crate::fence::render;
-use crate::fence::telemetry::{MeshConfigFacts, TelemetryFacts};
+use crate::fence::telemetry::TelemetryFacts;
 use crate::fence::transition::Moving;
 
 impl Engine {
@@ -147,6 +147,7 @@ impl Engine {
     fn apply_service(&mut self, key: &ServiceKey, facts: Option<ServiceFacts>, dirty: &mut Dirty) {
         let ports_before = self.registry.placeholder_ports();
         let was_routed = self.registry.routed_namespaces().contains(&key.namespace);
+        let facts = facts.map(|facts| self.taken_service(key, facts));
         let new = facts.clone();
         let old = self.registry.set_service(key, facts);
         if old == new {
@@ -226,6 +227,7 @@ impl Engine {
     }
 
     fn apply_service_entry(&mut self, key: &ConfigKey, facts: Option<ServiceEntryFacts>, dirty: &mut Dirty) {
+        let facts = facts.map(|facts| self.taken_service_entry(key, facts));
         let new = facts.clone();
         let old = self.registry.set_service_entry(key, facts);
         if old != new {
@@ -246,6 +248,7 @@ impl Engine {
         facts: Option<VirtualServiceFacts>,
         dirty: &mut Dirty,
     ) {
+        let facts = facts.map(|facts| self.taken_virtual_service(key, facts));
         let new = facts.clone();
         let old = self.registry.set_virtual_service(key, facts);
         if old == new {
@@ -411,18 +414,6 @@ impl Engine {
         };
         set(&mut self.telemetries, key, facts);
         self.dirty_observing(concerned, dirty);
-    }
-
-    fn apply_mesh_config(&mut self, facts: MeshConfigFacts, dirty: &mut Dirty) {
-        if self.mesh_config == facts {
-            return;
-        }
-        if self.mesh_config.provider_hosts != facts.provider_hosts {
-            let all = self.fences.keys().cloned();
-            dirty.targets.extend(all.map(Target::Fence));
-        }
-        self.mesh_config = facts;
-        self.dirty_observing(self.observing_by_logs(), dirty);
     }
 
     fn apply_warm(

@@ -1,5 +1,6 @@
 //! Decisions, from the outside: what happens in a cluster, and what is written.
 
+mod discovery;
 mod enforce;
 mod expiry;
 mod explain;
@@ -20,6 +21,7 @@ use serde_json::json;
 
 use crate::fence::name::{FenceKey, ServiceKey};
 use crate::fence::world::World;
+use crate::source::convert::Observe as _;
 
 /// A shop that calls books, in a mesh with another Service; everything enforced and at rest.
 fn shop() -> World {
@@ -48,4 +50,12 @@ fn learn(world: &mut World, service: &ServiceKey) {
 
 fn allow(hosts: &[&str]) -> serde_json::Value {
     json!({"allow": hosts.iter().map(|host| json!({"host": host})).collect::<Vec<_>>()})
+}
+
+/// What MeshConfig says, as YAML.
+fn mesh_config(world: &mut World, text: &str) {
+    let map: k8s_openapi::api::core::v1::ConfigMap =
+        serde_json::from_value(json!({"data": {"mesh": text}})).unwrap();
+    world.apply(map.observe("").unwrap());
+    world.settle();
 }

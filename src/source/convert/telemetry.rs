@@ -1,4 +1,4 @@
-//! What Istio's Telemetries and MeshConfig say about access logs.
+//! What Istio's Telemetries say about access logs, and what its MeshConfig says.
 
 use std::collections::BTreeMap;
 
@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::{Observe, Unreadable, created, written};
 use crate::fence::Change;
+use crate::fence::discovery::{DefaultExport, DefaultExports};
 use crate::fence::name::{ScopeHost, ServiceKey};
 use crate::fence::render::Kind;
 use crate::fence::telemetry::{self, MeshConfigFacts, TelemetryFacts};
@@ -52,6 +53,11 @@ impl Observe for core::ConfigMap {
                 .filter(|provider| !named(provider))
                 .filter_map(Provider::host)
                 .collect(),
+            default_exports: DefaultExports {
+                services: DefaultExport::of(config.default_service_export_to),
+                virtual_services: DefaultExport::of(config.default_virtual_service_export_to),
+                destination_rules: DefaultExport::of(config.default_destination_rule_export_to),
+            },
         }))
     }
 }
@@ -63,6 +69,9 @@ struct MeshConfig {
     access_log_file: String,
     default_providers: DefaultProviders,
     extension_providers: Vec<Provider>,
+    default_service_export_to: Option<Vec<String>>,
+    default_virtual_service_export_to: Option<Vec<String>>,
+    default_destination_rule_export_to: Option<Vec<String>>,
 }
 
 #[derive(Default, serde::Deserialize)]

@@ -10,6 +10,13 @@ use crate::fence::render::Kind;
 use crate::source::convert::Watched;
 
 const NAMESPACES: [&str; 3] = ["a", "b", "c"];
+const MESH_CONFIGS: [&str; 5] = [
+    "{}",
+    "defaultServiceExportTo: ['.']",
+    "defaultServiceExportTo: [b, servicefence-system]",
+    "defaultVirtualServiceExportTo: ['.']",
+    "defaultDestinationRuleExportTo: ['.']",
+];
 const NAMES: [&str; 4] = ["s", "t", "u", "v"];
 
 #[derive(Clone, Debug)]
@@ -31,6 +38,7 @@ enum Happening {
     Rules(usize, (usize, usize), Option<(usize, usize)>),
     NoRules(usize),
     GatewayReady(bool),
+    MeshConfig(&'static str),
 }
 
 /// What an owner may ask for besides hosts.
@@ -119,6 +127,7 @@ fn happening() -> impl Strategy<Value = Happening> {
             .prop_map(|(namespace, to, subset_of)| Happening::Rules(namespace, to, subset_of)),
         (0..NAMESPACES.len()).prop_map(Happening::NoRules),
         any::<bool>().prop_map(Happening::GatewayReady),
+        prop::sample::select(&MESH_CONFIGS[..]).prop_map(Happening::MeshConfig),
     ]
 }
 
@@ -254,6 +263,7 @@ fn happens(world: &mut World, happening: &Happening) {
         Happening::NoRules(namespace) => {
             world.gone(Watched::VirtualServices, NAMESPACES[*namespace], "rules");
         }
+        Happening::MeshConfig(text) => mesh_config(world, text),
         Happening::GatewayReady(ready) => world.apply(crate::fence::Change::GatewayReady(*ready)),
     }
 }
@@ -356,7 +366,8 @@ proptest! {
     fn the_size_of_the_mesh_is_the_sum_of_its_services(happenings in prop::collection::vec(happening(), 0..40)) {
         let world = a_world(&happenings);
         let registry = world.engine.registry();
-        let sum = registry.services().map(|(key, _)| registry.size_of(key)).fold(crate::fence::Size::default(), std::ops::Add::add);
+        let visible = registry.services().filter(|(_, facts)| facts.visibility.to("a"));
+        let sum = visible.map(|(key, _)| registry.size_of(key)).fold(crate::fence::Size::default(), std::ops::Add::add);
         prop_assert_eq!(registry.size_visible_to("a"), sum);
     }
 

@@ -4,15 +4,7 @@ use super::*;
 use crate::fence::Change;
 use crate::fence::render::Kind;
 use crate::fence::telemetry::MeshConfigFacts;
-use crate::source::convert::{Observe as _, Watched};
-
-/// What MeshConfig says, as YAML.
-fn mesh_config(world: &mut World, text: &str) {
-    let map: k8s_openapi::api::core::v1::ConfigMap =
-        serde_json::from_value(json!({"data": {"mesh": text}})).unwrap();
-    world.apply(map.observe("").unwrap());
-    world.settle();
-}
+use crate::source::convert::Watched;
 
 const PROVIDER: &str = "extensionProviders: [{name: servicefence, envoyHttpAls: {service: x, port: 1}}]\n";
 
