@@ -11,6 +11,7 @@ mod expiry;
 mod explain;
 pub mod facts;
 pub mod history;
+pub mod jwks;
 mod learn;
 pub mod miss;
 pub mod name;

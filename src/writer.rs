@@ -101,6 +101,7 @@ pub fn resource(watched: Watched) -> ApiResource {
         Watched::VirtualServices => ("networking.istio.io", "v1", "VirtualService"),
         Watched::ServiceEntries => ("networking.istio.io", "v1", "ServiceEntry"),
         Watched::AuthorizationPolicies => ("security.istio.io", "v1", "AuthorizationPolicy"),
+        Watched::RequestAuthentications => ("security.istio.io", "v1", "RequestAuthentication"),
         Watched::EnvoyFilters => ("networking.istio.io", "v1alpha3", "EnvoyFilter"),
         Watched::Services => ("", "v1", "Service"),
         Watched::Namespaces => ("", "v1", "Namespace"),

@@ -155,7 +155,42 @@ pub struct AuthorizationPolicySpec {
     pub rules: Vec<AuthorizationRule>,
 }
 
-/// Selects pods by label.
+/// [RequestAuthentication](https://istio.io/latest/docs/reference/config/security/request_authentication/), as far as
+/// it says where keys come from.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[kube(
+    group = "security.istio.io",
+    version = "v1",
+    kind = "RequestAuthentication",
+    plural = "requestauthentications",
+    namespaced
+)]
+#[serde(rename_all = "camelCase")]
+pub struct RequestAuthenticationSpec {
+    /// The pods that it is for; absent: all of the namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<PodSelector>,
+    /// A Gateway or Service in front of which it stands instead, at a gateway or waypoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_ref: Option<Value>,
+    /// The same, several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub target_refs: Vec<Value>,
+    /// The tokens that are accepted.
+    #[serde(default)]
+    pub jwt_rules: Vec<JwtRule>,
+}
+
+/// Tokens of one issuer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct JwtRule {
+    /// Where the issuer's keys are.
+    #[serde(default)]
+    pub jwks_uri: String,
+}
+
+/// Selects pods of a policy by label.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PodSelector {

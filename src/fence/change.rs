@@ -11,6 +11,7 @@ use super::facts::{
     VirtualServiceFacts, Written,
 };
 use super::history::{self, History};
+use super::jwks::JwksFacts;
 use super::name::{Cidr, ConfigKey, FenceKey, Name, PodKey, ServiceKey};
 use super::policy::PolicyFacts;
 use super::telemetry::{MeshConfigFacts, TelemetryFacts};
@@ -33,6 +34,8 @@ pub enum Change {
     Pod(PodKey, Option<PodFacts>),
     /// An AuthorizationPolicy that names callers.
     Policy(ConfigKey, Option<PolicyFacts>),
+    /// A RequestAuthentication with keys of Services.
+    Jwks(ConfigKey, Option<JwksFacts>),
     /// Whether all pods of a namespace are known. Until they are, none of its fences is planned: which pods a
     /// fence has, and with whom it shares them, would be a guess.
     PodsKnown(Name, bool),

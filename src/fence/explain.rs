@@ -126,6 +126,17 @@ impl Engine {
                 "Baseline",
                 "an extension provider of MeshConfig calls it from every proxy",
             ),
+            Why::Jwks => {
+                let servers = self.key_servers(key, fence);
+                let here = servers.filter(|(server, _)| server.host() == host.name);
+                because.extend(here.map(|(_, of)| {
+                    let detail = format!(
+                        "the keys of RequestAuthentication {of} are there, and proxies may fetch them"
+                    );
+                    Because::new("Baseline", detail)
+                }));
+                return;
+            }
             Why::Spec => {
                 because.extend(self.say_allowed(key, fence, host, now));
                 return;

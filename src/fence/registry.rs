@@ -13,6 +13,7 @@ use super::facts::{
     EndpointsFacts, Labels, NamespaceFacts, Protocol, ServiceEntryFacts, ServiceFacts, ServiceKind,
     VirtualServiceFacts, Visibility,
 };
+use super::jwks::JwksFacts;
 use super::name::{ConfigKey, Name, ServiceKey};
 use super::policy::{Caller, PolicyFacts};
 use super::savings::{Endpoints, Size};
@@ -33,6 +34,7 @@ pub struct Registry {
     policies: BTreeMap<ConfigKey, PolicyFacts>,
     /// By the namespaces of those whom they name; `None`: those that leave it open.
     policies_by_caller: HashMap<Option<Name>, BTreeSet<ConfigKey>>,
+    jwks: BTreeMap<ConfigKey, JwksFacts>,
     by_address: HashMap<IpAddr, ServiceKey>,
     /// Services that a protocol rule may put into scopes; see [`Registry::is_protocol_bound`].
     protocol_bound: BTreeSet<ServiceKey>,
@@ -60,6 +62,7 @@ impl Registry {
             virtual_services: BTreeMap::new(),
             policies: BTreeMap::new(),
             policies_by_caller: HashMap::new(),
+            jwks: BTreeMap::new(),
             by_address: HashMap::new(),
             protocol_bound: BTreeSet::new(),
             rules_by_host: HashMap::new(),
@@ -240,6 +243,22 @@ impl Registry {
             self.policies.insert(key.clone(), facts);
         }
         old
+    }
+
+    /// Adds, replaces or removes a RequestAuthentication with keys of Services; returns what was there.
+    pub fn set_jwks(&mut self, key: &ConfigKey, facts: Option<JwksFacts>) -> Option<JwksFacts> {
+        match facts {
+            Some(facts) => self.jwks.insert(key.clone(), facts),
+            None => self.jwks.remove(key),
+        }
+    }
+
+    /// The RequestAuthentications of a namespace with keys of Services.
+    pub fn jwks_in<'a>(&'a self, namespace: &str) -> impl Iterator<Item = (&'a ConfigKey, &'a JwksFacts)> {
+        self.jwks.range(ConfigKey::new(namespace, "")..).take_while({
+            let namespace = Name::from(namespace);
+            move |(key, _)| key.namespace == namespace
+        })
     }
 
     /// The AuthorizationPolicies of a namespace that name callers.

@@ -24,6 +24,8 @@ pub enum Why {
     Baseline,
     /// An extension provider of MeshConfig calls it from every proxy.
     Provider,
+    /// The fence's proxies fetch keys of tokens from it, for a RequestAuthentication.
+    Jwks,
     /// The fence's `allow` names it.
     Spec,
     /// A call to it was seen.
@@ -50,10 +52,11 @@ pub enum Why {
 }
 
 impl Why {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::Own,
         Self::Baseline,
         Self::Provider,
+        Self::Jwks,
         Self::Spec,
         Self::Learned,
         Self::Policy,
@@ -158,6 +161,8 @@ pub struct Asking<'a> {
     pub learned: &'a [LearnedHost],
     /// Service accounts of its pods.
     pub accounts: &'a BTreeSet<Name>,
+    /// Where its proxies fetch the keys of tokens.
+    pub key_servers: &'a BTreeSet<&'a ServiceKey>,
 }
 
 /// The scope of a fence.
@@ -175,6 +180,9 @@ pub fn scope(
     let providers = always.providers.iter().map(|host| (host, Why::Provider));
     for (host, why) in own.chain(baseline).chain(providers) {
         scope.add(host.clone(), why);
+    }
+    for server in fence.key_servers {
+        scope.add(server.scope_host(), Why::Jwks);
     }
     for entry in fence.wishes.allow.iter().filter(|entry| entry.holds(now)) {
         let (hosts, known) = entry.hosts(registry, namespace);

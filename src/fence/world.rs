@@ -472,6 +472,7 @@ fn identity(change: &Change) -> String {
         Change::ServiceEntry(key, _) => format!("serviceentry {key}"),
         Change::Sidecar(key, _) => format!("sidecar {key}"),
         Change::Policy(key, _) => format!("policy {key}"),
+        Change::Jwks(key, _) => format!("jwks {key}"),
         _ => text[..end].to_owned(),
     }
 }

@@ -3,6 +3,7 @@
 //! Flows in: objects as the API server has them, from a watch or as the answer to a write. Flows
 //! out: [`Change`]s. An object that cannot be read is an error of its own and touches no other.
 
+mod jwks;
 mod pods;
 mod telemetry;
 
@@ -61,6 +62,8 @@ pub enum Watched {
     EnvoyFilters,
     /// Istio's AuthorizationPolicies.
     AuthorizationPolicies,
+    /// Istio's RequestAuthentications.
+    RequestAuthentications,
     /// EndpointSlices.
     EndpointSlices,
     /// Istio's Telemetries.
@@ -82,6 +85,7 @@ impl Watched {
             Self::ServiceEntries => "serviceentries",
             Self::EnvoyFilters => "envoyfilters",
             Self::AuthorizationPolicies => "authorizationpolicies",
+            Self::RequestAuthentications => "requestauthentications",
             Self::EndpointSlices => "endpointslices",
             Self::Telemetries => "telemetries",
             Self::MeshConfig => "configmaps",
@@ -118,6 +122,7 @@ impl Watched {
             Self::ServiceEntries => Change::ServiceEntry(config(), None),
             Self::EnvoyFilters => Change::EnvoyFilter(namespace.into(), None),
             Self::AuthorizationPolicies => Change::Policy(config(), None),
+            Self::RequestAuthentications => Change::Jwks(config(), None),
             Self::EndpointSlices => Change::Endpoints(config(), None),
             Self::Telemetries => Change::Telemetry(config(), None),
             Self::MeshConfig => Change::MeshConfig(MeshConfigFacts::default()),
@@ -271,6 +276,7 @@ impl Observe for DynamicObject {
                 let policy = PolicyFacts::of(&spec(self)?, &key.namespace);
                 Ok(Change::Policy(key, policy))
             }
+            Some("RequestAuthentication") => Ok(Change::Jwks(key, jwks::facts(&spec(self)?))),
             Some("Telemetry") => Ok(Change::Telemetry(key, Some(telemetry::facts(self)))),
             Some("EnvoyFilter") => Ok(Change::EnvoyFilter(
                 key.namespace,

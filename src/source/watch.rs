@@ -95,6 +95,7 @@ pub fn start(context: &Context, tasks: &mut Supervisor, readiness: &Readiness) {
         Watched::VirtualServices,
         Watched::EnvoyFilters,
         Watched::AuthorizationPolicies,
+        Watched::RequestAuthentications,
         Watched::Telemetries,
     ] {
         let api: Api<DynamicObject> = Api::all_with(client(), &resource(watched));

@@ -13,6 +13,7 @@ use crate::fence::facts::{
     ModeLabel, NamespaceFacts, PodFacts, ServiceEntryFacts, ServiceFacts, SidecarFacts, VirtualServiceFacts,
     Written,
 };
+use crate::fence::jwks::JwksFacts;
 use crate::fence::name::{ConfigKey, FenceKey, Name, PodKey, ServiceKey};
 use crate::fence::policy::PolicyFacts;
 use crate::fence::render;
@@ -32,6 +33,7 @@ impl Engine {
             Change::VirtualService(key, facts) => self.apply_virtual_service(&key, facts, &mut dirty),
             Change::Pod(key, facts) => self.apply_pod(&key, facts, &mut dirty),
             Change::Policy(key, facts) => self.apply_policy(&key, facts, &mut dirty),
+            Change::Jwks(key, facts) => self.apply_jwks(&key, facts, &mut dirty),
             Change::PodsKnown(namespace, known) => {
                 if known && self.pods_known.insert(namespace.clone()) {
                     self.dirty_fences_in(&namespace, &mut dirty);
@@ -323,6 +325,25 @@ impl Engine {
             let policies: Vec<_> = old.iter().chain(&new).collect();
             self.dirty_fences_named_by(&policies, dirty);
         }
+    }
+
+    fn apply_jwks(&mut self, key: &ConfigKey, facts: Option<JwksFacts>, dirty: &mut Dirty) {
+        let new = facts.clone();
+        let old = self.registry.set_jwks(key, facts);
+        if old == new {
+            return;
+        }
+        let everywhere = key.namespace == self.settings.root_namespace;
+        let seen = |fence: &&FenceKey| everywhere || fence.namespace == key.namespace;
+        let concerned = self.fences.iter().filter(|(fence, _)| seen(fence));
+        let concerned = concerned.filter(|(fence, is)| {
+            old.iter()
+                .chain(&new)
+                .any(|facts| self.concerns(facts, fence, is))
+        });
+        dirty
+            .targets
+            .extend(concerned.map(|(fence, _)| Target::Fence(fence.clone())));
     }
 
     fn apply_fence(&mut self, key: &FenceKey, resource: Option<Arc<ServiceFence>>, dirty: &mut Dirty) {

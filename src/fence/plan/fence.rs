@@ -147,8 +147,10 @@ impl Engine {
     pub fn scope_of(&self, key: &FenceKey, fence: &Fence, now: Timestamp) -> Scope {
         let own = scope::own_hosts(&self.settings.system_namespace, &key.namespace);
         let accounts = self.accounts(key, fence);
+        let key_servers = self.key_servers(key, fence).map(|(server, _)| server).collect();
         let asking = scope::Asking {
             accounts: &accounts,
+            key_servers: &key_servers,
             namespace: &key.namespace,
             spec: &fence.resource.spec,
             wishes: &fence.wishes,

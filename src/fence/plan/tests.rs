@@ -6,6 +6,7 @@ mod expiry;
 mod explain;
 mod gateway;
 mod invariants;
+mod jwks;
 mod metrics;
 mod months;
 mod observe;

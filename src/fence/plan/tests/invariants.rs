@@ -39,6 +39,7 @@ enum Happening {
     NoRules(usize),
     GatewayReady(bool),
     MeshConfig(&'static str),
+    Jwks(&'static str, Option<usize>, Option<(usize, usize)>),
 }
 
 /// What an owner may ask for besides hosts.
@@ -127,6 +128,12 @@ fn happening() -> impl Strategy<Value = Happening> {
             .prop_map(|(namespace, to, subset_of)| Happening::Rules(namespace, to, subset_of)),
         (0..NAMESPACES.len()).prop_map(Happening::NoRules),
         any::<bool>().prop_map(Happening::GatewayReady),
+        (
+            prop::sample::select(&["a", "b", "istio-system"][..]),
+            prop::option::of(0..NAMES.len()),
+            prop::option::of(service())
+        )
+            .prop_map(|(namespace, of, keys)| Happening::Jwks(namespace, of, keys)),
         prop::sample::select(&MESH_CONFIGS[..]).prop_map(Happening::MeshConfig),
     ]
 }
@@ -262,6 +269,16 @@ fn happens(world: &mut World, happening: &Happening) {
         }
         Happening::NoRules(namespace) => {
             world.gone(Watched::VirtualServices, NAMESPACES[*namespace], "rules");
+        }
+        Happening::Jwks(namespace, of, Some(keys)) => {
+            let selector: std::collections::BTreeMap<_, _> =
+                of.iter().map(|of| ("app", NAMES[*of])).collect();
+            let rules = json!([{"jwksUri": format!("http://{}:8080/keys", host(*keys))}]);
+            let spec = json!({"selector": {"matchLabels": selector}, "jwtRules": rules});
+            world.object("RequestAuthentication", namespace, "tokens", spec);
+        }
+        Happening::Jwks(namespace, _, None) => {
+            world.gone(Watched::RequestAuthentications, namespace, "tokens");
         }
         Happening::MeshConfig(text) => mesh_config(world, text),
         Happening::GatewayReady(ready) => world.apply(crate::fence::Change::GatewayReady(*ready)),

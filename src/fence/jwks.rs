@@ -1,0 +1,84 @@
+//! Services from which proxies fetch the keys of tokens.
+//!
+//! A RequestAuthentication names a `jwksUri`. With istiod's `PILOT_JWT_ENABLE_REMOTE_JWKS` the proxies of its pods fetch
+//! the keys themselves, and without the cluster of that host they refuse every request with a token. istiod does not
+//! import the host into a Sidecar.
+//! Flows in: RequestAuthentications and pods. Flows out: the Services that a fence's proxies ask for keys. How istiod is
+//! set is not known here, so they count always: one host too many in a scope harms nobody.
+
+use std::collections::BTreeSet;
+
+use servicefence_crd::istio::RequestAuthenticationSpec;
+
+use super::engine::{Engine, Fence};
+use super::facts::Labels;
+use super::name::{ConfigKey, FenceKey, ServiceKey};
+use super::optin::{Workload, matches};
+
+/// A RequestAuthentication with keys that Services of the mesh have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JwksFacts {
+    /// The pods that it is for; empty: all of its namespace, of the mesh in Istio's root namespace.
+    selector: Labels,
+    /// The Services with the keys.
+    servers: BTreeSet<ServiceKey>,
+}
+
+impl JwksFacts {
+    /// Reads one whose `jwksUri`s have these hosts; `None` where no Service of the mesh is among them, or where it is for
+    /// a gateway or waypoint (Istio: `ShouldAttachPolicy`). istiod looks a host up as it stands (`LookupCluster`), so a
+    /// short name is no Service.
+    pub fn of<'a>(
+        spec: &RequestAuthenticationSpec,
+        hosts: impl IntoIterator<Item = &'a str>,
+    ) -> Option<Self> {
+        if spec.target_ref.is_some() || !spec.target_refs.is_empty() {
+            return None;
+        }
+        let servers: BTreeSet<_> = hosts.into_iter().filter_map(ServiceKey::of_host).collect();
+        (!servers.is_empty()).then(|| Self {
+            selector: spec.selector.clone().unwrap_or_default().match_labels,
+            servers,
+        })
+    }
+}
+
+impl Engine {
+    /// Each Service from which a fence's proxies fetch keys, with the RequestAuthentication that says so: those of the
+    /// fence's namespace and of Istio's root one (Istio: `getConfigsForWorkload`).
+    pub(super) fn key_servers<'a>(
+        &'a self,
+        key: &'a FenceKey,
+        fence: &'a Fence,
+    ) -> impl Iterator<Item = (&'a ServiceKey, &'a ConfigKey)> {
+        let here = self.registry.jwks_in(&key.namespace);
+        let root = self.registry.jwks_in(&self.settings.root_namespace);
+        let root = root.filter(|(of, _)| of.namespace != key.namespace);
+        let concerning = here
+            .chain(root)
+            .filter(|(_, facts)| self.concerns(facts, key, fence));
+        concerning.flat_map(|(of, facts)| facts.servers.iter().map(move |server| (server, of)))
+    }
+
+    /// Whether a RequestAuthentication is for pods of a fence: for one that there is, or may be where there is none yet.
+    pub(super) fn concerns(&self, facts: &JwksFacts, key: &FenceKey, fence: &Fence) -> bool {
+        if facts.selector.is_empty() {
+            return true;
+        }
+        let Workload::Pods(of) = self.workload(fence) else {
+            return false;
+        };
+        let pods = self.pods_in(&key.namespace).map(|(_, pod)| &pod.labels);
+        let mut pods = pods
+            .filter(|labels| of.is_none_or(|of| matches(of, labels)))
+            .peekable();
+        if pods.peek().is_none() {
+            let fits = |(name, value)| {
+                of.and_then(|of: &Labels| of.get(name))
+                    .is_none_or(|is| is == value)
+            };
+            return facts.selector.iter().all(fits);
+        }
+        pods.any(|labels| matches(&facts.selector, labels))
+    }
+}
