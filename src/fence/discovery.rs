@@ -1,17 +1,21 @@
-//! What istiod makes of objects that leave it open who sees them.
+//! What istiod makes of the cluster's objects: which of them it takes, and who sees those that leave it open.
 //!
-//! Flows in: MeshConfig, and objects as their authors wrote them. Flows out: the same objects as istiod takes them.
+//! Flows in: MeshConfig, Namespaces, and objects as their authors wrote them. Flows out: the same objects as istiod has
+//! them, into the registry. What it does not take is set aside, since a label of its Namespace may bring it back.
 //! Invariant: what the registry holds follows from the newest objects and the newest MeshConfig, in whatever order they
 //! came.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::change::{Dirty, Target};
 use super::engine::Engine;
 use super::facts::{
-    ServiceEntryFacts, ServiceFacts, VirtualServiceFacts, Visibility, has_subset, has_subset_elsewhere,
+    NamespaceFacts, ServiceEntryFacts, ServiceFacts, VirtualServiceFacts, Visibility, has_subset,
+    has_subset_elsewhere,
 };
+use super::jwks::JwksFacts;
 use super::name::{ConfigKey, Name, ServiceKey};
+use super::policy::PolicyFacts;
 use super::telemetry::MeshConfigFacts;
 
 /// An `exportTo` of MeshConfig for objects without one.
@@ -46,9 +50,61 @@ pub struct DefaultExports {
     pub destination_rules: DefaultExport,
 }
 
+/// Objects of namespaces that istiod does not look into.
+#[derive(Default)]
+pub(super) struct Aside {
+    services: BTreeMap<ServiceKey, ServiceFacts>,
+    service_entries: BTreeMap<ConfigKey, ServiceEntryFacts>,
+    virtual_services: BTreeMap<ConfigKey, VirtualServiceFacts>,
+    policies: BTreeMap<ConfigKey, PolicyFacts>,
+    jwks: BTreeMap<ConfigKey, JwksFacts>,
+}
+
+/// What istiod takes of an object; what it does not take, if it is there, stands aside.
+fn take<K: Ord + Clone, V>(
+    is_discovered: bool,
+    aside: &mut BTreeMap<K, V>,
+    key: &K,
+    facts: Option<V>,
+) -> Option<V> {
+    aside.remove(key);
+    if is_discovered {
+        return facts;
+    }
+    aside.extend(facts.map(|facts| (key.clone(), facts)));
+    None
+}
+
 impl Engine {
+    /// Whether istiod looks into a namespace: it does into those that a selector of `discoverySelectors` matches, and
+    /// into all where there is none. No namespace is an exception, not even Istio's own, and one that is not known
+    /// matches nothing (Istio: `discoveryNamespacesFilter`).
+    pub(super) fn is_discovered(&self, namespace: &str) -> bool {
+        self.mesh_config.discovery_selectors.is_empty()
+            || self
+                .registry
+                .namespace(namespace)
+                .is_some_and(|facts| self.selects(facts))
+    }
+
+    /// Whether a namespace is there and istiod does not look into it.
+    pub(super) fn is_out_of_sight(&self, namespace: &str) -> bool {
+        !self.is_discovered(namespace) && self.registry.namespace(namespace).is_some()
+    }
+
+    fn selects(&self, facts: &NamespaceFacts) -> bool {
+        let selectors = &self.mesh_config.discovery_selectors;
+        selectors.iter().any(|selector| selector.matches(&facts.labels))
+    }
+
     /// A Service as istiod takes it.
-    pub(super) fn taken_service(&self, key: &ServiceKey, mut facts: ServiceFacts) -> ServiceFacts {
+    pub(super) fn taken_service(
+        &mut self,
+        key: &ServiceKey,
+        facts: Option<ServiceFacts>,
+    ) -> Option<ServiceFacts> {
+        let is_discovered = self.is_discovered(&key.namespace);
+        let mut facts = take(is_discovered, &mut self.aside.services, key, facts)?;
         if facts.exported_by_default {
             facts.visibility = self
                 .mesh_config
@@ -56,15 +112,17 @@ impl Engine {
                 .services
                 .visibility(&key.namespace);
         }
-        facts
+        Some(facts)
     }
 
     /// A ServiceEntry as istiod takes it.
     pub(super) fn taken_service_entry(
-        &self,
+        &mut self,
         key: &ConfigKey,
-        mut facts: ServiceEntryFacts,
-    ) -> ServiceEntryFacts {
+        facts: Option<ServiceEntryFacts>,
+    ) -> Option<ServiceEntryFacts> {
+        let is_discovered = self.is_discovered(&key.namespace);
+        let mut facts = take(is_discovered, &mut self.aside.service_entries, key, facts)?;
         if facts.exported_by_default {
             facts.visibility = self
                 .mesh_config
@@ -72,15 +130,17 @@ impl Engine {
                 .services
                 .visibility(&key.namespace);
         }
-        facts
+        Some(facts)
     }
 
     /// A VirtualService as istiod takes it.
     pub(super) fn taken_virtual_service(
-        &self,
+        &mut self,
         key: &ConfigKey,
-        mut facts: VirtualServiceFacts,
-    ) -> VirtualServiceFacts {
+        facts: Option<VirtualServiceFacts>,
+    ) -> Option<VirtualServiceFacts> {
+        let is_discovered = self.is_discovered(&key.namespace);
+        let mut facts = take(is_discovered, &mut self.aside.virtual_services, key, facts)?;
         let defaults = &self.mesh_config.default_exports;
         if facts.exported_by_default {
             facts.visibility = defaults.virtual_services.visibility(&key.namespace);
@@ -91,7 +151,23 @@ impl Engine {
         } else {
             has_subset_elsewhere(&facts.http, &key.namespace)
         };
-        facts
+        Some(facts)
+    }
+
+    /// An AuthorizationPolicy as istiod takes it.
+    pub(super) fn taken_policy(
+        &mut self,
+        key: &ConfigKey,
+        facts: Option<PolicyFacts>,
+    ) -> Option<PolicyFacts> {
+        let is_discovered = self.is_discovered(&key.namespace);
+        take(is_discovered, &mut self.aside.policies, key, facts)
+    }
+
+    /// A RequestAuthentication as istiod takes it.
+    pub(super) fn taken_jwks(&mut self, key: &ConfigKey, facts: Option<JwksFacts>) -> Option<JwksFacts> {
+        let is_discovered = self.is_discovered(&key.namespace);
+        take(is_discovered, &mut self.aside.jwks, key, facts)
     }
 
     /// Takes in MeshConfig.
@@ -99,38 +175,98 @@ impl Engine {
         if self.mesh_config == facts {
             return;
         }
+        let before = self.discovered_namespaces();
         let old = std::mem::replace(&mut self.mesh_config, facts);
         let new = &self.mesh_config;
         if old.provider_hosts != new.provider_hosts {
             let all = self.fences.keys().cloned();
             dirty.targets.extend(all.map(Target::Fence));
         }
-        if old.default_exports != new.default_exports {
-            self.take_again(dirty);
+        if old.default_exports != new.default_exports || old.discovery_selectors != new.discovery_selectors {
+            self.take_again(|_| true, dirty);
+            for namespace in self.discovered_namespaces().symmetric_difference(&before) {
+                self.came_or_went(namespace, dirty);
+            }
         }
         self.dirty_observing(self.observing_by_logs(), dirty);
     }
 
-    /// Takes every object again, after a change of what is made of them. It touches all there is, since MeshConfig does.
-    fn take_again(&mut self, dirty: &mut Dirty) {
-        let mut routed: BTreeSet<Name> = self.registry.routed_namespaces().into_iter().cloned().collect();
-        let services: Vec<_> = self.registry.services().map(owned).collect();
-        for (key, facts) in services {
-            let taken = self.taken_service(&key, facts);
-            self.registry.set_service(&key, Some(taken));
+    /// The namespaces that istiod looks into.
+    fn discovered_namespaces(&self) -> BTreeSet<Name> {
+        let names = self.registry.namespaces().map(|(name, _)| name);
+        names.filter(|name| self.is_discovered(name)).cloned().collect()
+    }
+
+    /// A namespace came into istiod's sight or went out of it.
+    pub(super) fn discovery_changed(&mut self, namespace: &Name, dirty: &mut Dirty) {
+        self.take_again(|of| of == namespace, dirty);
+        self.came_or_went(namespace, dirty);
+    }
+
+    fn came_or_went(&mut self, namespace: &Name, dirty: &mut Dirty) {
+        self.forget_asked(namespace);
+        // What its workloads call meanwhile is nobody's to see.
+        self.history_read.retain(|fence, _| fence.namespace != *namespace);
+        dirty.targets.insert(Target::Namespace(namespace.clone()));
+    }
+
+    /// Takes the objects of some namespaces again, after a change of what istiod makes of them. It touches all fences:
+    /// many scopes may have something from there.
+    fn take_again(&mut self, of: impl Fn(&Name) -> bool, dirty: &mut Dirty) {
+        let routed = |engine: &Self| -> Vec<_> {
+            let namespaces = engine.registry.routed_namespaces().into_iter();
+            namespaces.cloned().map(Target::Routes).collect()
+        };
+        dirty.targets.extend(routed(self));
+        let all = self.registry.services().chain(&self.aside.services);
+        for (key, facts) in all
+            .filter(|(key, _)| of(&key.namespace))
+            .map(owned)
+            .collect::<Vec<_>>()
+        {
+            let taken = self.taken_service(&key, Some(facts));
+            self.registry.set_service(&key, taken);
         }
-        let entries: Vec<_> = self.registry.service_entries().map(owned).collect();
-        for (key, facts) in entries {
-            let taken = self.taken_service_entry(&key, facts);
-            self.registry.set_service_entry(&key, Some(taken));
+        let all = self.registry.service_entries().chain(&self.aside.service_entries);
+        for (key, facts) in all
+            .filter(|(key, _)| of(&key.namespace))
+            .map(owned)
+            .collect::<Vec<_>>()
+        {
+            let taken = self.taken_service_entry(&key, Some(facts));
+            self.registry.set_service_entry(&key, taken);
         }
-        let rules: Vec<_> = self.registry.virtual_services().map(owned).collect();
-        for (key, facts) in rules {
-            let taken = self.taken_virtual_service(&key, facts);
-            self.registry.set_virtual_service(&key, Some(taken));
+        let all = self
+            .registry
+            .virtual_services()
+            .chain(&self.aside.virtual_services);
+        for (key, facts) in all
+            .filter(|(key, _)| of(&key.namespace))
+            .map(owned)
+            .collect::<Vec<_>>()
+        {
+            let taken = self.taken_virtual_service(&key, Some(facts));
+            self.registry.set_virtual_service(&key, taken);
         }
-        routed.extend(self.registry.routed_namespaces().into_iter().cloned());
-        dirty.targets.extend(routed.into_iter().map(Target::Routes));
+        let all = self.registry.policies().chain(&self.aside.policies);
+        for (key, facts) in all
+            .filter(|(key, _)| of(&key.namespace))
+            .map(owned)
+            .collect::<Vec<_>>()
+        {
+            let taken = self.taken_policy(&key, Some(facts));
+            self.registry.set_policy(&key, taken);
+        }
+        let all = self.registry.jwks().chain(&self.aside.jwks);
+        for (key, facts) in all
+            .filter(|(key, _)| of(&key.namespace))
+            .map(owned)
+            .collect::<Vec<_>>()
+        {
+            let taken = self.taken_jwks(&key, Some(facts));
+            self.registry.set_jwks(&key, taken);
+        }
+        dirty.targets.extend(routed(self));
         self.dirty_all(dirty);
     }
 }

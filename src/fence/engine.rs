@@ -15,6 +15,7 @@ use servicefence_crd::{LearnedHost, Mode, ServiceFence, names};
 
 use super::allow::{Allowed, What, Wishes};
 use super::change::Target;
+use super::discovery::Aside;
 use super::facts::{PodFacts, SidecarFacts, Written};
 use super::history::{self, History};
 use super::name::{Cidr, ConfigKey, FenceKey, Fingerprint, Name, PodKey, ScopeHost};
@@ -134,6 +135,7 @@ pub struct Engine {
     pub(super) write_errors: BTreeMap<Target, String>,
     pub(super) telemetries: BTreeMap<ConfigKey, TelemetryFacts>,
     pub(super) mesh_config: MeshConfigFacts,
+    pub(super) aside: Aside,
     pub(super) history: History,
     pub(super) history_read: history::Read,
     /// Digest of the spec that every namespace's EnvoyFilter must have.
@@ -163,6 +165,7 @@ impl Engine {
             write_errors: BTreeMap::new(),
             telemetries: BTreeMap::new(),
             mesh_config: MeshConfigFacts::default(),
+            aside: Aside::default(),
             history: History::default(),
             history_read: BTreeMap::new(),
             envoy_filter: OnceLock::new(),

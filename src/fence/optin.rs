@@ -123,9 +123,9 @@ impl Engine {
         }
     }
 
-    /// Whether nothing in the namespace is ever fenced.
+    /// Whether nothing in the namespace is fenced: it must not be, or istiod does not look into it.
     pub(super) fn is_excluded(&self, namespace: &str) -> bool {
-        self.settings.excluded_namespaces.contains(namespace)
+        self.settings.excluded_namespaces.contains(namespace) || !self.is_discovered(namespace)
     }
 
     /// The mode that labels and the default give to a Service's pods.
@@ -308,7 +308,7 @@ impl Engine {
     /// The Sidecar that Istio applies where a pod has no other: the oldest of the root namespace without a selector.
     pub(super) fn default_sidecar(&self) -> Option<(&ConfigKey, &SidecarFacts)> {
         self.sidecars_in(&self.settings.root_namespace)
-            .filter(|(_, sidecar)| sidecar.selector.is_none())
+            .filter(|(key, sidecar)| sidecar.selector.is_none() && self.is_discovered(&key.namespace))
             .min_by_key(|(key, sidecar)| (sidecar.created, *key))
     }
 

@@ -16,7 +16,7 @@ pub use namespace::NamespacePlan;
 pub use status::{Reason, Said};
 
 use super::history::History;
-use super::name::ServiceKey;
+use super::name::{Name, ServiceKey};
 use super::optin::Conflict;
 use super::telemetry::Blind;
 
@@ -29,6 +29,8 @@ pub(crate) enum Held {
     Observing,
     /// Its namespace is never fenced.
     Excluded,
+    /// istiod does not look into this namespace.
+    Undiscovered(Name),
     /// Its Service does not exist.
     NoService(ServiceKey),
     /// Its Service has no pods of its own.

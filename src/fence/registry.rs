@@ -4,11 +4,13 @@
 //! "which rules concern this host", "which ports does the mesh have". Invariant: every index
 //! follows from the maps beside it; `set_*` is the only way to change either.
 
+mod index;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Add as _;
 
+use self::index::{count, forget, index, wildcards_of};
 use super::facts::{
     EndpointsFacts, Labels, NamespaceFacts, Protocol, ServiceEntryFacts, ServiceFacts, ServiceKind,
     VirtualServiceFacts, Visibility,
@@ -108,6 +110,11 @@ impl Registry {
             Some(facts) => self.namespaces.insert(name, facts),
             None => self.namespaces.remove(&name),
         }
+    }
+
+    /// All Namespaces.
+    pub fn namespaces(&self) -> impl Iterator<Item = (&Name, &NamespaceFacts)> {
+        self.namespaces.iter()
     }
 
     /// Adds, replaces or removes a Service; returns what was there.
@@ -251,6 +258,16 @@ impl Registry {
             Some(facts) => self.jwks.insert(key.clone(), facts),
             None => self.jwks.remove(key),
         }
+    }
+
+    /// All AuthorizationPolicies that name callers.
+    pub fn policies(&self) -> impl Iterator<Item = (&ConfigKey, &PolicyFacts)> {
+        self.policies.iter()
+    }
+
+    /// All RequestAuthentications with keys of Services.
+    pub fn jwks(&self) -> impl Iterator<Item = (&ConfigKey, &JwksFacts)> {
+        self.jwks.iter()
     }
 
     /// The RequestAuthentications of a namespace with keys of Services.
@@ -446,50 +463,5 @@ impl Registry {
             }
         }
         groups
-    }
-}
-
-/// `a.b.c`, `*.b.c`, `*.c` and `*`: the hosts of a VirtualService that can name `a.b.c`.
-fn wildcards_of(host: &str) -> impl Iterator<Item = String> {
-    let suffixes = host.match_indices('.').map(|(at, _)| format!("*{}", &host[at..]));
-    std::iter::once(host.to_owned())
-        .chain(suffixes)
-        .chain(std::iter::once("*".to_owned()))
-}
-
-fn index<'a, K>(
-    indexed: &mut HashMap<K, BTreeSet<ConfigKey>>,
-    under: impl IntoIterator<Item = &'a K>,
-    key: &ConfigKey,
-) where
-    K: Clone + Eq + Hash + 'a,
-{
-    for one in under {
-        indexed.entry(one.clone()).or_default().insert(key.clone());
-    }
-}
-
-fn forget<'a, K>(
-    indexed: &mut HashMap<K, BTreeSet<ConfigKey>>,
-    under: impl IntoIterator<Item = &'a K>,
-    key: &ConfigKey,
-) where
-    K: Eq + Hash + 'a,
-{
-    for one in under {
-        if let Some(keys) = indexed.get_mut(one) {
-            keys.remove(key);
-            if keys.is_empty() {
-                indexed.remove(one);
-            }
-        }
-    }
-}
-
-fn count<K: Ord + Clone>(counts: &mut BTreeMap<K, usize>, key: &K, add: bool) {
-    let count = counts.entry(key.clone()).or_default();
-    *count = if add { *count + 1 } else { count.saturating_sub(1) };
-    if *count == 0 {
-        counts.remove(key);
     }
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use servicefence_crd::{Mode, Source};
+use servicefence_crd::{Mode, Selector, Source};
 
 use super::discovery::DefaultExports;
 use super::engine::Engine;
@@ -54,6 +54,8 @@ pub struct MeshConfigFacts {
     pub provider_hosts: BTreeSet<ScopeHost>,
     /// Who sees what does not say it.
     pub default_exports: DefaultExports,
+    /// The namespaces that istiod looks into; empty: all.
+    pub discovery_selectors: Vec<Selector>,
 }
 
 /// Why a fence that observes sees no calls.
@@ -115,7 +117,7 @@ impl Engine {
         let of = |names: &[String]| names.iter().map(|name| json!({"name": name})).collect::<Value>();
         let root = self
             .telemetries_in(&self.settings.root_namespace)
-            .filter(|(_, telemetry)| telemetry.for_all)
+            .filter(|(key, telemetry)| telemetry.for_all && self.is_discovered(&key.namespace))
             .min_by_key(|(key, telemetry)| (telemetry.created, *key))
             .map(|(_, telemetry)| &telemetry.access_logging)
             .filter(|logging| !logging.is_empty());

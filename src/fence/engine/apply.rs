@@ -117,6 +117,7 @@ impl Engine {
     fn apply_namespace(&mut self, name: &Name, facts: Option<NamespaceFacts>, dirty: &mut Dirty) {
         let unknown = facts.as_ref().and_then(|facts| unknown_mode(&facts.mode));
         let new = facts.clone();
+        let was_discovered = self.is_discovered(name);
         let old = self.registry.set_namespace(name.clone(), facts);
         if old == new {
             return;
@@ -134,6 +135,9 @@ impl Engine {
                 value,
             });
         }
+        if was_discovered != self.is_discovered(name) {
+            self.discovery_changed(name, dirty);
+        }
         self.dirty_fences_in(name, dirty);
         dirty.targets.insert(Target::Namespace(name.clone()));
         let labels = |facts: &Option<NamespaceFacts>| facts.as_ref().map(|facts| facts.labels.clone());
@@ -149,7 +153,7 @@ impl Engine {
     fn apply_service(&mut self, key: &ServiceKey, facts: Option<ServiceFacts>, dirty: &mut Dirty) {
         let ports_before = self.registry.placeholder_ports();
         let was_routed = self.registry.routed_namespaces().contains(&key.namespace);
-        let facts = facts.map(|facts| self.taken_service(key, facts));
+        let facts = self.taken_service(key, facts);
         let new = facts.clone();
         let old = self.registry.set_service(key, facts);
         if old == new {
@@ -229,7 +233,7 @@ impl Engine {
     }
 
     fn apply_service_entry(&mut self, key: &ConfigKey, facts: Option<ServiceEntryFacts>, dirty: &mut Dirty) {
-        let facts = facts.map(|facts| self.taken_service_entry(key, facts));
+        let facts = self.taken_service_entry(key, facts);
         let new = facts.clone();
         let old = self.registry.set_service_entry(key, facts);
         if old != new {
@@ -250,7 +254,7 @@ impl Engine {
         facts: Option<VirtualServiceFacts>,
         dirty: &mut Dirty,
     ) {
-        let facts = facts.map(|facts| self.taken_virtual_service(key, facts));
+        let facts = self.taken_virtual_service(key, facts);
         let new = facts.clone();
         let old = self.registry.set_virtual_service(key, facts);
         if old == new {
@@ -319,6 +323,7 @@ impl Engine {
     }
 
     fn apply_policy(&mut self, key: &ConfigKey, facts: Option<PolicyFacts>, dirty: &mut Dirty) {
+        let facts = self.taken_policy(key, facts);
         let new = facts.clone();
         let old = self.registry.set_policy(key, facts);
         if old != new {
@@ -328,6 +333,7 @@ impl Engine {
     }
 
     fn apply_jwks(&mut self, key: &ConfigKey, facts: Option<JwksFacts>, dirty: &mut Dirty) {
+        let facts = self.taken_jwks(key, facts);
         let new = facts.clone();
         let old = self.registry.set_jwks(key, facts);
         if old == new {
@@ -461,7 +467,7 @@ impl Engine {
         dirty.targets.insert(Target::Namespace(key.namespace.clone()));
     }
 
-    pub(super) fn forget_asked(&mut self, namespace: &str) {
+    pub(in crate::fence) fn forget_asked(&mut self, namespace: &str) {
         if let Some(asked) = self.asked.get_mut(namespace) {
             *asked = OnceLock::new();
         }

@@ -114,11 +114,19 @@ impl Engine {
 
     fn goal<'a>(&'a self, case: &Case<'a>) -> Goal<'a> {
         let (key, fence) = (case.key, case.fence);
-        if self.is_excluded(&key.namespace) {
+        if self.settings.excluded_namespaces.contains(&key.namespace) {
             return Goal::Unscoped(Held::Excluded);
+        }
+        if self.is_out_of_sight(&key.namespace) {
+            return Goal::Unscoped(Held::Undiscovered(key.namespace.clone()));
         }
         if case.mode == Mode::Off {
             return Goal::Unscoped(Held::Off);
+        }
+        // Without the gateway in istiod's sight every miss would fail.
+        let system = &self.settings.system_namespace;
+        if self.is_out_of_sight(system) {
+            return Goal::Unscoped(Held::Undiscovered(system.clone()));
         }
         let of = match self.workload(fence) {
             Workload::NoService(service) => return Goal::Stay(Held::NoService(service)),
@@ -162,7 +170,12 @@ impl Engine {
             providers: &self.mesh_config.provider_hosts,
         };
         let root = &self.settings.root_namespace;
-        scope::scope(&self.registry, root, &always, &asking, now)
+        let mut scope = scope::scope(&self.registry, root, &always, &asking, now);
+        // What is named or learned there comes back with its namespace.
+        scope
+            .hosts
+            .retain(|host, _| !self.is_out_of_sight(&host.namespace));
+        scope
     }
 
     fn plan_unscoped(&self, case: &Case<'_>, plan: &mut FencePlan) {

@@ -112,6 +112,7 @@ impl Engine {
                 .is_some_and(|transitions| !transitions.is_idle())
             || self.fences_in(namespace).any(|(key, fence)| {
                 self.mode(key, fence) == Mode::Enforce
+                    && !self.is_out_of_sight(&self.settings.system_namespace)
                     && match self.workload(fence) {
                         Workload::Pods(of) => self.conflict(key, fence, of).is_none(),
                         Workload::NoService(_) | Workload::NoPods(_) => false,

@@ -29,6 +29,8 @@ pub enum Reason {
     Off,
     /// Nothing is ever fenced in this namespace.
     NamespaceExcluded,
+    /// istiod does not look into this namespace, or into ServiceFence's own.
+    NamespaceNotDiscovered,
     /// The workload's Service does not exist.
     ServiceNotFound,
     /// The workload's Service selects no pods.
@@ -59,11 +61,12 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for the documentation.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Scoped,
         Self::Observing,
         Self::Off,
         Self::NamespaceExcluded,
+        Self::NamespaceNotDiscovered,
         Self::ServiceNotFound,
         Self::ServiceWithoutSelector,
         Self::ForeignSidecar,
@@ -86,6 +89,7 @@ impl Reason {
             Self::Observing => "Observing",
             Self::Off => "Off",
             Self::NamespaceExcluded => "NamespaceExcluded",
+            Self::NamespaceNotDiscovered => "NamespaceNotDiscovered",
             Self::ServiceNotFound => "ServiceNotFound",
             Self::ServiceWithoutSelector => "ServiceWithoutSelector",
             Self::ForeignSidecar => "ForeignSidecar",
@@ -175,7 +179,9 @@ impl Engine {
         if scoped
             && matches!(
                 held,
-                Some(Held::Off | Held::Observing | Held::Conflict(_) | Held::Excluded)
+                Some(
+                    Held::Off | Held::Observing | Held::Conflict(_) | Held::Excluded | Held::Undiscovered(_)
+                )
             )
         {
             said = Said {
@@ -361,6 +367,13 @@ fn say_held(held: &Held, workload: &str, system: &Name) -> Said {
         Held::Excluded => (
             Reason::NamespaceExcluded,
             "nothing is fenced in this namespace: it is the system's, Istio's, or named by excludedNamespaces of the chart".to_owned(),
+        ),
+        Held::Undiscovered(namespace) => (
+            Reason::NamespaceNotDiscovered,
+            format!(
+                "istiod does not look into namespace {namespace}, since none of the discoverySelectors of MeshConfig matches \
+                 its labels: give it labels that one of them matches"
+            ),
         ),
         Held::NoService(key) => (
             Reason::ServiceNotFound,

@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1 as core;
 use kube::api::DynamicObject;
 use serde::de::Error as _;
 use serde_json::Value;
+use servicefence_crd::Selector;
 
 use super::{Observe, Unreadable, created, written};
 use crate::fence::Change;
@@ -53,6 +54,7 @@ impl Observe for core::ConfigMap {
                 .filter(|provider| !named(provider))
                 .filter_map(Provider::host)
                 .collect(),
+            discovery_selectors: config.discovery_selectors.unwrap_or_default(),
             default_exports: DefaultExports {
                 services: DefaultExport::of(config.default_service_export_to),
                 virtual_services: DefaultExport::of(config.default_virtual_service_export_to),
@@ -72,6 +74,7 @@ struct MeshConfig {
     default_service_export_to: Option<Vec<String>>,
     default_virtual_service_export_to: Option<Vec<String>>,
     default_destination_rule_export_to: Option<Vec<String>>,
+    discovery_selectors: Option<Vec<Selector>>,
 }
 
 #[derive(Default, serde::Deserialize)]

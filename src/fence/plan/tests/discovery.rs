@@ -187,3 +187,175 @@ fn a_call_is_learned_where_the_caller_sees_what_it_called() {
     mesh_config(&mut world, "{}");
     assert!(learned(&world));
 }
+
+/// istiod looks into namespaces that do not say that they are outside.
+const INSIDE: &str = "discoverySelectors: [{matchExpressions: [{key: outside, operator: DoesNotExist}]}]";
+
+fn outside(world: &mut World, namespace: &str, mode: Option<&str>) {
+    world.namespace_with(namespace, mode, &[("outside", "")]);
+    world.settle();
+}
+
+#[test]
+fn what_istiod_does_not_look_into_is_no_part_of_the_mesh_in_either_order() {
+    for selectors_first in [true, false] {
+        let mut world = reader();
+        learn(&mut world, &reviews());
+        world.object(
+            "ServiceEntry",
+            "books",
+            "api",
+            json!({"hosts": ["api.example.com"]}),
+        );
+        let rule = json!({"hosts": ["web.shop.svc.cluster.local"], "http": [{"timeout": "3s"}]});
+        world.object("VirtualService", "books", "web", rule);
+        world.edit(
+            "shop",
+            "web",
+            json!({"allow": [{"namespace": "books"}, {"host": "web"}]}),
+        );
+        world.settle();
+        let scope = world.scope("shop", "web").unwrap();
+        assert_eq!(scope.len(), 5, "{scope:?}");
+        let size = world.engine.registry().size_visible_to("shop");
+        if selectors_first {
+            mesh_config(&mut world, INSIDE);
+            assert_eq!(world.scope("shop", "web").unwrap(), scope);
+            outside(&mut world, "books", None);
+        } else {
+            outside(&mut world, "books", None);
+            assert_eq!(world.scope("shop", "web").unwrap(), scope);
+            mesh_config(&mut world, INSIDE);
+        }
+        assert_eq!(
+            world.scope("shop", "web").unwrap(),
+            ["shop/web.shop.svc.cluster.local"]
+        );
+        assert!(!routed(&world));
+        assert_eq!(world.engine.registry().hosts_visible_to("shop"), 1);
+        assert!(world.engine.registry().size_visible_to("shop").bytes < size.bytes);
+        // What comes and goes out of sight counts when the namespace comes into sight.
+        world.service("books", "later", &["http:8080"]);
+        world.no_service(&ServiceKey::new("books", "ratings"));
+        world.settle();
+        assert_eq!(world.scope("shop", "web").unwrap().len(), 1);
+        world.namespace("books", None);
+        world.settle();
+        let after = world.scope("shop", "web").unwrap();
+        assert!(
+            after.contains(&"books/later.books.svc.cluster.local".to_owned()),
+            "{after:?}"
+        );
+        assert!(
+            !after.contains(&"books/ratings.books.svc.cluster.local".to_owned()),
+            "{after:?}"
+        );
+        assert_eq!(after.len(), 5);
+        assert!(routed(&world));
+    }
+}
+
+#[test]
+fn one_selector_that_matches_is_enough_and_an_empty_one_matches_all() {
+    let mut world = reader();
+    let with = |selectors: &str| format!("discoverySelectors: [{selectors}]");
+    world.namespace_with("books", None, &[("mesh", "a")]);
+    let ours = "{matchExpressions: [{key: mesh, operator: NotIn, values: [a]}]}";
+    for (selectors, hosts) in [
+        (ours.to_owned(), 0),
+        (format!("{ours}, {{matchLabels: {{mesh: b}}}}"), 0),
+        (format!("{ours}, {{matchLabels: {{mesh: a}}}}"), 2),
+        (format!("{ours}, {{}}"), 2),
+        (String::new(), 2),
+    ] {
+        mesh_config(&mut world, &with(&selectors));
+        assert_eq!(world.scope("shop", "web").unwrap().len(), hosts, "{selectors}");
+    }
+}
+
+#[test]
+fn a_namespace_that_istiod_does_not_look_into_is_not_fenced() {
+    let mut world = shop();
+    let by_hand = json!({"mode": "Enforce", "workload": {"service": "web"}});
+    world.object("ServiceFence", "shop", "mine", by_hand);
+    mesh_config(&mut world, INSIDE);
+    assert!(world.has(Kind::Sidecar, "shop", "servicefence-mine"));
+    outside(&mut world, "shop", Some("enforce"));
+    assert_eq!(
+        world.condition("shop", "mine", "Ready"),
+        "False NamespaceNotDiscovered"
+    );
+    let message = &world.status("shop", "mine").conditions[0].message;
+    assert!(
+        message.starts_with("istiod does not look into namespace shop, "),
+        "{message}"
+    );
+    let left = |world: &World| {
+        world
+            .objects
+            .keys()
+            .filter(|(_, namespace, _)| **namespace == *"shop")
+            .count()
+    };
+    assert_eq!(left(&world), 0, "{:?}", world.objects.keys());
+    world.namespace("shop", Some("enforce"));
+    world.settle();
+    assert_eq!(world.condition("shop", "mine", "Ready"), "True Scoped");
+    assert!(world.has(Kind::Sidecar, "shop", "servicefence-mine"));
+}
+
+#[test]
+fn generated_fences_follow_their_namespace_into_sight() {
+    let mut world = World::new();
+    mesh_config(&mut world, INSIDE);
+    world.service("shop", "web", &["http:8080"]);
+    outside(&mut world, "shop", Some("enforce"));
+    assert!(world.fence("shop", "web").is_none());
+    world.namespace("shop", Some("enforce"));
+    world.settle();
+    assert!(world.has(Kind::Sidecar, "shop", "servicefence-web"));
+    outside(&mut world, "shop", Some("enforce"));
+    assert!(!world.has(Kind::Sidecar, "shop", "servicefence-web"));
+    assert!(world.fence("shop", "web").is_none());
+}
+
+#[test]
+fn no_scope_stands_while_istiod_does_not_look_into_the_gateways_namespace() {
+    let mut world = shop();
+    mesh_config(&mut world, INSIDE);
+    outside(&mut world, SYSTEM, None);
+    assert_eq!(world.scope("shop", "web"), None);
+    assert!(!world.has(Kind::EnvoyFilter, "shop", "servicefence"));
+    let message = &world.status("shop", "web").conditions[0].message;
+    assert!(
+        message.starts_with("istiod does not look into namespace servicefence-system, "),
+        "{message}"
+    );
+    world.namespace(SYSTEM, None);
+    world.settle();
+    assert_eq!(world.scope("shop", "web").unwrap(), [""; 0]);
+}
+
+#[test]
+fn policies_out_of_sight_say_nothing() {
+    let mut world = shop();
+    mesh_config(&mut world, INSIDE);
+    world.namespace("istio-system", None);
+    let rules = json!([{"jwksUri": "http://reviews.books.svc.cluster.local/keys"}]);
+    world.object(
+        "RequestAuthentication",
+        "istio-system",
+        "tokens",
+        json!({"jwtRules": rules}),
+    );
+    let source = json!([{"source": {"namespaces": ["shop"]}}]);
+    let policy = json!({"selector": {"matchLabels": {"app": "ratings"}}, "rules": [{"from": source}]});
+    world.object("AuthorizationPolicy", "istio-system", "callers", policy);
+    world.settle();
+    assert_eq!(world.scope("shop", "web").unwrap().len(), 2);
+    outside(&mut world, "istio-system", None);
+    assert_eq!(world.scope("shop", "web").unwrap(), [""; 0]);
+    world.namespace("istio-system", None);
+    world.settle();
+    assert_eq!(world.scope("shop", "web").unwrap().len(), 2);
+}

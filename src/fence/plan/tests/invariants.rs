@@ -10,7 +10,10 @@ use crate::fence::render::Kind;
 use crate::source::convert::Watched;
 
 const NAMESPACES: [&str; 3] = ["a", "b", "c"];
-const MESH_CONFIGS: [&str; 5] = [
+const MESH_CONFIGS: [&str; 7] = [
+    // Each namespace is of a team, or of none.
+    "discoverySelectors: [{matchExpressions: [{key: team, operator: DoesNotExist}]}]",
+    "{discoverySelectors: [{matchLabels: {team: a}}, {matchLabels: {of: us}}], defaultServiceExportTo: ['.']}",
     "{}",
     "defaultServiceExportTo: ['.']",
     "defaultServiceExportTo: [b, servicefence-system]",
@@ -318,11 +321,13 @@ proptest! {
         for (key, fence) in world.engine.fences() {
             let Some(scope) = world.scope(&key.namespace, &key.name) else { continue };
             let hosts: BTreeSet<_> = scope.iter().filter_map(|host| Some(host.split_once('/')?.1)).collect();
+            let in_sight = |namespace: &str| !world.engine.is_out_of_sight(namespace);
             let allowed = fence.wishes.allow.iter().flat_map(|entry| entry.hosts(world.engine.registry(), &key.namespace).0);
-            for host in allowed {
+            for host in allowed.filter(|host| in_sight(&host.namespace)) {
                 prop_assert!(scope.contains(&host.to_string()), "{} lacks {}: {:?}", key, host, scope);
             }
-            for learned in fence.learned().iter().filter(|learned| !fence.wishes.denies(&learned.host)) {
+            let learned = fence.learned().iter().filter(|learned| !fence.wishes.denies(&learned.host));
+            for learned in learned.filter(|learned| in_sight(&learned.namespace)) {
                 prop_assert!(hosts.contains(learned.host.as_str()), "{} lacks {}: {:?}", key, learned.host, hosts);
             }
         }

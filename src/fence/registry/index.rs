@@ -1,0 +1,51 @@
+//! How the registry's indexes are kept: what is under a key, and how often.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
+
+use crate::fence::name::ConfigKey;
+
+/// `a.b.c`, `*.b.c`, `*.c` and `*`: the hosts of a VirtualService that can name `a.b.c`.
+pub(super) fn wildcards_of(host: &str) -> impl Iterator<Item = String> {
+    let suffixes = host.match_indices('.').map(|(at, _)| format!("*{}", &host[at..]));
+    std::iter::once(host.to_owned())
+        .chain(suffixes)
+        .chain(std::iter::once("*".to_owned()))
+}
+
+pub(super) fn index<'a, K>(
+    indexed: &mut HashMap<K, BTreeSet<ConfigKey>>,
+    under: impl IntoIterator<Item = &'a K>,
+    key: &ConfigKey,
+) where
+    K: Clone + Eq + Hash + 'a,
+{
+    for one in under {
+        indexed.entry(one.clone()).or_default().insert(key.clone());
+    }
+}
+
+pub(super) fn forget<'a, K>(
+    indexed: &mut HashMap<K, BTreeSet<ConfigKey>>,
+    under: impl IntoIterator<Item = &'a K>,
+    key: &ConfigKey,
+) where
+    K: Eq + Hash + 'a,
+{
+    for one in under {
+        if let Some(keys) = indexed.get_mut(one) {
+            keys.remove(key);
+            if keys.is_empty() {
+                indexed.remove(one);
+            }
+        }
+    }
+}
+
+pub(super) fn count<K: Ord + Clone>(counts: &mut BTreeMap<K, usize>, key: &K, add: bool) {
+    let count = counts.entry(key.clone()).or_default();
+    *count = if add { *count + 1 } else { count.saturating_sub(1) };
+    if *count == 0 {
+        counts.remove(key);
+    }
+}
