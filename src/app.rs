@@ -16,6 +16,7 @@ use crate::admin::{self, Admin as Served};
 use crate::api;
 use crate::config::Config;
 use crate::fence::miss::Miss;
+use crate::fence::name::set_cluster_domain;
 use crate::fence::{Attribution, Engine, Period};
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
@@ -42,6 +43,9 @@ pub enum AppError {
         /// Why.
         source: std::io::Error,
     },
+    /// Another controller of this process has another cluster domain.
+    #[error("the cluster domain is {0} already in this process")]
+    ClusterDomain(&'static str),
     /// The metrics are wrong in themselves.
     #[error("cannot register metrics: {0}")]
     Metrics(#[from] ::prometheus::Error),
@@ -72,6 +76,7 @@ impl App {
         client: kube::Client,
         shutdown: CancellationToken,
     ) -> Result<Self, AppError> {
+        set_cluster_domain(&config.cluster_domain).map_err(AppError::ClusterDomain)?;
         let log = bind(config.log_listen).await?;
         let observe = bind(config.observe_listen).await?;
         let admin_port = bind(config.admin_listen).await?;

@@ -12,7 +12,7 @@ use servicefence_crd::Mode;
 
 pub use self::prometheus::PrometheusConfig;
 use crate::fence::Settings;
-use crate::fence::name::{Cidr, Name, ScopeHost};
+use crate::fence::name::{Cidr, DEFAULT_CLUSTER_DOMAIN, Name, ScopeHost};
 
 /// Flags of `servicefence run`.
 #[derive(Args, Clone, Debug)]
@@ -62,6 +62,15 @@ pub struct Config {
     /// The ConfigMap with Istio's MeshConfig in that namespace; istio-REVISION where istiod has a revision.
     #[arg(long, env = "SERVICEFENCE_ISTIO_MESH_CONFIG_MAP", default_value = "istio")]
     pub istio_mesh_config_map: String,
+
+    /// The cluster's DNS domain, in which the names of Services end; the same as istiod's.
+    #[arg(
+        long,
+        env = "SERVICEFENCE_CLUSTER_DOMAIN",
+        default_value = DEFAULT_CLUSTER_DOMAIN,
+        value_parser = cluster_domain
+    )]
+    pub cluster_domain: String,
 
     /// A namespace in which nothing is fenced, whatever its labels say. Repeatable.
     #[arg(
@@ -194,8 +203,47 @@ fn duration(text: &str) -> Result<SignedDuration, String> {
     Ok(duration)
 }
 
+fn cluster_domain(text: &str) -> Result<String, String> {
+    let is_label = |label: &str| {
+        let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && label.bytes().all(inner)
+    };
+    if text.len() <= 253 && text.split('.').all(is_label) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "{text:?} is not a DNS domain in lower case, without dots at its ends: write cluster.local"
+        ))
+    }
+}
+
 fn baseline_host(text: &str) -> Result<ScopeHost, String> {
     ScopeHost::parse(text).ok_or_else(|| {
         format!("{text:?} is not namespace/host: write istio-system/zipkin.istio-system.svc.cluster.local")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_domain_is_a_dns_name() {
+        for domain in ["cluster.local", "k8s", "prod-1.example.com"] {
+            assert_eq!(cluster_domain(domain).as_deref(), Ok(domain));
+        }
+        for wrong in [
+            "",
+            ".",
+            "cluster.local.",
+            ".cluster.local",
+            "Cluster.local",
+            "a..b",
+            "-a.b",
+            "a/b",
+            "a_b",
+        ] {
+            assert!(cluster_domain(wrong).is_err(), "{wrong}");
+        }
+    }
 }

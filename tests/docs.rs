@@ -79,6 +79,19 @@ fn the_schema_of_the_chart_describes_every_value_in_the_same_words() {
 }
 
 #[test]
+fn no_template_of_the_chart_takes_a_cluster_domain_for_granted() {
+    let templates = chart::files(&root().join("charts/servicefence/templates"));
+    assert!(templates.len() > 10, "the templates were not found");
+    for (path, text) in templates {
+        assert!(
+            !text.contains("cluster.local"),
+            "{}: write {{{{ .Values.istio.clusterDomain }}}}",
+            path.display()
+        );
+    }
+}
+
+#[test]
 fn every_reason_of_a_condition_is_explained() {
     let explained = Page::read("docs/reference.md").rows("reasons");
     let (names, events): (Vec<_>, Vec<_>) = explained

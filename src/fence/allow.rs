@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use servicefence_crd::{Allow, Selector, ServiceFenceSpec};
 
 use super::facts::{Labels, ServiceFacts};
-use super::name::{CLUSTER_DOMAIN, Name, ScopeHost, ServiceKey};
+use super::name::{Name, ScopeHost, ServiceKey, cluster_domain};
 use super::registry::Registry;
 
 /// A host as its owner writes it, in a fence of some namespace.
@@ -27,7 +27,7 @@ impl HostPattern {
     /// `*.example.com`.
     pub fn parse(text: &str, namespace: &str) -> Self {
         let bare = text
-            .strip_suffix(CLUSTER_DOMAIN)
+            .strip_suffix(cluster_domain())
             .and_then(|rest| rest.strip_suffix('.'))
             .unwrap_or(text);
         let bare = bare.strip_suffix(".svc").unwrap_or(bare);

@@ -4,15 +4,37 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
 
 /// A name that is stored once and shared.
 pub type Name = Arc<str>;
 
-/// The cluster's DNS domain, as in Istio's default `--domain`.
-pub const CLUSTER_DOMAIN: &str = "cluster.local";
+static CLUSTER_DOMAIN: OnceLock<Name> = OnceLock::new();
+
+/// The cluster's DNS domain where nobody says otherwise, as in istiod's `--domain`.
+pub const DEFAULT_CLUSTER_DOMAIN: &str = "cluster.local";
+
+/// The cluster's DNS domain: the end of every Service's host (Istio: `ServiceHostname`).
+///
+/// It is one for the whole process and never changes. A cluster has one domain for its life, all of istiod's names end
+/// in it, and a host is made of a Service in so many places that passing it along would put it into every signature.
+/// Being written before the first read and never after, it cannot make two answers differ.
+pub fn cluster_domain() -> &'static str {
+    CLUSTER_DOMAIN.get_or_init(|| DEFAULT_CLUSTER_DOMAIN.into())
+}
+
+/// Sets the cluster's domain, at start-up.
+///
+/// # Errors
+///
+/// The domain that is in use already, where that is another one.
+pub fn set_cluster_domain(domain: &str) -> Result<(), &'static str> {
+    let _ = CLUSTER_DOMAIN.set(domain.into());
+    let used = cluster_domain();
+    if used == domain { Ok(()) } else { Err(used) }
+}
 
 macro_rules! object_key {
     ($(#[$doc:meta])* $name:ident) => {
@@ -73,13 +95,13 @@ object_key!(
 impl ServiceKey {
     /// The fully qualified host of the Service.
     pub fn host(&self) -> Name {
-        format!("{}.{}.svc.{CLUSTER_DOMAIN}", self.name, self.namespace).into()
+        format!("{}.{}.svc.{}", self.name, self.namespace, cluster_domain()).into()
     }
 
     /// The Service that a fully qualified in-mesh host names; `None` for any other host.
     pub fn of_host(host: &str) -> Option<Self> {
         let (name, namespace) = host
-            .strip_suffix(CLUSTER_DOMAIN)?
+            .strip_suffix(cluster_domain())?
             .strip_suffix(".svc.")?
             .split_once('.')?;
         (!name.is_empty() && !namespace.is_empty() && !namespace.contains('.'))
@@ -109,7 +131,7 @@ pub fn qualify(host: &str, namespace: &str) -> Name {
     if host.contains('.') || host.contains('*') {
         host.into()
     } else {
-        format!("{host}.{namespace}.svc.{CLUSTER_DOMAIN}").into()
+        format!("{host}.{namespace}.svc.{}", cluster_domain()).into()
     }
 }
 
@@ -207,6 +229,13 @@ mod tests {
         ] {
             assert_eq!(ServiceKey::of_host(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_cluster_domain_that_is_in_use_stays() {
+        assert_eq!(cluster_domain(), DEFAULT_CLUSTER_DOMAIN);
+        assert_eq!(set_cluster_domain("mesh.example"), Err(DEFAULT_CLUSTER_DOMAIN));
+        assert_eq!(set_cluster_domain(DEFAULT_CLUSTER_DOMAIN), Ok(()));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -115,6 +117,24 @@ pub fn values_of_flags() -> BTreeMap<String, String> {
         };
         let value = value.unwrap_or_else(|| panic!("deployment.yaml: cannot read the argument {line}"));
         found.insert(flag.to_owned(), value.to_owned());
+    }
+    found
+}
+
+/// All files of a folder and its folders, each with its path.
+pub fn files(folder: &Path) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
+        let path = entry
+            .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+            .path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            let text =
+                fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            found.push((path, text));
+        }
     }
     found
 }

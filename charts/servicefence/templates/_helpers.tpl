@@ -125,7 +125,7 @@ proxy.istio.io/config: |
 
 {{/* One entry to the controller at the start of each request. Takes a dict of root and headers. */}}
 {{- define "servicefence.fallback.accessLog" -}}
-{{- $server := printf "servicefence.%s.svc.cluster.local" .root.Release.Namespace -}}
+{{- $server := printf "servicefence.%s.svc.%s" .root.Release.Namespace .root.Values.istio.clusterDomain -}}
 name: envoy.access_loggers.http_grpc
 filter:
   log_type_filter:

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use servicefence_crd::names;
 
 use super::{Kind, Object};
-use crate::fence::name::{CLUSTER_DOMAIN, Cidr, Name, ServiceKey};
+use crate::fence::name::{Cidr, Name, ServiceKey, cluster_domain};
 
 /// Name of the object in each namespace.
 pub const ENVOY_FILTER: &str = "servicefence";
@@ -175,7 +175,7 @@ fn authority_pattern(namespaces: &BTreeSet<&Name>, cidrs: &BTreeSet<Cidr>) -> St
         long if long.len() > LONGEST_NAMES => "[^.:]+".to_owned(),
         names => names,
     };
-    let domain = CLUSTER_DOMAIN.replace('.', r"\.");
+    let domain = cluster_domain().replace('.', r"\.");
     let mut pattern = format!(r"[^.:]+(\.({names})|\.[^.:]+\.svc(\.{domain})?)?\.?");
     for addresses in cidrs.iter().filter_map(ipv4_pattern) {
         pattern.push('|');
