@@ -106,6 +106,7 @@ pub fn values_of_flags() -> BTreeMap<String, String> {
             "{{ . }}" | "%s\" . | quote }}" => range,
             // Made of several values, of which this one is the operator's.
             "{{ include \"servicefence.istiodMetricsUrl\" . }}" => Some("istio.metricsUrl"),
+            "{{ include \"servicefence.meshConfigMap\" . }}" => Some("istio.meshConfigMap"),
             "%s=%s\" $name $value | quote }}" => Some("prometheus.headers"),
             "%s\" .Values.prometheus.username | quote }}" => Some("prometheus.username"),
             file if file.starts_with("/etc/servicefence/prometheus/") => Some("prometheus.secretKeys"),

@@ -49,6 +49,12 @@ cluster see nothing, and so pass, where helm has no cluster (helm template, helm
 {{- printf "ServiceFence is already in this cluster, as release %q in namespace %q, and a cluster takes one: upgrade that one, or uninstall it first." $name $namespace | fail -}}
 {{- end -}}
 {{- end -}}
+{{- /* A tag of a revision is no part of the ConfigMap's name, and without it MeshConfig would count as empty. */ -}}
+{{- $istio := .Values.istio -}}
+{{- $map := include "servicefence.meshConfigMap" . -}}
+{{- if and (eq $istio.meshConfigMap "auto") $istio.revision (not (lookup "v1" "ConfigMap" $istio.rootNamespace $map)) -}}
+{{- printf "There is no ConfigMap %q in namespace %q: is istio.revision (%s) the tag of a revision? Set istio.meshConfigMap to the ConfigMap of its istiod, and istio.metricsUrl to its address." $map $istio.rootNamespace $istio.revision | fail -}}
+{{- end -}}
 {{- $namespace := lookup "v1" "Namespace" "" .Release.Namespace -}}
 {{- if and $namespace (eq (get ($namespace.metadata.labels | default dict) "istio-injection") "disabled") -}}
 {{- printf "Istio's injection is disabled in namespace %q, but the pods of ServiceFence need it: remove its label istio-injection." .Release.Namespace | fail -}}

@@ -48,14 +48,27 @@ istio.io/rev: {{ . | quote }}
 {{- end -}}
 {{- end }}
 
+{{/* What istiod's own chart appends to its names. */}}
+{{- define "servicefence.revisionSuffix" -}}
+{{- with .Values.istio.revision -}}
+{{- if ne . "default" -}}-{{ . }}{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- define "servicefence.meshConfigMap" -}}
+{{- if eq .Values.istio.meshConfigMap "auto" -}}
+istio{{ include "servicefence.revisionSuffix" . }}
+{{- else -}}
+{{ .Values.istio.meshConfigMap }}
+{{- end -}}
+{{- end }}
+
 {{- define "servicefence.istiodMetricsUrl" -}}
 {{- $istio := .Values.istio -}}
 {{- if ne $istio.metricsUrl "auto" -}}
 {{ $istio.metricsUrl }}
-{{- else if or (not $istio.revision) (eq $istio.revision "default") -}}
-http://istiod.{{ $istio.rootNamespace }}.svc:15014/metrics
 {{- else -}}
-http://istiod-{{ $istio.revision }}.{{ $istio.rootNamespace }}.svc:15014/metrics
+http://istiod{{ include "servicefence.revisionSuffix" . }}.{{ $istio.rootNamespace }}.svc:15014/metrics
 {{- end -}}
 {{- end }}
 

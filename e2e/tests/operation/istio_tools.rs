@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use servicefence_e2e::Mesh;
 use servicefence_e2e::install::{SOON, SYSTEM};
+use servicefence_e2e::tools::repository;
 use servicefence_e2e::wait::until;
 
 use crate::shop;
@@ -12,6 +13,7 @@ crate::steps![
     istiods_webhook_is_active,
     istioctl_validates_every_object_that_is_written,
     istioctl_validates_the_chart,
+    the_chart_follows_a_revision_and_a_cluster_domain,
     istioctl_analyze_has_nothing_new_to_say,
 ];
 
@@ -113,6 +115,47 @@ async fn istioctl_validates_the_chart(mesh: Mesh) -> Result<()> {
             && complaints[0].starts_with(&wanted)
             && complaints[0].contains("port \"fallback\" does not follow the Istio naming convention"),
         "{complaints:#?}"
+    );
+    Ok(())
+}
+
+/// The chart with these values, as Helm renders it without a cluster.
+async fn rendered(mesh: &Mesh, values: &str) -> Result<String> {
+    let chart = repository().join("charts/servicefence");
+    let chart = chart.to_string_lossy();
+    mesh.helm(&["template", "servicefence", &chart, "-n", SYSTEM, "--set", values])
+        .await
+}
+
+async fn the_chart_follows_a_revision_and_a_cluster_domain(mesh: Mesh) -> Result<()> {
+    let manifest = rendered(&mesh, "istio.revision=1-31,istio.clusterDomain=k8s.example").await?;
+    for line in [
+        "- --istio-mesh-config-map=istio-1-31",
+        "- --istiod-metrics-url=http://istiod-1-31.istio-system.svc:15014/metrics",
+        "- --cluster-domain=k8s.example",
+        "resourceNames: [istio-1-31]",
+        "host: servicefence-fallback.servicefence-system.svc.k8s.example",
+    ] {
+        ensure!(manifest.contains(line), "no {line:?} in {manifest}");
+    }
+    let injected = manifest.matches("istio.io/rev: \"1-31\"").count();
+    ensure!(
+        injected == 2,
+        "{injected} kinds of pods are injected by the revision"
+    );
+    let complaints = complaints(&mesh, "revision", &manifest).await?;
+    ensure!(complaints.len() == 1, "{complaints:#?}");
+
+    // The default tag is no part of istiod's names, and what is written out stands.
+    let manifest = rendered(&mesh, "istio.revision=default").await?;
+    ensure!(
+        manifest.contains("- --istio-mesh-config-map=istio\n"),
+        "{manifest}"
+    );
+    let manifest = rendered(&mesh, "istio.revision=prod,istio.meshConfigMap=istio-1-31").await?;
+    ensure!(
+        manifest.contains("- --istio-mesh-config-map=istio-1-31\n"),
+        "{manifest}"
     );
     Ok(())
 }
