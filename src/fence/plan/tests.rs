@@ -1,6 +1,7 @@
 //! Decisions, from the outside: what happens in a cluster, and what is written.
 
 mod discovery;
+mod dual_stack;
 mod enforce;
 mod expiry;
 mod explain;
