@@ -2,6 +2,10 @@
 //!
 //! A workload called a host in a period if a counter of it grew, or if the counter is new: that a counter appears is a
 //! call too, and `increase` alone does not see it. The rare callers, a job that calls once, are seen by that only.
+//!
+//! A connection that stays open for weeks is counted once, when it is opened. That it is in use is told by its bytes: a
+//! workload that sends or receives any calls the host, as one that connects does. Proxies report the bytes of open
+//! connections every few seconds, far more often than metrics are scraped.
 
 use std::collections::BTreeSet;
 
@@ -12,6 +16,10 @@ use crate::fence::name::Name;
 
 /// Istio's counters of what a workload calls: <https://istio.io/latest/docs/reference/config/metrics/>.
 const COUNTERS: [&str; 2] = ["istio_requests_total", "istio_tcp_connections_opened_total"];
+
+/// What tells that connections are in use. Bytes alone are no proof that metrics are complete: the first two are asked for
+/// that.
+const CONNECTION_BYTES: [&str; 2] = ["istio_tcp_sent_bytes_total", "istio_tcp_received_bytes_total"];
 
 /// The labels that say who called whom.
 const WHO: [&str; 6] = [
@@ -76,12 +84,20 @@ pub(super) fn calls(settings: &Settings, window: SignedDuration, namespaces: &BT
     if !settings.namespace_label.is_empty() {
         by = format!("{by}, {}", settings.namespace_label);
     }
-    COUNTERS.map(|counter| {
+    let grew_or_new = |counter: &str| {
         let series = format!("{counter}{{{matchers}}}");
         format!(
-            "count by ({by}) (increase({series}[{window}s]) > 0 or (max_over_time({series}[{window}s]) > 0 unless {series} offset {window}s))"
+            "increase({series}[{window}s]) > 0 or (max_over_time({series}[{window}s]) > 0 unless {series} offset {window}s)"
         )
-    })
+    };
+    let [requests, connections] = COUNTERS.map(grew_or_new);
+    // One query, since each has its price: the series of the three differ in nothing but their names, and `or` takes them
+    // for one.
+    let connections = std::iter::once(connections)
+        .chain(CONNECTION_BYTES.map(grew_or_new))
+        .collect::<Vec<_>>()
+        .join(" or ");
+    [requests, connections].map(|called| format!("count by ({by}) ({called})"))
 }
 
 fn matchers(settings: &Settings, own: impl IntoIterator<Item = String>) -> String {
