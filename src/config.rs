@@ -225,6 +225,8 @@ fn baseline_host(text: &str) -> Result<ScopeHost, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
 
     #[test]
@@ -244,6 +246,60 @@ mod tests {
             "a_b",
         ] {
             assert!(cluster_domain(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[derive(clap::Parser)]
+    struct Run {
+        #[command(flatten)]
+        config: Config,
+    }
+
+    fn settings(flags: &[&str]) -> Result<Settings, String> {
+        let flags = ["run"].iter().chain(flags);
+        let run = Run::try_parse_from(flags).map_err(|error| error.to_string())?;
+        Ok(run.config.settings())
+    }
+
+    #[test]
+    fn what_the_chart_says_of_modes_namespaces_and_hosts_is_what_decides() {
+        let is = settings(&[
+            "--default-mode=observe",
+            "--exclude-namespace=kube-system,monitoring",
+            "--istio-root-namespace=mesh",
+            "--baseline-host=mesh/zipkin.mesh.svc.cluster.local,data/api.example.com",
+            "--expire-after=48h",
+        ])
+        .unwrap();
+        assert_eq!(is.default_mode, Mode::Observe);
+        let names = |names: &[&str]| names.iter().map(|name| Name::from(*name)).collect();
+        assert_eq!(
+            is.excluded_namespaces,
+            names(&["kube-system", "mesh", "monitoring", "servicefence-system"])
+        );
+        let hosts: Vec<_> = is.baseline.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            hosts,
+            ["mesh/zipkin.mesh.svc.cluster.local", "data/api.example.com"]
+        );
+        assert_eq!(is.expire_after, SignedDuration::from_hours(48));
+        assert_eq!(settings(&[]).unwrap().default_mode, Mode::Off);
+    }
+
+    #[test]
+    fn a_flag_that_cannot_work_says_what_to_write() {
+        for (flag, said) in [
+            (
+                "--baseline-host=zipkin",
+                "is not namespace/host: write istio-system/zipkin",
+            ),
+            ("--expire-after=1h", "too short or too long: write 24h to 8760h"),
+            ("--settle-time=-1s", "is negative: write 0s or more"),
+            ("--settle-time=soon", "is not a duration: write 500ms, 1s or 2m"),
+            ("--default-mode=on", "possible values: off, observe, enforce"),
+        ] {
+            let error = settings(&[flag]).unwrap_err();
+            assert!(error.contains(said), "{flag}: {error}");
         }
     }
 }

@@ -14,6 +14,7 @@ mod observe;
 mod optin;
 mod policy;
 mod routes;
+mod rules;
 mod subsets;
 mod telemetry;
 mod wishes;

@@ -1,10 +1,11 @@
 //! Who is fenced.
 
 use serde_json::{Value, json};
+use servicefence_crd::Mode;
 
 use super::*;
 use crate::fence::render::Kind;
-use crate::fence::world::mode_label;
+use crate::fence::world::{mode_label, settings};
 use crate::source::convert::Watched;
 
 fn fences(world: &World) -> Vec<String> {
@@ -150,6 +151,56 @@ fn labels_never_touch_a_fence_that_was_written_by_hand() {
     world.settle();
     assert_eq!(fences(&world), ["shop/mine"]);
     assert!(!world.has(Kind::Sidecar, "shop", "servicefence-mine"));
+}
+
+#[test]
+fn one_labelled_service_is_one_fence_and_a_written_one_stays_as_it_is() {
+    let mut world = World::new();
+    world.namespace("shop", Some("off"));
+    for service in ["web", "cart", "till"] {
+        world.service("shop", service, &["http:8080"]);
+    }
+    let spec = json!({"mode": "Enforce", "allow": [{"host": "cart"}]});
+    world.object("ServiceFence", "shop", "till", spec);
+    world.settle();
+    let written = world.fence("shop", "till");
+    let scope = world.scope("shop", "till");
+    let from = world.writes.len();
+    world.service_with("shop", "web", &["http:8080"], &mode_label("enforce"));
+    world.settle();
+    assert_eq!(fences(&world), ["shop/till", "shop/web"]);
+    world.namespace("shop", None);
+    world.service("shop", "web", &["http:8080"]);
+    world.settle();
+    assert_eq!(fences(&world), ["shop/till"]);
+    assert!(!world.has(Kind::Sidecar, "shop", "servicefence-web"));
+    assert_eq!(world.fence("shop", "till"), written);
+    assert_eq!(world.scope("shop", "till"), scope);
+    let of_till = world.writes[from..].iter().filter(|write| write.contains("till"));
+    assert_eq!(of_till.count(), 0, "{:?}", &world.writes[from..]);
+}
+
+#[test]
+fn the_charts_default_mode_is_for_what_has_no_label() {
+    let mut world = World::with(crate::fence::Settings {
+        default_mode: Mode::Enforce,
+        ..settings()
+    });
+    world.namespace("shop", None);
+    world.service("shop", "web", &["http:8080"]);
+    world.service_with("shop", "cart", &["http:8080"], &mode_label("off"));
+    world.namespace("books", Some("off"));
+    world.service("books", "reviews", &["http:8080"]);
+    world.service_with("books", "ratings", &["http:8080"], &mode_label("observe"));
+    world.namespace("kube-system", None);
+    world.service("kube-system", "dns", &["http:8080"]);
+    world.settle();
+    assert_eq!(fences(&world), ["books/ratings", "shop/web"]);
+    assert_eq!(world.condition("shop", "web", "Ready"), "True Scoped");
+    assert_eq!(world.scope("books", "ratings"), None);
+    world.namespace("shop", Some("off"));
+    world.settle();
+    assert_eq!(fences(&world), ["books/ratings"]);
 }
 
 #[test]

@@ -189,6 +189,52 @@ fn a_new_http_port_number_is_one_write_of_the_placeholder() {
 }
 
 #[test]
+fn the_placeholder_has_the_port_numbers_that_are_http_and_nothing_else_now() {
+    let mut world = shop();
+    let numbers = |world: &World| -> Vec<Value> {
+        let ports = &world.objects[&(Kind::Service, SYSTEM.into(), "servicefence-ports".into())];
+        let ports = ports["spec"]["ports"].as_array().unwrap().iter();
+        ports.map(|port| port["port"].clone()).collect()
+    };
+    let app_protocol = |protocol: &str| {
+        let port = json!({"name": "odd", "port": 7000, "appProtocol": protocol});
+        json!({"spec": {"ports": [port]}})
+    };
+    world.service(
+        "books",
+        "named",
+        &[
+            "http2-a:7001",
+            "grpc:7002",
+            "grpc-web-b:7003",
+            "tcp-c:7004",
+            "odd:7005",
+        ],
+    );
+    let odd = world.service_with("books", "odd", &[], &app_protocol("kubernetes.io/h2c"));
+    world.settle();
+    assert_eq!(numbers(&world), [7000, 7001, 7002, 7003, 8080]);
+    // Another protocol, on the same number or by another Service, takes it out; without that it is in again.
+    world.service_with("books", "odd", &[], &app_protocol("mysql"));
+    let other = world.service("data", "db", &["tcp:7001"]);
+    world.settle();
+    assert_eq!(numbers(&world), [7002, 7003, 8080]);
+    world.no_service(&other);
+    world.service_with("books", "odd", &[], &app_protocol("http"));
+    world.settle();
+    assert_eq!(numbers(&world), [7000, 7001, 7002, 7003, 8080]);
+    // A number goes with the last Service that has it.
+    world.service("data", "also", &["http:7000"]);
+    world.no_service(&odd);
+    world.no_service(&ServiceKey::new("books", "named"));
+    world.settle();
+    assert_eq!(numbers(&world), [7000, 8080]);
+    world.no_service(&ServiceKey::new("data", "also"));
+    world.settle();
+    assert_eq!(numbers(&world), [8080]);
+}
+
+#[test]
 fn the_destinations_of_a_hosts_rules_are_warm_before_it_joins_and_after_it_leaves() {
     let mut world = shop();
     world.object(
