@@ -3,6 +3,8 @@
 //! Each has namespaces of its own, so they run side by side. A figure of what they need: about a
 //! minute and a half on two cores.
 
+#[path = "scenarios/headless.rs"]
+mod headless;
 #[path = "scenarios/hosts.rs"]
 mod hosts;
 #[path = "scenarios/http.rs"]
@@ -15,6 +17,8 @@ mod routing;
 mod scene;
 #[path = "scenarios/tcp.rs"]
 mod tcp;
+#[path = "scenarios/workloads.rs"]
+mod workloads;
 
 use std::process::ExitCode;
 
@@ -32,8 +36,10 @@ fn main() -> ExitCode {
     let all = tcp::all()
         .chain(http::all())
         .chain(routing::all())
+        .chain(workloads::all())
         .chain(learning::all())
-        .chain(hosts::all());
+        .chain(hosts::all())
+        .chain(headless::all());
     if arguments.list {
         let names = all.map(|(name, _)| Trial::test(name, || Ok(()))).collect();
         return libtest_mimic::run(&arguments, names).exit_code();

@@ -232,15 +232,38 @@ async fn rejected(scene: &Scene) -> Result<f64> {
     Ok(value.map(str::parse).transpose()?.unwrap_or(0.0))
 }
 
+/// The last is known to nobody.
+const NAMES: [&str; 4] = [
+    "dns.a13.example",
+    "static.a13.example",
+    "exported.a13.example",
+    "unknown.a13.example",
+];
+
+/// Namespaces of the ServiceEntries for all but the last.
+const DECLARED_IN: [&str; 3] = ["shop", "shop", "egress"];
+
+/// `address` is that of the second, whose entry says it.
+async fn declare(scene: &Scene, address: &str) -> Result<()> {
+    let ports = "[{number: 80, name: http, protocol: HTTP}, {number: 443, name: tls, protocol: TLS}]";
+    let fixed = format!("resolution: STATIC, endpoints: [{{address: {address}}}]");
+    let how = ["resolution: DNS", &fixed, "resolution: DNS"];
+    for ((namespace, host), how) in DECLARED_IN.into_iter().zip(NAMES).zip(how) {
+        let name = host.split('.').next().unwrap_or(host);
+        let visible = if namespace == "shop" { "." } else { "$P-shop" };
+        scene
+            .yaml(&format!(
+                "{{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {{name: {name}, namespace: $P-{namespace}}}, \
+                 spec: {{hosts: [{host}], location: MESH_EXTERNAL, exportTo: [\"{visible}\"], ports: {ports}, {how}}}}}"
+            ))
+            .await?;
+    }
+    Ok(())
+}
+
 /// Names outside the mesh, as each of them is known to Istio: by a ServiceEntry that resolves by DNS or has addresses,
 /// in the caller's namespace or exported to it, for plain HTTP and for TLS; or not at all.
 async fn a13_external_names_never_go_through_the_gateway(scene: Scene) -> Result<()> {
-    const NAMES: [&str; 4] = [
-        "dns.a13.example",
-        "static.a13.example",
-        "exported.a13.example",
-        "unknown.a13.example",
-    ];
     let servers = [
         Server {
             protocol: Protocol::Http,
@@ -269,25 +292,7 @@ async fn a13_external_names_never_go_through_the_gateway(scene: Scene) -> Result
     for name in NAMES {
         addresses.push(scene.mesh.add_external(name, &servers).await?.ip);
     }
-    let ports = "[{number: 80, name: http, protocol: HTTP}, {number: 443, name: tls, protocol: TLS}]";
-    for (namespace, host, visible, how) in [
-        ("shop", NAMES[0], ".", "resolution: DNS".to_owned()),
-        (
-            "shop",
-            NAMES[1],
-            ".",
-            format!("resolution: STATIC, endpoints: [{{address: {}}}]", addresses[1]),
-        ),
-        ("egress", NAMES[2], "$P-shop", "resolution: DNS".to_owned()),
-    ] {
-        let name = host.split('.').next().unwrap_or(host);
-        scene
-            .yaml(&format!(
-                "{{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {{name: {name}, namespace: $P-{namespace}}}, \
-                 spec: {{hosts: [{host}], location: MESH_EXTERNAL, exportTo: [\"{visible}\"], ports: {ports}, {how}}}}}"
-            ))
-            .await?;
-    }
+    declare(&scene, &addresses[1]).await?;
     let mut calls = Vec::new();
     for name in NAMES {
         let by = if name == NAMES[3] {
@@ -327,6 +332,12 @@ async fn a13_external_names_never_go_through_the_gateway(scene: Scene) -> Result
         .await?;
     }
     scene.enforce("shop", &["web"]).await?;
+    let scope = scene.mesh.scope(&scene.ns("shop"), "web").await?;
+    for (namespace, name) in DECLARED_IN.into_iter().zip(NAMES) {
+        let import = format!("{}/{name}", scene.ns(namespace));
+        ensure!(scope.contains(&import), "there is no {import} in {scope:?}");
+    }
+    ensure!(!scope.iter().any(|host| host.ends_with(NAMES[3])), "{scope:?}");
     for (name, url, by) in &calls {
         let (reply, taken) = scene.call("shop/web", &Call::get(url)).await?;
         right(name, by, &reply, &taken).with_context(|| format!("{url} after scoping"))?;

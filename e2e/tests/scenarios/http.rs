@@ -5,7 +5,7 @@
 //! so what they give can be compared at once.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use bytes::Bytes;
@@ -174,9 +174,19 @@ async fn a8_a_first_call_may_take_longer_than_15_seconds(scene: Scene) -> Result
     let (slow, direct) = (call("slow"), call("direct"));
     let from = pair.scene.pod(&pair.caller);
     let (mesh, proxy) = (&pair.scene.mesh, pair.scene.mesh.proxy(&from)?);
+    let slow = async { (mesh.call(&from, &slow).await, Instant::now()) };
+    let learned = async {
+        let fresh = pair.service("slow");
+        let learned = pair.scene.learned(&pair.caller, &fresh).await;
+        learned.map(|()| Instant::now())
+    };
     // Side by side: what each took is told by the server's proxy, and that both were used by the caller's.
-    let both = async { tokio::join!(mesh.call(&from, &slow), mesh.call(&from, &direct)) };
-    let ((slow, direct), taken) = Box::pin(proxy.watch(both)).await?;
+    let all = async { tokio::join!(slow, mesh.call(&from, &direct), learned) };
+    let (((slow, answered), direct, learned), taken) = Box::pin(proxy.watch(all)).await?;
+    ensure!(
+        learned? < answered,
+        "it was learned at the end of the call, not at its start"
+    );
     ensure!(
         taken.fallback() && taken.uses(&pair.service_host("direct")),
         "they went by {taken}"

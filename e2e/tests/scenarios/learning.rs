@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use servicefence_e2e::install::SOON;
 use servicefence_e2e::wait::until;
-use servicefence_e2e::{Call, PodSpec};
+use servicefence_e2e::{Call, PodSpec, Protocol};
 
 use crate::scene::Scene;
 
@@ -148,6 +148,9 @@ spec:
         .wait_condition("a5-shop", "web", "Enforced", "True")
         .await?;
     scene.mesh.wait_at_rest("a5-shop").await?;
+    let hosts = ["books/ratings", "books/reviews", "shop/cart"].map(|name| scene.import(name));
+    let scope = scene.scope("shop/web").await?;
+    ensure!(scope == hosts, "{scope:?}");
     for (to, host) in [
         ("shop/cart", "cart"),
         ("books/reviews", "reviews.a5-books"),
@@ -169,7 +172,15 @@ async fn a2_labels_of_services_decide_and_a_written_fence_stays(scene: Scene) ->
         .add(apps.map(|app| scene.app(&format!("shop/{app}")).http(8080)))
         .await?;
     scene.fence("shop/till", "allow: [{host: cart}]").await?;
-    let written = scene.mesh.fence("a2-shop", "till").await?;
+    let till = async || {
+        let args = ["-n", "$P-shop", "get", "-o", "json"];
+        let fence = scene.kubectl(&[&args[..], &["sf/till"]].concat()).await?;
+        let sidecar = scene
+            .kubectl(&[&args[..], &["sidecars/servicefence-till"]].concat())
+            .await?;
+        anyhow::Ok((fence, sidecar))
+    };
+    let written = till().await?;
     let fences = async || {
         let names = scene
             .kubectl(&["-n", "$P-shop", "get", "sf", "-o", "name"])
@@ -188,6 +199,8 @@ async fn a2_labels_of_services_decide_and_a_written_fence_stays(scene: Scene) ->
         .wait_condition("a2-shop", "web", "Enforced", "True")
         .await?;
     ensure!(fences().await? == ["till", "web"], "{:?}", fences().await?);
+    let is = till().await?;
+    ensure!(is == written, "it was {written:?} and is {is:?}");
     label(&["namespace", "$P-shop"], "servicefence.io/mode-").await?;
     label(&["service", "web"], "servicefence.io/mode-").await?;
     until("the generated fence to go", SOON, async || {
@@ -195,19 +208,13 @@ async fn a2_labels_of_services_decide_and_a_written_fence_stays(scene: Scene) ->
         Ok(())
     })
     .await?;
-    let is = scene.mesh.fence("a2-shop", "till").await?;
-    for part in ["metadata", "spec"] {
-        let without_version = |fence: &serde_json::Value| {
-            let mut part = fence[part].clone();
-            part.as_object_mut()
-                .map(|fields| fields.remove("resourceVersion"));
-            part
-        };
-        ensure!(
-            without_version(&is) == without_version(&written),
-            "{part}: it was {written} and is {is}"
-        );
-    }
+    // As it was to the last field, versions and status included, and so is its Sidecar.
+    let is = till().await?;
+    ensure!(is == written, "it was {written:?} and is {is:?}");
+    let left = scene
+        .kubectl(&["-n", "$P-shop", "get", "sidecars", "-o", "name"])
+        .await?;
+    ensure!(left.trim().ends_with("/servicefence-till"), "{left}");
     Ok(())
 }
 
@@ -217,44 +224,42 @@ async fn a5n_a_namespace_and_services_by_label_are_direct_from_the_first_call(sc
             scene.app("shop/web").http(8080),
             scene.app("books/reviews").http(8080),
             scene.app("money/ledger").http(8080),
-            scene.app("money/other").http(8080),
         ])
         .await?;
-    for service in ["ledger", "other"] {
-        scene
-            .kubectl(&["-n", "$P-money", "label", "service", service, "tier=core"])
-            .await?;
+    for (service, labels) in [
+        ("ledger", &["tier=core"][..]),
+        ("other", &["tier=core", "old=yes"]),
+        ("audit", &["tier=edge", "team=money"]),
+        ("half", &["tier=edge"]),
+    ] {
+        if service != "ledger" {
+            let name = format!("money/{service}");
+            scene.service(&name, "ledger", Protocol::Http, 8080).await?;
+        }
+        let args = [&["-n", "$P-money", "label", "service", service], labels].concat();
+        scene.kubectl(&args).await?;
     }
-    scene
-        .kubectl(&["-n", "$P-money", "label", "service", "other", "old=yes"])
-        .await?;
+    // All labels of one selector, and any of the entries.
     scene
         .fence(
             "shop/web",
             "allow: [{namespace: a5n-books}, {serviceSelector: {matchLabels: {tier: core}, \
-             matchExpressions: [{key: old, operator: DoesNotExist}]}}]",
+             matchExpressions: [{key: old, operator: DoesNotExist}]}}, \
+             {serviceSelector: {matchLabels: {tier: edge, team: money}}}]",
         )
         .await?;
-    let host = |name: &str| {
-        format!(
-            "a5n-{}/{}",
-            name.split('/').next().unwrap_or(name),
-            scene.host(name)
-        )
-    };
     let scope = scene.scope("shop/web").await?;
-    ensure!(
-        scope == [host("books/reviews"), host("money/ledger")],
-        "{scope:?}"
-    );
-    for (to, url) in [
+    let hosts = ["books/reviews", "money/audit", "money/ledger"];
+    ensure!(scope == hosts.map(|name| scene.import(name)), "{scope:?}");
+    for (from, url) in [
         ("books/reviews", "http://reviews.a5n-books:8080/"),
         ("money/ledger", "http://ledger.a5n-money:8080/"),
+        ("money/ledger", "http://audit.a5n-money:8080/"),
     ] {
         let (reply, taken) = scene.call("shop/web", &Call::get(url)).await?;
         ensure!(
-            reply.is_from(&scene.pod(to)) && !taken.fallback(),
-            "{to}: {reply}, by {taken}"
+            reply.is_from(&scene.pod(from)) && !taken.fallback(),
+            "{url}: {reply}, by {taken}"
         );
     }
     // A Service that gets the label joins, and the API says why each is in or out.
@@ -268,7 +273,7 @@ async fn a5n_a_namespace_and_services_by_label_are_direct_from_the_first_call(sc
         .await?;
     until("the other Service to join", SOON, async || {
         let scope = scene.scope("shop/web").await?;
-        ensure!(scope.contains(&host("money/other")), "{scope:?}");
+        ensure!(scope.contains(&scene.import("money/other")), "{scope:?}");
         Ok(())
     })
     .await?;

@@ -63,6 +63,12 @@ impl Scene {
         format!("{service}.{}.svc.cluster.local", self.ns(namespace))
     }
 
+    /// How a Sidecar imports a Service of this scenario.
+    pub(crate) fn import(&self, name: &str) -> String {
+        let namespace = name.split('/').next().unwrap_or_default();
+        format!("{}/{}", self.ns(namespace), self.host(name))
+    }
+
     /// A pod with a Service, to be given servers.
     pub(crate) fn app(&self, name: &str) -> PodSpec {
         let name = self.pod(name);
