@@ -418,15 +418,22 @@ impl Engine {
         set(&mut self.sidecars, key, facts);
     }
 
-    /// What a Sidecar imported and no longer does, or the reverse, stays warm a while longer.
+    /// What a Sidecar imported and no longer does, or the reverse, stays warm a while longer; and all that a proxy has
+    /// without it, where it is for other pods now.
     fn keep_moved_warm(&mut self, key: &ConfigKey, facts: Option<&SidecarFacts>, now: Timestamp) {
         let until = now + self.settle_time();
         let services = |sidecar: Option<&SidecarFacts>| match sidecar {
             Some(sidecar) => self.carried(&key.namespace, &sidecar.hosts),
             None => self.warmable(&key.namespace),
         };
-        let (old, new): (BTreeSet<_>, BTreeSet<_>) = (services(self.sidecars.get(key)), services(facts));
-        let moved: Vec<_> = old.symmetric_difference(&new).cloned().collect();
+        let before = self.sidecars.get(key);
+        let (old, new): (BTreeSet<_>, BTreeSet<_>) = (services(before), services(facts));
+        let mut moved: BTreeSet<_> = &old ^ &new;
+        if let (Some(before), Some(facts)) = (before, facts)
+            && before.selector != facts.selector
+        {
+            moved.extend(old.into_iter().chain(new).chain(services(None)));
+        }
         self.transitions
             .entry(key.namespace.clone())
             .or_default()

@@ -234,15 +234,13 @@ impl Engine {
         {
             return Some(held);
         }
+        if let Some(current) = current.filter(|sidecar| sidecar.selector.as_ref() != of) {
+            return self.plan_other_pods(case, current, scope, of, plan);
+        }
         let target = scope.imports();
         let carried = |hosts: &BTreeSet<ScopeHost>| self.carried(&key.namespace, hosts);
         let wanted = carried(&target);
-        let known = match current {
-            Some(current) => carried(&current.hosts),
-            None => self
-                .of_default(case)
-                .unwrap_or_else(|| self.warmable(&key.namespace)),
-        };
+        let known = current.map_or_else(|| self.without_sidecar(case), |current| carried(&current.hosts));
         let mut leaving = &known - &wanted;
         // What a first Sidecar brings comes with it: there is none that could bring it later.
         let joining = current.map_or_else(BTreeSet::new, |_| &wanted - &known);
@@ -267,6 +265,41 @@ impl Engine {
             plan.sidecar = Some(Write::Apply(object));
         }
         (!self.gateway_ready).then_some(Held::GatewayGone)
+    }
+
+    /// Plans the way of a Sidecar from some pods to others. Those that it takes lose what they know without it, those that
+    /// it leaves get that back, and one write does both: so all of it is warm before.
+    fn plan_other_pods(
+        &self,
+        case: &Case<'_>,
+        current: &SidecarFacts,
+        scope: &Scope,
+        of: Pods<'_>,
+        plan: &mut FencePlan,
+    ) -> Option<Held> {
+        if !self.gateway_ready {
+            // Nobody would serve what the pods that it takes can no longer reach.
+            return Some(Held::GatewayGone);
+        }
+        let (key, fence) = (case.key, case.fence);
+        let target = scope.imports();
+        let with = [&target, &current.hosts].map(|hosts| self.carried(&key.namespace, hosts));
+        let without = self.without_sidecar(case);
+        let stay = &(&with[0] & &with[1]) & &without;
+        let moving = &(&(&with[0] | &with[1]) | &without) - &stay;
+        let step = self.step(case, moving, BTreeSet::new());
+        plan.moving = step.moving;
+        plan.again_at = step
+            .again_at
+            .into_iter()
+            .chain(fence.wishes.next_end(case.now))
+            .min();
+        if step.not_yet_in.is_empty() {
+            let uid = fence.resource.metadata.uid.as_deref();
+            let object = render::sidecar(key, uid, of, &target, self.proxy_defaults());
+            plan.sidecar = Some(Write::Apply(object));
+        }
+        None
     }
 
     /// What must exist before the first Sidecar of a namespace: with any of it missing, a miss
@@ -341,6 +374,12 @@ impl Engine {
             .filter(|(key, fence)| *key != case.key && fence.workload == Named::NamespaceDefault)
             .find_map(|(key, _)| self.own_sidecar(key))?;
         Some(self.carried(namespace, &default.hosts))
+    }
+
+    /// The Services that the proxies of a fence have while it has no Sidecar.
+    fn without_sidecar(&self, case: &Case<'_>) -> BTreeSet<ServiceKey> {
+        self.of_default(case)
+            .unwrap_or_else(|| self.warmable(&case.key.namespace))
     }
 
     /// The target without what may not come in yet, and with what may not go yet.

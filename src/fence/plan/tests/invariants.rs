@@ -26,6 +26,8 @@ const NAMES: [&str; 4] = ["s", "t", "u", "v"];
 enum Happening {
     Label(usize, Option<&'static str>),
     Service(usize, usize, &'static [&'static str]),
+    /// It selects the pods of another name.
+    Selects(usize, usize, usize),
     NoService(usize, usize),
     Endpoints(usize, usize, u64),
     Call(usize, usize, (usize, usize)),
@@ -105,6 +107,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         )
             .prop_map(|(namespace, mode)| Happening::Label(namespace, mode)),
         (service(), ports).prop_map(|((namespace, name), ports)| Happening::Service(namespace, name, ports)),
+        (service(), 0..NAMES.len())
+            .prop_map(|((namespace, name), pods)| Happening::Selects(namespace, name, pods)),
         service().prop_map(|(namespace, name)| Happening::NoService(namespace, name)),
         (service(), 0..4_u64)
             .prop_map(|((namespace, name), ready)| Happening::Endpoints(namespace, name, ready)),
@@ -150,6 +154,10 @@ fn happens(world: &mut World, happening: &Happening) {
         Happening::Label(namespace, mode) => world.namespace(NAMESPACES[*namespace], *mode),
         Happening::Service(namespace, name, ports) => {
             world.service(NAMESPACES[*namespace], NAMES[*name], ports);
+        }
+        Happening::Selects(namespace, name, pods) => {
+            let selector = json!({"spec": {"selector": {"app": NAMES[*pods]}}});
+            world.service_with(NAMESPACES[*namespace], NAMES[*name], &["http:8080"], &selector);
         }
         Happening::NoService(namespace, name) => {
             world.no_service(&ServiceKey::new(NAMESPACES[*namespace], NAMES[*name]));

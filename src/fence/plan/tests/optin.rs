@@ -1,10 +1,12 @@
 //! Who is fenced.
 
+use jiff::SignedDuration;
 use serde_json::{Value, json};
 use servicefence_crd::Mode;
 
 use super::*;
-use crate::fence::render::Kind;
+use crate::fence::Change;
+use crate::fence::render::{Kind, services_of_warm};
 use crate::fence::world::{mode_label, settings};
 use crate::source::convert::Watched;
 
@@ -310,6 +312,57 @@ fn a_selector_that_changes_is_followed() {
     assert_eq!(
         sidecar["spec"]["workloadSelector"]["labels"],
         json!({"app": "web", "tier": "front"})
+    );
+}
+
+/// The pods that the Sidecar takes had the whole mesh, and those that it leaves get it back.
+#[test]
+fn everything_is_warm_while_a_sidecar_goes_to_other_pods() {
+    let mut world = shop();
+    world.edit("shop", "web", allow(&["reviews.books"]));
+    world.settle();
+    let green = json!({"spec": {"selector": {"app": "green"}}});
+    let selector = |world: &World| {
+        let sidecar = &world.objects[&(Kind::Sidecar, "shop".into(), "servicefence-web".into())];
+        sidecar["spec"]["workloadSelector"]["labels"]["app"].clone()
+    };
+    // Without a gateway nobody is scoped anew.
+    world.apply(Change::GatewayReady(false));
+    world.service_with("shop", "web", &["http:8080"], &green);
+    world.settle();
+    assert_eq!(selector(&world), "web");
+    world.apply(Change::GatewayReady(true));
+    let from = world.writes.len();
+    world.step();
+    // All but what is in scope, which every pod has before and after.
+    let warm = &world.objects[&(Kind::VirtualService, "shop".into(), "servicefence-warm".into())];
+    assert_eq!(
+        services_of_warm(&warm["spec"]),
+        [
+            ServiceKey::new("books", "ratings"),
+            ServiceKey::new("shop", "web")
+        ]
+        .into()
+    );
+    assert_eq!(selector(&world), "web");
+    world.pass(SignedDuration::from_secs(1));
+    world.step();
+    assert_eq!(selector(&world), "green");
+    assert!(world.has(Kind::VirtualService, "shop", "servicefence-warm"));
+    world.settle();
+    let writes = world.writes[from..].iter();
+    let writes: Vec<_> = writes.filter(|write| !write.starts_with("status")).collect();
+    assert_eq!(
+        writes,
+        [
+            "apply VirtualService shop/servicefence-warm",
+            "apply Sidecar shop/servicefence-web",
+            "delete VirtualService shop/servicefence-warm"
+        ]
+    );
+    assert_eq!(
+        world.scope("shop", "web").unwrap(),
+        ["books/reviews.books.svc.cluster.local"]
     );
 }
 
