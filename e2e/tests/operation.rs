@@ -1,5 +1,5 @@
 //! How the controller behaves while it is operated: restarts, rest, other people's hands on its objects, bad input,
-//! strangers at its log port, its own end, and opting out.
+//! strangers at its log port, its own end, labels that change, and opting out.
 //!
 //! The steps run one after another in this order, in a mesh where nothing else happens, since most of them count writes.
 
@@ -7,6 +7,8 @@
 mod foreign;
 #[path = "operation/istio_tools.rs"]
 mod istio_tools;
+#[path = "operation/labels.rs"]
+mod labels;
 #[path = "operation/log_port.rs"]
 mod log_port;
 #[path = "operation/opt_out.rs"]
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         unreadable::STEPS,
         log_port::STEPS,
         shutdown::STEPS,
+        labels::STEPS,
         opt_out::STEPS,
     ];
     let steps = steps.iter().copied().flatten();

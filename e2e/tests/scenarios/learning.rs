@@ -9,7 +9,6 @@ use crate::scene::Scene;
 
 crate::scenarios![
     a1_a_label_makes_a_fence_per_service,
-    a2_labels_of_services_decide_and_a_written_fence_stays,
     a3_a_first_call_works_and_the_next_goes_direct,
     a4_a_shop_ends_with_exactly_what_it_calls,
     a5_what_is_allowed_is_direct_from_the_first_call,
@@ -163,58 +162,6 @@ spec:
             "{to}: {reply}, by {taken}"
         );
     }
-    Ok(())
-}
-
-async fn a2_labels_of_services_decide_and_a_written_fence_stays(scene: Scene) -> Result<()> {
-    let apps = ["web", "cart", "till"];
-    scene
-        .add(apps.map(|app| scene.app(&format!("shop/{app}")).http(8080)))
-        .await?;
-    scene.fence("shop/till", "allow: [{host: cart}]").await?;
-    let till = async || {
-        let args = ["-n", "$P-shop", "get", "-o", "json"];
-        let fence = scene.kubectl(&[&args[..], &["sf/till"]].concat()).await?;
-        let sidecar = scene
-            .kubectl(&[&args[..], &["sidecars/servicefence-till"]].concat())
-            .await?;
-        anyhow::Ok((fence, sidecar))
-    };
-    let written = till().await?;
-    let fences = async || {
-        let names = scene
-            .kubectl(&["-n", "$P-shop", "get", "sf", "-o", "name"])
-            .await?;
-        let names = names.lines().filter_map(|name| name.rsplit('/').next());
-        anyhow::Ok(names.map(str::to_owned).collect::<Vec<_>>())
-    };
-    let label = async |object: &[&str], label: &str| {
-        let args = [&["-n", "$P-shop", "label", "--overwrite"], object, &[label]].concat();
-        scene.kubectl(&args).await
-    };
-    label(&["namespace", "$P-shop"], "servicefence.io/mode=off").await?;
-    label(&["service", "web"], "servicefence.io/mode=enforce").await?;
-    scene
-        .mesh
-        .wait_condition("a2-shop", "web", "Enforced", "True")
-        .await?;
-    ensure!(fences().await? == ["till", "web"], "{:?}", fences().await?);
-    let is = till().await?;
-    ensure!(is == written, "it was {written:?} and is {is:?}");
-    label(&["namespace", "$P-shop"], "servicefence.io/mode-").await?;
-    label(&["service", "web"], "servicefence.io/mode-").await?;
-    until("the generated fence to go", SOON, async || {
-        ensure!(fences().await? == ["till"], "{:?}", fences().await?);
-        Ok(())
-    })
-    .await?;
-    // As it was to the last field, versions and status included, and so is its Sidecar.
-    let is = till().await?;
-    ensure!(is == written, "it was {written:?} and is {is:?}");
-    let left = scene
-        .kubectl(&["-n", "$P-shop", "get", "sidecars", "-o", "name"])
-        .await?;
-    ensure!(left.trim().ends_with("/servicefence-till"), "{left}");
     Ok(())
 }
 

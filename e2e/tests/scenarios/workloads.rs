@@ -2,9 +2,9 @@
 //! now, and those that have no fence of their own.
 
 use anyhow::{Context as _, Result, ensure};
-use servicefence_e2e::install::{GATEWAY, SOON};
+use servicefence_e2e::install::SOON;
 use servicefence_e2e::wait::until;
-use servicefence_e2e::{Call, LoadSpec, PodSpec, Protocol, Via};
+use servicefence_e2e::{Call, PodSpec, Protocol};
 
 use crate::scene::Scene;
 
@@ -12,7 +12,6 @@ crate::scenarios![
     a9_a_caller_that_runs_and_is_not_ready_is_learned,
     a9_a_pod_behind_two_services_has_one_sidecar,
     a9_a_service_that_selects_other_pods_takes_its_sidecar_along,
-    a9_no_call_fails_while_a_service_changes_its_pods,
     rest_pods_without_a_fence_share_the_default_of_their_namespace,
 ];
 
@@ -213,56 +212,6 @@ async fn a9_a_service_that_selects_other_pods_takes_its_sidecar_along(scene: Sce
     let learned = scene.learned_hosts("moved/web").await?;
     let called = ["reviews", "ratings"].map(|name| scene.host(&format!("moved-books/{name}")));
     ensure!(learned == called.into(), "web learned {learned:?}");
-    Ok(())
-}
-
-/// Back and forth, while both pods call a Service in scope and one out of it.
-async fn a9_no_call_fails_while_a_service_changes_its_pods(scene: Scene) -> Result<()> {
-    books(&scene, "swap").await?;
-    for pod in ["swap/blue", "swap/green"] {
-        scene.mesh.add_pod(scene.app(pod).http(8080)).await?;
-    }
-    scene.service("swap/web", "blue", Protocol::Http, 8080).await?;
-    let host = scene.host("swap-books/reviews");
-    let learns = "learning: {sources: [Policy]}";
-    scene
-        .fence("swap/web", &format!("allow: [{{host: {host}}}], {learns}"))
-        .await?;
-    let mut loads = Vec::new();
-    for pod in ["swap/blue", "swap/green"] {
-        let spec = LoadSpec::new(&scene.pod(pod)).clients(4);
-        let spec = ["reviews", "ratings"]
-            .into_iter()
-            .fold(spec, |spec, name| spec.call(call(&scene, "swap", name)));
-        loads.push(scene.mesh.start_load(&spec).await?);
-    }
-    let until_scoped = async |pod: &str, scoped: bool| {
-        let (from, server) = (format!("swap/{pod}"), scene.pod("swap-books/reviews"));
-        let call = call(&scene, "swap", "ratings");
-        // By what its server says: the counters of the caller's proxy are those of the load.
-        until(format!("{pod} to be scoped: {scoped}"), SOON, async || {
-            let reply = scene.mesh.call(&scene.pod(&from), &call).await;
-            ensure!(reply.is_from(&server), "{reply}");
-            let by_gateway = reply.via == Some(Via::Through(GATEWAY.to_owned()));
-            ensure!(by_gateway == scoped, "it came {:?}", reply.via);
-            Ok(())
-        })
-        .await
-    };
-    for _ in 0..4 {
-        for (scoped, free) in [("green", "blue"), ("blue", "green")] {
-            scene.service("swap/web", scoped, Protocol::Http, 8080).await?;
-            until_scoped(scoped, true).await?;
-            until_scoped(free, false).await?;
-            for load in &loads {
-                load.more(200).await?;
-            }
-        }
-    }
-    for load in loads {
-        let report = load.stop().await;
-        ensure!(report.failed == 0 && report.calls > 0, "{report}");
-    }
     Ok(())
 }
 
