@@ -9,13 +9,15 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Map;
 use servicefence::fence::facts::{
-    Labels, ModeLabel, NamespaceFacts, Port, Protocol, ServiceFacts, ServiceKind, SidecarFacts, Visibility,
+    Asks, Labels, NamespaceFacts, Port, Protocol, ServiceFacts, ServiceKind, SidecarFacts, Visibility,
     Written,
 };
 use servicefence::fence::name::{ConfigKey, FenceKey, Name, ScopeHost, ServiceKey};
 use servicefence::fence::render::{Kind, Write};
 use servicefence::fence::{Change, Engine, Settings};
-use servicefence_crd::{LearnedHost, Mode, ServiceFence, ServiceFenceSpec, ServiceFenceStatus, Source};
+use servicefence_crd::{
+    Fallback, LearnedHost, Mode, ServiceFence, ServiceFenceSpec, ServiceFenceStatus, Source,
+};
 
 const NAMESPACES: u32 = 100;
 const SERVICES: u32 = 10_000;
@@ -36,7 +38,7 @@ fn service(number: u32, port: u16) -> Change {
             protocol: Protocol::Http,
         }],
         selector: [("app".to_owned(), name.clone())].into(),
-        mode: ModeLabel::Absent,
+        mode: Asks::Absent,
         labels: Labels::new(),
         visibility: Visibility::All,
         exported_by_default: true,
@@ -75,6 +77,8 @@ fn engine() -> Engine {
         root_namespace: "istio-system".into(),
         system_namespace: "servicefence-system".into(),
         default_mode: Mode::Off,
+        default_fallback: Fallback::Gateway,
+        has_gateway: true,
         excluded_namespaces: [Name::from("servicefence-system")].into(),
         settle_time: SignedDuration::ZERO,
         baseline: Vec::new(),
@@ -83,7 +87,8 @@ fn engine() -> Engine {
     });
     for namespace in 0..NAMESPACES {
         let facts = NamespaceFacts {
-            mode: ModeLabel::Absent,
+            mode: Asks::Absent,
+            fallback: Asks::Absent,
             labels: Labels::new(),
             terminating: false,
         };

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use clap::{Args, ValueEnum};
 use jiff::SignedDuration;
-use servicefence_crd::Mode;
+use servicefence_crd::{Fallback, Mode};
 
 pub use self::prometheus::PrometheusConfig;
 use crate::fence::Settings;
@@ -24,6 +24,19 @@ pub struct Config {
     /// Mode of workloads whose Namespace and Service carry no servicefence.io/mode label.
     #[arg(long, env = "SERVICEFENCE_DEFAULT_MODE", value_enum, default_value_t = DefaultMode::Off)]
     pub default_mode: DefaultMode,
+
+    /// Who serves calls to hosts out of scope, where neither the fence nor its Namespace says.
+    #[arg(long, env = "SERVICEFENCE_DEFAULT_FALLBACK", value_enum, default_value_t = DefaultFallback::Gateway)]
+    pub default_fallback: DefaultFallback,
+
+    /// Whether the fallback gateway is installed; without it no routes are written for it.
+    #[arg(
+        long,
+        env = "SERVICEFENCE_FALLBACK_GATEWAY",
+        default_value_t = true,
+        action = clap::ArgAction::Set
+    )]
+    pub fallback_gateway: bool,
 
     /// Address on which the fallback gateway's access logs arrive (gRPC).
     #[arg(long, env = "SERVICEFENCE_LOG_LISTEN", default_value = "0.0.0.0:18090")]
@@ -145,6 +158,15 @@ pub enum DefaultMode {
     Enforce,
 }
 
+/// The default fallback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DefaultFallback {
+    /// The fallback gateway.
+    Gateway,
+    /// Istio's own passthrough.
+    Passthrough,
+}
+
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -172,6 +194,11 @@ impl Config {
                 DefaultMode::Observe => Mode::Observe,
                 DefaultMode::Enforce => Mode::Enforce,
             },
+            default_fallback: match self.default_fallback {
+                DefaultFallback::Gateway => Fallback::Gateway,
+                DefaultFallback::Passthrough => Fallback::Passthrough,
+            },
+            has_gateway: self.fallback_gateway,
             excluded_namespaces: excluded,
             settle_time: self.settle_time,
             baseline: self.baseline_hosts.clone(),

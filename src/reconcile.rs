@@ -102,8 +102,8 @@ impl Reconciler {
         for target in dirty.targets {
             queue.add(target, Duration::ZERO);
         }
-        if let Some(unknown) = dirty.unknown_mode {
-            self.events.unknown_mode(&unknown).await;
+        for unknown in dirty.unknown_labels {
+            self.events.unknown_label(&unknown).await;
         }
     }
 

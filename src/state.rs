@@ -91,7 +91,7 @@ impl State {
         if attributes {
             self.epoch.fetch_add(1, Ordering::Release);
         }
-        if !dirty.targets.is_empty() || dirty.unknown_mode.is_some() {
+        if !dirty.targets.is_empty() || !dirty.unknown_labels.is_empty() {
             // The receiver ends with the process; then there is nobody to tell.
             let _ = self.dirty.send(dirty);
         }

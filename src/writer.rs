@@ -106,6 +106,7 @@ pub fn resource(watched: Watched) -> ApiResource {
         Watched::Services => ("", "v1", "Service"),
         Watched::Namespaces => ("", "v1", "Namespace"),
         Watched::Pods => ("", "v1", "Pod"),
+        Watched::PeerAuthentications => ("security.istio.io", "v1", "PeerAuthentication"),
         Watched::Telemetries => ("telemetry.istio.io", "v1", "Telemetry"),
         Watched::MeshConfig => ("", "v1", "ConfigMap"),
         Watched::EndpointSlices => ("discovery.k8s.io", "v1", "EndpointSlice"),

@@ -3,12 +3,12 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Service;
 use serde_json::{Value, json};
-use servicefence::fence::facts::{ModeLabel, NamespaceFacts};
+use servicefence::fence::facts::{Asks, NamespaceFacts};
 use servicefence::fence::name::{ServiceKey, cluster_domain, qualify, set_cluster_domain};
 use servicefence::fence::render::{Write, envoy_filter_spec};
 use servicefence::fence::{Change, Engine, HostPattern, Settings};
 use servicefence::source::convert::Observe;
-use servicefence_crd::Mode;
+use servicefence_crd::{Fallback, Mode};
 
 const DOMAIN: &str = "k8s.example";
 const SYSTEM: &str = "servicefence-system";
@@ -24,6 +24,8 @@ fn engine() -> Engine {
         system_namespace: SYSTEM.into(),
         root_namespace: "istio-system".into(),
         default_mode: Mode::Off,
+        default_fallback: Fallback::Gateway,
+        has_gateway: true,
         excluded_namespaces: [].into(),
         settle_time: SignedDuration::ZERO,
         baseline: Vec::new(),
@@ -79,7 +81,8 @@ fn what_is_written_names_the_domain_and_no_other() {
     let now = Timestamp::UNIX_EPOCH;
     let mut engine = engine();
     let facts = NamespaceFacts {
-        mode: ModeLabel::Absent,
+        mode: Asks::Absent,
+        fallback: Asks::Absent,
         labels: [].into(),
         terminating: false,
     };

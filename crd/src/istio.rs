@@ -190,6 +190,36 @@ pub struct JwtRule {
     pub jwks_uri: String,
 }
 
+/// [PeerAuthentication](https://istio.io/latest/docs/reference/config/security/peer_authentication/).
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[kube(
+    group = "security.istio.io",
+    version = "v1",
+    kind = "PeerAuthentication",
+    plural = "peerauthentications",
+    namespaced
+)]
+#[serde(rename_all = "camelCase")]
+pub struct PeerAuthenticationSpec {
+    /// The pods that it is for; absent: all of the namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<PodSelector>,
+    /// Their mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtls: Option<MutualTls>,
+    /// The mode of single ports, by number.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub port_level_mtls: BTreeMap<String, MutualTls>,
+}
+
+/// Whether connections must be mutual TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct MutualTls {
+    /// `STRICT`, `PERMISSIVE`, `DISABLE` or `UNSET`.
+    #[serde(default)]
+    pub mode: String,
+}
+
 /// Selects pods of a policy by label.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

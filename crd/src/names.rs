@@ -16,6 +16,9 @@ pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Label on a Namespace or Service that opts it in (`enforce`) or out (`off`).
 pub const MODE_LABEL: &str = "servicefence.io/mode";
 
+/// Label on a Namespace that says who serves calls to hosts out of scope: `gateway` or `passthrough`.
+pub const FALLBACK_LABEL: &str = "servicefence.io/fallback";
+
 /// Service and Gateway of the fallback gateway, installed by the chart in the system namespace.
 pub const FALLBACK: &str = "servicefence-fallback";
 

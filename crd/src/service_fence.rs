@@ -118,6 +118,11 @@ pub struct ServiceFenceSpec {
     /// How the scope is learned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub learning: Option<Learning>,
+
+    /// Who serves calls to hosts out of scope. Default: the label `servicefence.io/fallback` of the Namespace, else the
+    /// chart's `defaultFallback`. A namespace has one fallback: where any fence of it takes the gateway, all do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Fallback>,
 }
 
 impl ServiceFenceSpec {
@@ -154,6 +159,31 @@ impl Mode {
             Self::Enforce => "Enforce",
             Self::Observe => "Observe",
             Self::Off => "Off",
+        }
+    }
+}
+
+/// Who serves calls to hosts out of scope.
+///
+/// `Gateway`: the fallback gateway. Calls succeed as they would without a fence, over mutual TLS.
+///
+/// `Passthrough`: nobody. The caller's proxy sends the call on to its original address as it is, without mutual TLS and
+/// without the rules of any VirtualService. Where the destination takes mutual TLS only, the call fails until its host
+/// is learned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize, JsonSchema)]
+pub enum Fallback {
+    /// The fallback gateway.
+    Gateway,
+    /// Istio's own passthrough.
+    Passthrough,
+}
+
+impl Fallback {
+    /// The name as in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Gateway => "Gateway",
+            Self::Passthrough => "Passthrough",
         }
     }
 }
@@ -346,6 +376,10 @@ pub struct ServiceFenceStatus {
     /// The mode in force, after all defaults.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
+
+    /// Who serves calls to hosts out of scope, after all defaults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Fallback>,
 
     /// Hosts that the workload was seen to call. This list is the durable memory: it survives
     /// restarts, and removing an entry makes the controller forget the host.

@@ -87,6 +87,9 @@ impl Mesh {
             args.extend(["--set", value]);
         }
         self.helm(&args).await?;
+        if values.contains(&"fallback.enabled=false") {
+            return Ok(());
+        }
         self.wait_endpoint(&format!("{SYSTEM}/servicefence-fallback"))
             .await
     }

@@ -12,6 +12,7 @@ use super::facts::{
 };
 use super::history::{self, History};
 use super::jwks::JwksFacts;
+use super::mutual_tls::PeerAuthenticationFacts;
 use super::name::{Cidr, ConfigKey, FenceKey, Name, PodKey, ServiceKey};
 use super::policy::PolicyFacts;
 use super::telemetry::{MeshConfigFacts, TelemetryFacts};
@@ -49,6 +50,8 @@ pub enum Change {
     EnvoyFilter(Name, Option<Written>),
     /// A Telemetry, ours or a user's.
     Telemetry(ConfigKey, Option<TelemetryFacts>),
+    /// A PeerAuthentication.
+    PeerAuthentication(ConfigKey, Option<PeerAuthenticationFacts>),
     /// What MeshConfig says.
     MeshConfig(MeshConfigFacts),
     /// An object of the system namespace named as our routes are.
@@ -90,15 +93,19 @@ pub enum Target {
     Ports,
 }
 
-/// A sentence for the author of an object, to become an Event on it.
+/// A label of ours that means nothing, for the author of the object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnknownMode {
+pub struct UnknownLabel {
     /// Namespace of the object, or the Namespace itself.
     pub namespace: Name,
     /// The Service; `None`: the Namespace itself.
     pub service: Option<Name>,
-    /// The label's value.
+    /// The label.
+    pub label: &'static str,
+    /// Its value.
     pub value: String,
+    /// The values that mean something.
+    pub known: Vec<&'static str>,
 }
 
 /// What a change touches.
@@ -106,6 +113,6 @@ pub struct UnknownMode {
 pub struct Dirty {
     /// What to plan again.
     pub targets: BTreeSet<Target>,
-    /// An opt-in label that means nothing.
-    pub unknown_mode: Option<UnknownMode>,
+    /// Labels that mean nothing.
+    pub unknown_labels: Vec<UnknownLabel>,
 }

@@ -178,7 +178,7 @@ impl Engine {
         let before = self.discovered_namespaces();
         let old = std::mem::replace(&mut self.mesh_config, facts);
         let new = &self.mesh_config;
-        if old.provider_hosts != new.provider_hosts {
+        if old.provider_hosts != new.provider_hosts || old.registry_only != new.registry_only {
             let all = self.fences.keys().cloned();
             dirty.targets.extend(all.map(Target::Fence));
         }
@@ -188,7 +188,7 @@ impl Engine {
                 self.came_or_went(namespace, dirty);
             }
         }
-        self.dirty_observing(self.observing_by_logs(), dirty);
+        self.dirty_observing(self.reading_logs(), dirty);
     }
 
     /// The namespaces that istiod looks into.

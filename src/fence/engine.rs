@@ -11,13 +11,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use jiff::{SignedDuration, Timestamp};
-use servicefence_crd::{LearnedHost, Mode, ServiceFence, names};
+use servicefence_crd::{Fallback, LearnedHost, Mode, ServiceFence, names};
 
 use super::allow::{Allowed, What, Wishes};
 use super::change::Target;
 use super::discovery::Aside;
 use super::facts::{PodFacts, SidecarFacts, Written};
 use super::history::{self, History};
+use super::mutual_tls::MutualTls;
 use super::name::{Cidr, ConfigKey, FenceKey, Fingerprint, Name, PodKey, ScopeHost};
 use super::optin::{Asked, Named};
 use super::registry::Registry;
@@ -33,6 +34,10 @@ pub struct Settings {
     pub root_namespace: Name,
     /// Mode of workloads without any label.
     pub default_mode: Mode,
+    /// Who serves calls to hosts out of scope where nothing else says.
+    pub default_fallback: Fallback,
+    /// Whether the fallback gateway is installed.
+    pub has_gateway: bool,
     /// Namespaces in which nothing is fenced, the system and Istio's root namespace among them.
     pub excluded_namespaces: BTreeSet<Name>,
     /// How long a host is warm before and after it moves; zero turns the warm phase off.
@@ -136,6 +141,7 @@ pub struct Engine {
     pub(super) telemetries: BTreeMap<ConfigKey, TelemetryFacts>,
     pub(super) mesh_config: MeshConfigFacts,
     pub(super) aside: Aside,
+    pub(super) mutual_tls: MutualTls,
     pub(super) history: History,
     pub(super) history_read: history::Read,
     /// Digest of the spec that every namespace's EnvoyFilter must have.
@@ -147,7 +153,6 @@ impl Engine {
     pub fn new(settings: Settings) -> Self {
         Self {
             registry: Registry::new(settings.system_namespace.clone()),
-            settings,
             pods: BTreeMap::new(),
             pods_known: BTreeSet::new(),
             fences: BTreeMap::new(),
@@ -166,6 +171,8 @@ impl Engine {
             telemetries: BTreeMap::new(),
             mesh_config: MeshConfigFacts::default(),
             aside: Aside::default(),
+            mutual_tls: MutualTls::new(settings.root_namespace.clone()),
+            settings,
             history: History::default(),
             history_read: BTreeMap::new(),
             envoy_filter: OnceLock::new(),

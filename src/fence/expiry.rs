@@ -80,7 +80,18 @@ impl Engine {
             .iter()
             .filter(|host| self.forgets_at(key, fence, host).is_some_and(|at| at <= now))
             .collect();
-        if silent.is_empty() || !self.gateway_ready || !self.is_seen(key, now) {
+        if silent.is_empty() || !self.is_seen(key, now) {
+            return Vec::new();
+        }
+        if self.falls_back_to_gateway(&key.namespace) {
+            if !self.gateway_ready {
+                return Vec::new();
+            }
+        } else {
+            // The next call is passed through, and fails where only mutual TLS is taken.
+            silent.retain(|host| !self.would_be_refused(&host.host));
+        }
+        if silent.is_empty() {
             return Vec::new();
         }
         silent.sort_by(|one, other| (one.last_seen, &one.host).cmp(&(other.last_seen, &other.host)));

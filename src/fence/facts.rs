@@ -7,40 +7,62 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
-use servicefence_crd::Mode;
+use servicefence_crd::{Fallback, Mode, names};
 
 use super::name::{Fingerprint, Name, ScopeHost, ServiceKey, qualify};
 
 /// Labels or a label selector.
 pub type Labels = BTreeMap<String, String>;
 
-/// The opt-in label of a Namespace or Service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ModeLabel {
+/// A label by which a Namespace or Service asks for something.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Asks<T> {
     /// There is none.
+    #[default]
     Absent,
     /// A known value.
-    Is(Mode),
+    Is(T),
     /// Anything else: said in an Event and otherwise taken as absent.
     Unknown(String),
 }
 
-impl ModeLabel {
-    /// Reads the value of the label `servicefence.io/mode`.
+/// What can be asked for by a label.
+pub trait ByLabel: Copy + 'static {
+    /// The label.
+    const LABEL: &'static str;
+    /// Its values, and what they mean.
+    const VALUES: &'static [(&'static str, Self)];
+}
+
+impl ByLabel for Mode {
+    const LABEL: &'static str = names::MODE_LABEL;
+    const VALUES: &'static [(&'static str, Self)] = &[
+        ("enforce", Self::Enforce),
+        ("observe", Self::Observe),
+        ("off", Self::Off),
+    ];
+}
+
+impl ByLabel for Fallback {
+    const LABEL: &'static str = names::FALLBACK_LABEL;
+    const VALUES: &'static [(&'static str, Self)] =
+        &[("gateway", Self::Gateway), ("passthrough", Self::Passthrough)];
+}
+
+impl<T: ByLabel> Asks<T> {
+    /// Reads the value of the label.
     pub fn parse(value: Option<&str>) -> Self {
-        match value {
-            None => Self::Absent,
-            Some("enforce") => Self::Is(Mode::Enforce),
-            Some("observe") => Self::Is(Mode::Observe),
-            Some("off") => Self::Is(Mode::Off),
-            Some(other) => Self::Unknown(other.to_owned()),
-        }
+        let Some(value) = value else {
+            return Self::Absent;
+        };
+        let known = T::VALUES.iter().find(|(name, _)| *name == value);
+        known.map_or_else(|| Self::Unknown(value.to_owned()), |(_, is)| Self::Is(*is))
     }
 
-    /// The mode that the label asks for.
-    pub fn mode(&self) -> Option<Mode> {
+    /// What the label asks for.
+    pub fn known(&self) -> Option<T> {
         match self {
-            Self::Is(mode) => Some(*mode),
+            Self::Is(value) => Some(*value),
             Self::Absent | Self::Unknown(_) => None,
         }
     }
@@ -50,7 +72,9 @@ impl ModeLabel {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamespaceFacts {
     /// Its opt-in label.
-    pub mode: ModeLabel,
+    pub mode: Asks<Mode>,
+    /// Who its label says serves calls to hosts out of scope.
+    pub fallback: Asks<Fallback>,
     /// All its labels.
     pub labels: Labels,
     /// It is being deleted: nothing can be created in it.
@@ -179,7 +203,7 @@ pub struct ServiceFacts {
     /// Its selector; empty where it has none.
     pub selector: Labels,
     /// Its opt-in label.
-    pub mode: ModeLabel,
+    pub mode: Asks<Mode>,
     /// All its labels.
     pub labels: Labels,
     /// Who sees it.

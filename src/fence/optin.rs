@@ -137,7 +137,10 @@ impl Engine {
 
     /// The mode that labels and the default give to a Service by itself.
     fn own_label_mode(&self, service: &ServiceKey) -> Mode {
-        let of_service = self.registry.service(service).and_then(|facts| facts.mode.mode());
+        let of_service = self
+            .registry
+            .service(service)
+            .and_then(|facts| facts.mode.known());
         of_service.unwrap_or_else(|| self.namespace_mode(&service.namespace))
     }
 
@@ -145,7 +148,7 @@ impl Engine {
     fn namespace_mode(&self, namespace: &str) -> Mode {
         let facts = self.registry.namespace(namespace);
         facts
-            .and_then(|facts| facts.mode.mode())
+            .and_then(|facts| facts.mode.known())
             .unwrap_or(self.settings.default_mode)
     }
 
@@ -224,7 +227,7 @@ impl Engine {
     fn mode_of_group(&self, group: &[(&ServiceKey, &ServiceFacts)]) -> Mode {
         let braked = group
             .iter()
-            .any(|(_, facts)| facts.mode.mode() == Some(Mode::Off));
+            .any(|(_, facts)| facts.mode.known() == Some(Mode::Off));
         let asked = |mode| group.iter().any(|(key, _)| self.own_label_mode(key) == mode);
         let asked_first = [Mode::Enforce, Mode::Observe]
             .into_iter()
@@ -238,7 +241,8 @@ impl Engine {
         if self.sidecars.get(&own_name).is_some_and(|sidecar| !sidecar.ours) {
             return Some(Conflict::NameTaken(Kind::Sidecar, own_name));
         }
-        if self.envoy_filters.get(&key.namespace).is_some_and(|is| !is.ours) {
+        let by_gateway = self.falls_back_to_gateway(&key.namespace);
+        if by_gateway && self.envoy_filters.get(&key.namespace).is_some_and(|is| !is.ours) {
             let name = ConfigKey::new(key.namespace.clone(), render::ENVOY_FILTER);
             return Some(Conflict::NameTaken(Kind::EnvoyFilter, name));
         }
@@ -265,7 +269,8 @@ impl Engine {
         if let Some(opted_out) = self.opted_out(&key.namespace).filter(|_| of.is_none()) {
             return Some(Conflict::OptedOut(opted_out));
         }
-        if let Some(sidecar) = self.sidecar_without_fallback(&key.namespace) {
+        let without = self.sidecar_without_fallback(&key.namespace);
+        if let Some(sidecar) = without.filter(|_| by_gateway) {
             return Some(Conflict::SidecarWithoutFallback(sidecar.clone()));
         }
         self.fences_in(&key.namespace)
@@ -283,7 +288,7 @@ impl Engine {
     fn opted_out(&self, namespace: &str) -> Option<Named> {
         let services = self.registry.workloads_in(namespace).into_values().flatten();
         let by_label = services
-            .filter(|(_, facts)| facts.mode.mode().is_some_and(|mode| mode != Mode::Enforce))
+            .filter(|(_, facts)| facts.mode.known().is_some_and(|mode| mode != Mode::Enforce))
             .map(|(key, _)| Named::Service(key.clone()));
         let by_spec = self
             .fences_in(namespace)

@@ -6,6 +6,7 @@
 mod fence;
 mod mesh;
 mod namespace;
+mod sentences;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -49,6 +50,12 @@ pub(crate) enum Held {
     NoEnvoyFilter,
     /// Its mode is Observe, and nothing tells of its calls.
     Blind(Blind),
+    /// Its misses would be passed through, and Istio refuses what the mesh does not know.
+    RegistryOnly,
+    /// Its misses would be passed through, and the Telemetry that makes its proxies tell of them is not written yet.
+    NoTelemetry,
+    /// Its misses are passed through, and nothing tells of them.
+    Unseen(Blind),
     /// Its past is not read yet.
     History(History),
     /// Clusters are on their way in or out.

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use servicefence_crd::{LearnedHost, NonHttp, ServiceFenceSpec, Source, names};
 
 use super::allow::Wishes;
+use super::engine::Engine;
 use super::facts::{Protocol, ServiceFacts, ServiceKind};
 use super::name::{Name, ScopeHost, ServiceKey};
 use super::policy::Caller;
@@ -124,7 +125,7 @@ impl Scope {
 /// The hosts that every Sidecar of `namespace` needs for ServiceFence itself: the fallback gateway,
 /// the placeholder that makes HTTP listeners exist, and the placeholder as seen from the caller's
 /// namespace, where the `VirtualService` of the two-step transitions stands.
-pub fn own_hosts(system_namespace: &Name, namespace: &Name) -> [ScopeHost; 3] {
+fn own_hosts(system_namespace: &Name, namespace: &Name) -> [ScopeHost; 3] {
     let ports = ServiceKey::new(system_namespace.clone(), names::PORTS).host();
     [
         ServiceKey::new(system_namespace.clone(), names::FALLBACK).scope_host(),
@@ -137,6 +138,18 @@ pub fn own_hosts(system_namespace: &Name, namespace: &Name) -> [ScopeHost; 3] {
             name: ports,
         },
     ]
+}
+
+impl Engine {
+    /// The same, and where proxies report what is passed through, which nobody else would see.
+    pub(super) fn own_hosts(&self, namespace: &Name) -> Vec<ScopeHost> {
+        let own = own_hosts(&self.settings.system_namespace, namespace);
+        let reports_to = self.mesh_config.reports_to.iter();
+        let reports_to = reports_to
+            .filter(|_| !self.falls_back_to_gateway(namespace))
+            .cloned();
+        own.into_iter().chain(reports_to).collect()
+    }
 }
 
 /// What is in every scope.

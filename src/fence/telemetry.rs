@@ -1,5 +1,5 @@
-//! How fences that only observe see calls where no metrics are read: their proxies' own access logs, by an Istio
-//! `Telemetry`.
+//! How proxies tell of their own calls, by an Istio `Telemetry`: of all, where a fence only observes and no metrics are
+//! read; of those to hosts out of scope, where these are passed through and no gateway sees them.
 //!
 //! Flows in: Telemetries and MeshConfig. Flows out: whether one of ours is needed in a namespace, and what it must say.
 //! Invariant: nobody's access logs are lost by it. Istio replaces the providers of an upper level by those of the lower
@@ -14,11 +14,14 @@ use servicefence_crd::{Mode, Selector, Source};
 
 use super::discovery::DefaultExports;
 use super::engine::Engine;
-use super::name::{ConfigKey, Fingerprint, ScopeHost};
+use super::name::{ConfigKey, Fingerprint, Name, ScopeHost};
 use super::render;
 
 /// The extension provider that our Telemetry names; it is for the operator to define in MeshConfig.
 pub const PROVIDER: &str = "servicefence";
+
+/// Calls to what a proxy does not know, which it passes through.
+const MISSES: &str = "xds.cluster_name == 'PassthroughCluster' || xds.route_name == 'allow_any'";
 
 /// Istio's built-in provider for Envoy's standard output.
 const STDOUT_PROVIDER: &str = "envoy";
@@ -45,10 +48,14 @@ pub struct TelemetryFacts {
 pub struct MeshConfigFacts {
     /// Whether the provider `servicefence` is there.
     pub has_provider: bool,
+    /// The Service to which it makes proxies report.
+    pub reports_to: Option<ScopeHost>,
     /// `defaultProviders.accessLogging`.
     pub default_providers: Vec<String>,
     /// `accessLogFile`; empty: none.
     pub access_log_file: String,
+    /// Whether what the mesh does not know is refused (`outboundTrafficPolicy.mode`).
+    pub registry_only: bool,
     /// Services of the other extension providers: external authorization, tracing, access logs. Proxies call them by
     /// themselves, and Istio does not import them into a Sidecar by itself.
     pub provider_hosts: BTreeSet<ScopeHost>,
@@ -58,7 +65,7 @@ pub struct MeshConfigFacts {
     pub discovery_selectors: Vec<Selector>,
 }
 
-/// Why a fence that observes sees no calls.
+/// Why proxies do not tell of their calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Blind {
     /// MeshConfig does not have the extension provider.
@@ -76,6 +83,14 @@ impl Engine {
             && self.fences_in(namespace).any(|(key, fence)| {
                 self.mode(key, fence) == Mode::Observe && fence.resource.spec.learns_from(Source::AccessLog)
             })
+    }
+
+    /// Whether some fence of the namespace needs its proxies' access logs.
+    pub(super) fn reads_logs(&self, namespace: &str) -> bool {
+        self.observes_by_logs(namespace)
+            || self
+                .fences_in(namespace)
+                .any(|(key, fence)| self.reports_misses(key, fence))
     }
 
     /// What keeps the proxies of a namespace from reporting their calls. `Ok(true)`: nothing, and a Telemetry of ours is
@@ -104,8 +119,11 @@ impl Engine {
     }
 
     /// The access logging of our Telemetry: our own entry, and what applies without it.
-    pub(super) fn wanted_access_logging(&self) -> Vec<Value> {
-        let own = json!({"providers": [{"name": PROVIDER}], "match": {"mode": "CLIENT"}});
+    pub(super) fn wanted_access_logging(&self, namespace: &str) -> Vec<Value> {
+        let mut own = json!({"providers": [{"name": PROVIDER}], "match": {"mode": "CLIENT"}});
+        if !self.observes_by_logs(namespace) {
+            own["filter"] = json!({"expression": MISSES});
+        }
         let others = self.logging_of_mesh().unwrap_or_default();
         std::iter::once(own).chain(others).collect()
     }
@@ -152,10 +170,24 @@ impl Engine {
             .take_while(move |(key, _)| &*key.namespace == namespace)
     }
 
-    /// Namespaces with a fence that observes by logs.
-    pub(super) fn observing_by_logs(&self) -> BTreeSet<super::name::Name> {
+    /// Whether the Telemetry of a namespace, ours or the user's, makes its proxies report.
+    pub(super) fn is_reported(&self, namespace: &Name) -> bool {
+        match self.sight(namespace) {
+            Err(_) => false,
+            Ok(false) => true,
+            Ok(true) => {
+                let key = ConfigKey::new(namespace.clone(), render::TELEMETRY);
+                let is = self.telemetries.get(&key).filter(|is| is.ours);
+                let wanted = render::telemetry(namespace, &self.wanted_access_logging(namespace));
+                is.is_some_and(|is| is.fingerprint == wanted.fingerprint())
+            }
+        }
+    }
+
+    /// Namespaces with a fence that needs access logs of its proxies.
+    pub(super) fn reading_logs(&self) -> BTreeSet<Name> {
         let mut namespaces = self.fenced_namespaces();
-        namespaces.retain(|namespace| self.observes_by_logs(namespace));
+        namespaces.retain(|namespace| self.reads_logs(namespace));
         namespaces
     }
 }

@@ -11,12 +11,12 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use servicefence_crd::{Forgot, Mode, ServiceFence, ServiceFenceStatus, Source, names};
+use servicefence_crd::{Fallback, Forgot, Mode, ServiceFence, ServiceFenceStatus, Source, names};
 
 use self::objects::{dynamic, merge, observe};
 use super::change::{Change, Target};
 use super::engine::{Engine, Settings};
-use super::facts::{Labels, ModeLabel, NamespaceFacts, PodFacts};
+use super::facts::{Asks, Labels, NamespaceFacts, PodFacts};
 use super::learn::{Observation, Period, learn};
 use super::name::{FenceKey, Name, PodKey, ServiceKey};
 use super::plan::Said;
@@ -34,6 +34,8 @@ pub(crate) fn settings() -> Settings {
         system_namespace: SYSTEM.into(),
         root_namespace: "istio-system".into(),
         default_mode: Mode::Off,
+        default_fallback: Fallback::Gateway,
+        has_gateway: true,
         excluded_namespaces: [SYSTEM, "istio-system", "kube-system"].map(Name::from).into(),
         settle_time: SignedDuration::from_secs(1),
         baseline: Vec::new(),
@@ -105,7 +107,13 @@ impl World {
 
     pub(crate) fn namespace_with(&mut self, name: &str, mode: Option<&str>, labels: &[(&str, &str)]) {
         let facts = NamespaceFacts {
-            mode: ModeLabel::parse(mode),
+            mode: Asks::parse(mode),
+            fallback: Asks::parse(
+                labels
+                    .iter()
+                    .find(|(key, _)| *key == names::FALLBACK_LABEL)
+                    .map(|(_, value)| *value),
+            ),
             labels: owned(labels),
             terminating: false,
         };
@@ -472,6 +480,7 @@ fn identity(change: &Change) -> String {
         Change::ServiceEntry(key, _) => format!("serviceentry {key}"),
         Change::Sidecar(key, _) => format!("sidecar {key}"),
         Change::Policy(key, _) => format!("policy {key}"),
+        Change::PeerAuthentication(key, _) => format!("peerauthentication {key}"),
         Change::Jwks(key, _) => format!("jwks {key}"),
         _ => text[..end].to_owned(),
     }

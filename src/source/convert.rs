@@ -15,14 +15,17 @@ use kube::api::{DynamicObject, ObjectMeta};
 use kube::core::PartialObjectMeta;
 use serde::de::{DeserializeOwned, Error as _};
 use serde_json::Value;
-use servicefence_crd::istio::{ServiceEntrySpec, SidecarSpec, VirtualServiceSpec};
+use servicefence_crd::istio::{
+    self, PeerAuthenticationSpec, ServiceEntrySpec, SidecarSpec, VirtualServiceSpec,
+};
 use servicefence_crd::{ServiceFence, names};
 
 use crate::fence::Change;
 use crate::fence::facts::{
-    ModeLabel, NamespaceFacts, Port, Protocol, ServiceEntryFacts, ServiceFacts, ServiceKind, SidecarFacts,
+    Asks, NamespaceFacts, Port, Protocol, ServiceEntryFacts, ServiceFacts, ServiceKind, SidecarFacts,
     VirtualServiceFacts, Visibility, Written, destinations, has_subset_elsewhere,
 };
+use crate::fence::mutual_tls::{self, PeerAuthenticationFacts};
 use crate::fence::name::{ConfigKey, FenceKey, Name, PodKey, ScopeHost, ServiceKey, qualify};
 use crate::fence::policy::PolicyFacts;
 use crate::fence::render::{self, Kind};
@@ -68,6 +71,8 @@ pub enum Watched {
     EndpointSlices,
     /// Istio's Telemetries.
     Telemetries,
+    /// Istio's PeerAuthentications.
+    PeerAuthentications,
     /// The ConfigMap with Istio's MeshConfig.
     MeshConfig,
 }
@@ -88,6 +93,7 @@ impl Watched {
             Self::RequestAuthentications => "requestauthentications",
             Self::EndpointSlices => "endpointslices",
             Self::Telemetries => "telemetries",
+            Self::PeerAuthentications => "peerauthentications",
             Self::MeshConfig => "configmaps",
         }
     }
@@ -125,6 +131,7 @@ impl Watched {
             Self::RequestAuthentications => Change::Jwks(config(), None),
             Self::EndpointSlices => Change::Endpoints(config(), None),
             Self::Telemetries => Change::Telemetry(config(), None),
+            Self::PeerAuthentications => Change::PeerAuthentication(config(), None),
             Self::MeshConfig => Change::MeshConfig(MeshConfigFacts::default()),
         }
     }
@@ -186,7 +193,8 @@ fn created(meta: &ObjectMeta) -> Timestamp {
 impl Observe for PartialObjectMeta<core::Namespace> {
     fn observe(&self, _: &str) -> Result<Change, Unreadable> {
         let facts = NamespaceFacts {
-            mode: ModeLabel::parse(label(&self.metadata, names::MODE_LABEL)),
+            mode: Asks::parse(label(&self.metadata, names::MODE_LABEL)),
+            fallback: Asks::parse(label(&self.metadata, names::FALLBACK_LABEL)),
             labels: self.metadata.labels.clone().unwrap_or_default(),
             terminating: self.metadata.deletion_timestamp.is_some(),
         };
@@ -253,7 +261,7 @@ fn service_facts(meta: &ObjectMeta, spec: core::ServiceSpec, namespace: &str) ->
         addresses,
         ports: ports.collect(),
         selector: spec.selector.unwrap_or_default(),
-        mode: ModeLabel::parse(label(meta, names::MODE_LABEL)),
+        mode: Asks::parse(label(meta, names::MODE_LABEL)),
         labels: meta.labels.clone().unwrap_or_default(),
         exported_by_default: visibility.is_none(),
         visibility: visibility.unwrap_or_default(),
@@ -277,6 +285,10 @@ impl Observe for DynamicObject {
                 Ok(Change::Policy(key, policy))
             }
             Some("RequestAuthentication") => Ok(Change::Jwks(key, jwks::facts(&spec(self)?))),
+            Some("PeerAuthentication") => Ok(Change::PeerAuthentication(
+                key,
+                Some(peer_authentication(&spec(self)?, &self.metadata)),
+            )),
             Some("Telemetry") => Ok(Change::Telemetry(key, Some(telemetry::facts(self)))),
             Some("EnvoyFilter") => Ok(Change::EnvoyFilter(
                 key.namespace,
@@ -414,4 +426,19 @@ fn observe_service_entry(object: &DynamicObject, key: ConfigKey) -> Result<Chang
         visibility: visibility.unwrap_or_default(),
     };
     Ok(Change::ServiceEntry(key, Some(facts)))
+}
+
+fn peer_authentication(spec: &PeerAuthenticationSpec, meta: &ObjectMeta) -> PeerAuthenticationFacts {
+    let mode = |mode: &str| match mode {
+        "" | "UNSET" => None,
+        "STRICT" => Some(mutual_tls::Mode::Strict),
+        _ => Some(mutual_tls::Mode::Lax),
+    };
+    let is_strict = |port: &istio::MutualTls| mode(&port.mode) == Some(mutual_tls::Mode::Strict);
+    PeerAuthenticationFacts {
+        mode: spec.mtls.as_ref().and_then(|mtls| mode(&mtls.mode)),
+        selector: spec.selector.clone().unwrap_or_default().match_labels,
+        strict_port: spec.port_level_mtls.values().any(is_strict),
+        created: created(meta),
+    }
 }

@@ -97,6 +97,7 @@ pub fn start(context: &Context, tasks: &mut Supervisor, readiness: &Readiness) {
         Watched::AuthorizationPolicies,
         Watched::RequestAuthentications,
         Watched::Telemetries,
+        Watched::PeerAuthentications,
     ] {
         let api: Api<DynamicObject> = Api::all_with(client(), &resource(watched));
         let config = match watched {

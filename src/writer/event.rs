@@ -6,7 +6,7 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use servicefence_crd::names;
 
 use crate::fence::name::{ConfigKey, FenceKey};
-use crate::fence::{Said, UnknownMode};
+use crate::fence::{Said, UnknownLabel};
 use crate::source::convert::{Unreadable, Watched};
 
 /// Reports Events. One that cannot be reported is logged; nothing waits for it.
@@ -118,8 +118,8 @@ impl Events {
             .await;
     }
 
-    /// An opt-in label that means nothing.
-    pub async fn unknown_mode(&self, unknown: &UnknownMode) {
+    /// A label of ours that means nothing.
+    pub async fn unknown_label(&self, unknown: &UnknownLabel) {
         let object = match &unknown.service {
             Some(service) => {
                 self.reference(Watched::Services, Some(&unknown.namespace), service)
@@ -131,13 +131,14 @@ impl Events {
             }
         };
         let note = format!(
-            "the label {}={} means nothing and is ignored: use enforce, observe or off",
-            names::MODE_LABEL,
-            unknown.value
+            "the label {}={} means nothing and is ignored: use {}",
+            unknown.label,
+            unknown.value,
+            one_of(&unknown.known)
         );
         let service = unknown.service.as_deref();
         tracing::warn!(namespace = &*unknown.namespace, service, "{note}");
-        self.publish(object, EventType::Warning, "UnknownMode", "Reconcile", note)
+        self.publish(object, EventType::Warning, "UnknownLabel", "Reconcile", note)
             .await;
     }
 
@@ -177,6 +178,14 @@ fn reference(watched: Watched, namespace: Option<&str>, name: &str, uid: Option<
         name: Some(name.to_owned()),
         uid,
         ..ObjectReference::default()
+    }
+}
+
+/// `a, b or c`.
+fn one_of(values: &[&str]) -> String {
+    match values {
+        [all @ .., last] if !all.is_empty() => format!("{} or {last}", all.join(", ")),
+        all => all.concat(),
     }
 }
 

@@ -33,9 +33,9 @@ spec: {selector: {app: web}, ports: [{name: http, port: 80}]}
     )
     .await?;
     // Events on what has no namespace are kept in `default`.
-    let said = warning(&mesh, "default", "UnknownMode", ("Namespace", "typo")).await?;
+    let said = warning(&mesh, "default", "UnknownLabel", ("Namespace", "typo")).await?;
     ensure!(said == meaningless, "{said}");
-    let said = warning(&mesh, "typo", "UnknownMode", ("Service", "web")).await?;
+    let said = warning(&mesh, "typo", "UnknownLabel", ("Service", "web")).await?;
     ensure!(said == meaningless, "{said}");
     // Where their authors look; `kubectl describe namespace` shows no Events, of nobody.
     let shown = mesh
@@ -43,7 +43,7 @@ spec: {selector: {app: web}, ports: [{name: http, port: 80}]}
         .await?;
     ensure!(shown.contains(meaningless), "{shown}");
     let shown = mesh.kubectl(&["events", "--for", "namespace/typo"]).await?;
-    ensure!(shown.contains("UnknownMode"), "{shown}");
+    ensure!(shown.contains("UnknownLabel"), "{shown}");
     let fences = mesh.kubectl(&["-n", "typo", "get", "sf", "-o", "name"]).await?;
     ensure!(fences.is_empty(), "it counts as absent, but there are {fences}");
     mesh.kubectl(&["delete", "namespace", "typo"]).await?;

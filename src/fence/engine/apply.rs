@@ -8,10 +8,10 @@ use servicefence_crd::ServiceFence;
 
 use super::{Engine, Fence};
 use crate::fence::allow::Allowed;
-use crate::fence::change::{Change, Dirty, Target, UnknownMode};
+use crate::fence::change::{Change, Dirty, Target, UnknownLabel};
 use crate::fence::facts::{
-    ModeLabel, NamespaceFacts, PodFacts, ServiceEntryFacts, ServiceFacts, SidecarFacts, VirtualServiceFacts,
-    Written,
+    Asks, ByLabel, NamespaceFacts, PodFacts, ServiceEntryFacts, ServiceFacts, SidecarFacts,
+    VirtualServiceFacts, Written,
 };
 use crate::fence::jwks::JwksFacts;
 use crate::fence::name::{ConfigKey, FenceKey, Name, PodKey, ServiceKey};
@@ -51,6 +51,7 @@ impl Engine {
                 dirty.targets.insert(Target::Namespace(namespace));
             }
             Change::Telemetry(key, facts) => self.apply_telemetry(key, facts, &mut dirty),
+            Change::PeerAuthentication(key, facts) => self.apply_peer_authentication(key, facts, &mut dirty),
             Change::MeshConfig(facts) => self.apply_mesh_config(facts, &mut dirty),
             Change::Routes(object, written) => {
                 set(&mut self.routes, object.clone(), written);
@@ -115,7 +116,6 @@ impl Engine {
     }
 
     fn apply_namespace(&mut self, name: &Name, facts: Option<NamespaceFacts>, dirty: &mut Dirty) {
-        let unknown = facts.as_ref().and_then(|facts| unknown_mode(&facts.mode));
         let new = facts.clone();
         let was_discovered = self.is_discovered(name);
         let old = self.registry.set_namespace(name.clone(), facts);
@@ -128,12 +128,11 @@ impl Engine {
             self.asked.remove(name);
             self.transitions.remove(name);
         }
-        if let Some(value) = unknown {
-            dirty.unknown_mode = Some(UnknownMode {
-                namespace: name.clone(),
-                service: None,
-                value,
-            });
+        if let Some(new) = &new {
+            let unknown = unknown(&new.mode, name, None).into_iter();
+            dirty
+                .unknown_labels
+                .extend(unknown.chain(self::unknown(&new.fallback, name, None)));
         }
         if was_discovered != self.is_discovered(name) {
             self.discovery_changed(name, dirty);
@@ -202,15 +201,14 @@ impl Engine {
             self.forget_asked(&key.namespace);
             self.dirty_fences_in(&key.namespace, dirty);
             dirty.targets.insert(Target::Namespace(key.namespace.clone()));
-            let was = old.as_ref().and_then(|facts| unknown_mode(&facts.mode));
-            let is = new.as_ref().and_then(|facts| unknown_mode(&facts.mode));
-            if let Some(value) = is.filter(|is| Some(is) != was.as_ref()) {
-                dirty.unknown_mode = Some(UnknownMode {
-                    namespace: key.namespace.clone(),
-                    service: Some(key.name.clone()),
-                    value,
-                });
-            }
+            let unknown = |facts: &Option<ServiceFacts>| {
+                let facts = facts.as_ref()?;
+                unknown(&facts.mode, &key.namespace, Some(&key.name))
+            };
+            let was = unknown(&old);
+            dirty
+                .unknown_labels
+                .extend(unknown(&new).filter(|is| Some(is) != was.as_ref()));
         }
         if either().any(|facts| self.registry.is_protocol_bound(facts)) {
             let scope_facts = |facts: &Option<ServiceFacts>| {
@@ -442,7 +440,7 @@ impl Engine {
 
     fn apply_telemetry(&mut self, key: ConfigKey, facts: Option<TelemetryFacts>, dirty: &mut Dirty) {
         let concerned = if key.namespace == self.settings.root_namespace {
-            self.observing_by_logs()
+            self.reading_logs()
         } else {
             [key.namespace.clone()].into()
         };
@@ -481,10 +479,16 @@ impl Engine {
     }
 }
 
-fn unknown_mode(label: &ModeLabel) -> Option<String> {
-    match label {
-        ModeLabel::Unknown(value) => Some(value.clone()),
-        ModeLabel::Absent | ModeLabel::Is(_) => None,
+fn unknown<T: ByLabel>(asks: &Asks<T>, namespace: &Name, service: Option<&Name>) -> Option<UnknownLabel> {
+    match asks {
+        Asks::Unknown(value) => Some(UnknownLabel {
+            namespace: namespace.clone(),
+            service: service.cloned(),
+            label: T::LABEL,
+            value: value.clone(),
+            known: T::VALUES.iter().map(|(name, _)| *name).collect(),
+        }),
+        Asks::Absent | Asks::Is(_) => None,
     }
 }
 

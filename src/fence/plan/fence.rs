@@ -153,7 +153,7 @@ impl Engine {
 
     /// The scope that a fence should have.
     pub fn scope_of(&self, key: &FenceKey, fence: &Fence, now: Timestamp) -> Scope {
-        let own = scope::own_hosts(&self.settings.system_namespace, &key.namespace);
+        let own = self.own_hosts(&key.namespace);
         let accounts = self.accounts(key, fence);
         let key_servers = self.key_servers(key, fence).map(|(server, _)| server).collect();
         let asking = scope::Asking {
@@ -229,7 +229,7 @@ impl Engine {
         } = *case;
         if current.is_none()
             && let Some(held) = self
-                .not_ready_for(&key.namespace)
+                .not_ready_for(key, fence)
                 .or_else(|| self.history_missing(key, fence))
         {
             return Some(held);
@@ -245,10 +245,14 @@ impl Engine {
         // What a first Sidecar brings comes with it: there is none that could bring it later.
         let joining = current.map_or_else(BTreeSet::new, |_| &wanted - &known);
         let mut stays = BTreeSet::new();
-        if !self.gateway_ready {
-            // Nobody would serve a host that leaves now.
+        let unserved = self.unserved(key, fence);
+        if unserved.is_some() {
+            // Nobody would serve a host that leaves now, or bring it back.
             stays = std::mem::take(&mut leaving);
         }
+        let passes_through = !self.falls_back_to_gateway(&key.namespace);
+        // A call that is passed through may be failing: it waits for nothing.
+        let joining = if passes_through { BTreeSet::new() } else { joining };
         let step = self.step(case, joining, leaving);
         plan.moving = step.moving;
         let ends = fence.wishes.next_end(now);
@@ -264,7 +268,21 @@ impl Engine {
         if current.is_none_or(|sidecar| sidecar.fingerprint != object.fingerprint()) {
             plan.sidecar = Some(Write::Apply(object));
         }
-        (!self.gateway_ready).then_some(Held::GatewayGone)
+        unserved
+    }
+
+    /// What keeps calls to hosts out of scope from being served, or seen.
+    fn unserved(&self, key: &FenceKey, fence: &Fence) -> Option<Held> {
+        if self.falls_back_to_gateway(&key.namespace) {
+            return (!self.gateway_ready).then_some(Held::GatewayGone);
+        }
+        if self.is_registry_only() {
+            return Some(Held::RegistryOnly);
+        }
+        let sight = self
+            .reports_misses(key, fence)
+            .then(|| self.sight(&key.namespace))?;
+        sight.err().map(Held::Unseen)
     }
 
     /// Plans the way of a Sidecar from some pods to others. Those that it takes lose what they know without it, those that
@@ -303,8 +321,16 @@ impl Engine {
     }
 
     /// What must exist before the first Sidecar of a namespace: with any of it missing, a miss
-    /// would fail.
-    fn not_ready_for(&self, namespace: &Name) -> Option<Held> {
+    /// would fail, or nobody would learn of it.
+    fn not_ready_for(&self, key: &FenceKey, fence: &Fence) -> Option<Held> {
+        let namespace = &key.namespace;
+        if !self.falls_back_to_gateway(namespace) {
+            let unseen = self.reports_misses(key, fence) && !self.is_reported(namespace);
+            return self
+                .unserved(key, fence)
+                .or_else(|| self.ports_write().map(|_| Held::NoPorts))
+                .or_else(|| unseen.then_some(Held::NoTelemetry));
+        }
         if !self.gateway_ready {
             return Some(Held::NoGateway);
         }

@@ -31,7 +31,11 @@ pub struct PortsPlan {
 impl Engine {
     /// The plan of the routes to a namespace's Services.
     pub fn plan_routes(&self, namespace: &Name) -> RoutesPlan {
-        let routes = render::routes(&self.registry, &self.settings.system_namespace, namespace);
+        let routes = if self.settings.has_gateway {
+            render::routes(&self.registry, &self.settings.system_namespace, namespace)
+        } else {
+            render::Routes::default()
+        };
         let mut plan = RoutesPlan {
             not_carried: routes.not_carried,
             ..RoutesPlan::default()

@@ -85,15 +85,15 @@ impl Engine {
         }
     }
 
-    /// While a fence observes by its proxies' access logs, and nobody else's Telemetry is in the way.
+    /// While a fence learns from its proxies' access logs, and nobody else's Telemetry is in the way.
     fn plan_telemetry(&self, namespace: &Name, plan: &mut NamespacePlan) {
         let key = ConfigKey::new(namespace.clone(), render::TELEMETRY);
         let is = self.telemetries.get(&key);
         if is.is_some_and(|is| !is.ours) {
             return;
         }
-        if self.observes_by_logs(namespace) && self.sight(namespace) == Ok(true) {
-            let object = render::telemetry(namespace, &self.wanted_access_logging());
+        if self.reads_logs(namespace) && self.sight(namespace) == Ok(true) {
+            let object = render::telemetry(namespace, &self.wanted_access_logging(namespace));
             if is.is_none_or(|is| is.fingerprint != object.fingerprint()) {
                 plan.writes.push(Write::Apply(object));
             }
@@ -105,7 +105,13 @@ impl Engine {
 
     /// While some proxy is scoped or about to be, and until the last has settled after it was.
     fn needs_envoy_filter(&self, namespace: &Name) -> bool {
-        self.sidecars_in(namespace).any(|(_, sidecar)| sidecar.ours)
+        let is_scoped = self.sidecars_in(namespace).any(|(_, sidecar)| sidecar.ours);
+        if !self.falls_back_to_gateway(namespace) {
+            // The gateway goes on serving until what is passed through is allowed and seen.
+            let is_there = self.envoy_filters.contains_key(namespace);
+            return is_there && is_scoped && !self.can_pass_through(namespace);
+        }
+        is_scoped
             || self
                 .transitions
                 .get(namespace)

@@ -5,18 +5,16 @@ use std::fmt;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use servicefence_crd::{Mode, Savings, Scope, ServiceFenceStatus, names};
+use servicefence_crd::{Fallback, Mode, Scope, ServiceFenceStatus};
 
 use super::Held;
 use super::fence::{Case, FencePlan};
+use super::sentences::{Rest, say_held, say_observed, say_scoped};
 use crate::fence::change::Target;
 use crate::fence::engine::{Engine, Fence};
-use crate::fence::history::History;
-use crate::fence::name::{FenceKey, Name, ScopeHost, ServiceKey};
-use crate::fence::optin::Conflict;
+use crate::fence::name::{FenceKey, ScopeHost};
 use crate::fence::render::sidecar_name;
-use crate::fence::scope::{self, own_hosts};
-use crate::fence::telemetry::{Blind, PROVIDER};
+use crate::fence::scope;
 
 /// Reasons of the conditions `Ready` and `Enforced`, and of the Events on a fence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,6 +51,8 @@ pub enum Reason {
     HistoryUnavailable,
     /// The mode is Observe, and nothing tells of the workload's calls.
     NothingObserved,
+    /// Calls out of scope would be passed through, and Istio refuses what its registry does not name.
+    RegistryOnly,
     /// Clusters are moving in or out before the Sidecar changes.
     Transitioning,
     /// The API server refused a write.
@@ -61,7 +61,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for the documentation.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Scoped,
         Self::Observing,
         Self::Off,
@@ -78,6 +78,7 @@ impl Reason {
         Self::HistoryPending,
         Self::HistoryUnavailable,
         Self::NothingObserved,
+        Self::RegistryOnly,
         Self::Transitioning,
         Self::WriteFailed,
     ];
@@ -101,6 +102,7 @@ impl Reason {
             Self::HistoryPending => "HistoryPending",
             Self::HistoryUnavailable => "HistoryUnavailable",
             Self::NothingObserved => "NothingObserved",
+            Self::RegistryOnly => "RegistryOnly",
             Self::Transitioning => "Transitioning",
             Self::WriteFailed => "WriteFailed",
         }
@@ -170,7 +172,7 @@ impl Engine {
             Some(held) => say_held(held, &workload, &self.settings.system_namespace),
             None => Said {
                 reason: Reason::Scoped,
-                message: say_scoped(&workload, scope.as_ref()),
+                message: say_scoped(&workload, scope.as_ref(), &self.rest(key, fence)),
             },
         };
         let enforced = held.is_none();
@@ -219,6 +221,7 @@ impl Engine {
         let status = ServiceFenceStatus {
             observed_generation: generation,
             mode: Some(mode),
+            fallback: (mode != Mode::Off).then(|| self.fallback(&key.namespace)),
             learned: Vec::new(),
             forgot: None,
             scope,
@@ -242,6 +245,15 @@ impl Engine {
         }
     }
 
+    /// What becomes of calls to hosts out of scope.
+    fn rest(&self, key: &FenceKey, fence: &Fence) -> Rest {
+        match (self.fallback(&key.namespace), fence.resource.spec.fallback) {
+            (Fallback::Passthrough, _) => Rest::PassedThrough(self.mutual_tls.said()),
+            (Fallback::Gateway, Some(Fallback::Passthrough)) => Rest::ServedForOthers,
+            (Fallback::Gateway, _) => Rest::Served,
+        }
+    }
+
     /// The hosts that a status speaks of: those that the Sidecar carries, else those that it would.
     fn status_hosts(
         &self,
@@ -255,7 +267,7 @@ impl Engine {
             Some(sidecar) => sidecar.hosts.clone(),
             None => wanted.filter(|_| observes)?.imports(),
         };
-        let own = own_hosts(&self.settings.system_namespace, &case.key.namespace);
+        let own = self.own_hosts(&case.key.namespace);
         hosts.retain(|host| !own.contains(host));
         Some(hosts)
     }
@@ -320,134 +332,4 @@ fn keep_time(mut condition: Condition, before: &[Condition]) -> Condition {
         None => condition.last_transition_time = Time(seconds(condition.last_transition_time.0)),
     }
     condition
-}
-
-fn say_scoped(workload: &str, scope: Option<&Scope>) -> String {
-    match scope {
-        Some(scope) => format!(
-            "the proxies of {workload} know {} of {} hosts, the fallback gateway serves the rest",
-            scope.hosts, scope.mesh_hosts
-        ),
-        None => format!("the proxies of {workload} are scoped"),
-    }
-}
-
-fn say_observed(workload: &str, scope: Option<&Scope>, savings: Option<&Savings>) -> String {
-    let (Some(scope), Some(savings)) = (scope, savings) else {
-        return format!("the proxies of {workload} know the whole mesh");
-    };
-    #[allow(clippy::cast_precision_loss, reason = "megabytes")]
-    let megabytes = savings.estimated_bytes_per_proxy as f64 / 1e6;
-    format!(
-        "the proxies of {workload} know the whole mesh; enforced, they would know {} of {} hosts, and each would need about \
-         {megabytes:.1} MB less",
-        scope.hosts, scope.mesh_hosts
-    )
-}
-
-fn say_blind(why: &Blind) -> String {
-    match why {
-        Blind::NoProvider => format!(
-            "set prometheus.url of the chart, or add the extension provider {PROVIDER} to MeshConfig as the chart's README says"
-        ),
-        Blind::Telemetry(key) => format!(
-            "Telemetry {key} decides about access logs here. Add to its accessLogging: {{providers: [{{name: {PROVIDER}}}], \
-             match: {{mode: CLIENT}}}}"
-        ),
-        Blind::AccessLogFile(path) => format!(
-            "a Telemetry would turn off accessLogFile {path} of MeshConfig. Make an extension provider of it \
-             (envoyFileAccessLog) and name that in defaultProviders.accessLogging"
-        ),
-    }
-}
-
-fn say_held(held: &Held, workload: &str, system: &Name) -> Said {
-    let (reason, message) = match held {
-        Held::Observing | Held::Off => (Reason::Off, format!("the proxies of {workload} know the whole mesh")),
-        Held::Excluded => (
-            Reason::NamespaceExcluded,
-            "nothing is fenced in this namespace: it is the system's, Istio's, or named by excludedNamespaces of the chart".to_owned(),
-        ),
-        Held::Undiscovered(namespace) => (
-            Reason::NamespaceNotDiscovered,
-            format!(
-                "istiod does not look into namespace {namespace}, since none of the discoverySelectors of MeshConfig matches \
-                 its labels: give it labels that one of them matches"
-            ),
-        ),
-        Held::NoService(key) => (
-            Reason::ServiceNotFound,
-            format!("there is no Service {} in this namespace: create it, set spec.workload.service, or delete the fence", key.name),
-        ),
-        Held::NoPods(key) => (
-            Reason::ServiceWithoutSelector,
-            format!("Service {} has no selector, so it has no pods to scope: name another one in spec.workload.service, or delete the fence", key.name),
-        ),
-        Held::Conflict(Conflict::UserSidecar(key)) => (
-            Reason::ForeignSidecar,
-            format!("Sidecar {key} applies to the same pods and Istio uses only one, so this fence does nothing: to keep it, set spec.mode of this fence to \"Off\"; to have the pods scoped, move its hosts to spec.allow and delete it"),
-        ),
-        Held::Conflict(Conflict::OptedOut(named)) => (
-            Reason::PodsOptedOut,
-            format!("{named} of this namespace is opted out, and a Sidecar for all pods without one of their own would scope it too: name the pods to be fenced by spec.workload.selector instead"),
-        ),
-        Held::Conflict(Conflict::SidecarWithoutFallback(key)) => (
-            Reason::ForeignSidecar,
-            format!(
-                "Sidecar {key}, for other pods, keeps the fences of this namespace from being enforced: it does not import \
-                 the fallback gateway, to which the EnvoyFilter of the namespace leads the calls of all pods. Add \
-                 {system}/{host} to its egress hosts",
-                host = ServiceKey::new(system.clone(), names::FALLBACK).host()
-            ),
-        ),
-        Held::Conflict(Conflict::NameTaken(kind, key)) => (
-            Reason::NameTaken,
-            format!("{} {key} exists and is not managed by ServiceFence: rename or delete it", kind.as_str()),
-        ),
-        Held::Conflict(Conflict::OlderFence(key)) => (
-            Reason::OverlappingFence,
-            format!("the older fence {key} scopes the same pods: delete one of the two, or set spec.mode to \"Off\""),
-        ),
-        Held::NoGateway => (
-            Reason::GatewayNotReady,
-            "the fallback gateway has no ready endpoint, so a call out of scope would fail: see Deployment servicefence-fallback".to_owned(),
-        ),
-        Held::GatewayGone => (
-            Reason::GatewayNotReady,
-            "the fallback gateway has no ready endpoint: calls to hosts out of scope fail until it is back; see Deployment servicefence-fallback".to_owned(),
-        ),
-        Held::NoRoutes(namespace) => (
-            Reason::FallbackNotReady,
-            format!("waiting for the fallback gateway's routes to namespace {namespace}"),
-        ),
-        Held::NoPorts => (Reason::FallbackNotReady, "waiting for Service servicefence-ports".to_owned()),
-        Held::NoEnvoyFilter => (Reason::FallbackNotReady, "waiting for EnvoyFilter servicefence of this namespace".to_owned()),
-        Held::History(History { trouble: Some(trouble), .. }) => (
-            Reason::HistoryUnavailable,
-            format!(
-                "{trouble}. Until the past traffic of {workload} is read, its proxies know the whole mesh; to scope them \
-                 without it, leave Prometheus out of spec.learning.sources"
-            ),
-        ),
-        Held::History(History { read, of, .. }) => (
-            Reason::HistoryPending,
-            format!(
-                "reading the past traffic of {workload} from Prometheus before its proxies are scoped{}",
-                if of.is_zero() {
-                    String::new()
-                } else {
-                    format!(": {} of {} hours so far", read.as_hours(), of.as_hours())
-                }
-            ),
-        ),
-        Held::Blind(why) => (
-            Reason::NothingObserved,
-            format!("nothing tells what {workload} calls, so its scope would be what allow, policies and protocols put into it: {}", say_blind(why)),
-        ),
-        Held::Warming => (
-            Reason::Transitioning,
-            format!("preparing the proxies of {workload} before their first Sidecar"),
-        ),
-    };
-    Said { reason, message }
 }

@@ -12,6 +12,7 @@ mod metrics;
 mod months;
 mod observe;
 mod optin;
+mod passthrough;
 mod policy;
 mod routes;
 mod rules;

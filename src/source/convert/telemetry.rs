@@ -46,8 +46,14 @@ impl Observe for core::ConfigMap {
         let named = |provider: &Provider| provider.name.eq_ignore_ascii_case(telemetry::PROVIDER);
         Ok(Change::MeshConfig(MeshConfigFacts {
             has_provider: config.extension_providers.iter().any(named),
+            reports_to: config
+                .extension_providers
+                .iter()
+                .find(|provider| named(provider))
+                .and_then(Provider::host),
             default_providers: config.default_providers.access_logging,
             access_log_file: config.access_log_file,
+            registry_only: config.outbound_traffic_policy.mode == "REGISTRY_ONLY",
             provider_hosts: config
                 .extension_providers
                 .iter()
@@ -70,6 +76,7 @@ impl Observe for core::ConfigMap {
 struct MeshConfig {
     access_log_file: String,
     default_providers: DefaultProviders,
+    outbound_traffic_policy: OutboundTrafficPolicy,
     extension_providers: Vec<Provider>,
     default_service_export_to: Option<Vec<String>>,
     default_virtual_service_export_to: Option<Vec<String>>,
@@ -81,6 +88,12 @@ struct MeshConfig {
 #[serde(rename_all = "camelCase", default)]
 struct DefaultProviders {
     access_logging: Vec<String>,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct OutboundTrafficPolicy {
+    mode: String,
 }
 
 #[derive(serde::Deserialize)]

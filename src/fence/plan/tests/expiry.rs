@@ -42,7 +42,7 @@ fn shop(learned: &[&str]) -> World {
 }
 
 /// The past was read, and there are metrics since then.
-fn know_since(world: &mut World, known_since: jiff::Timestamp) {
+pub(super) fn know_since(world: &mut World, known_since: jiff::Timestamp) {
     read(world, BTreeMap::new(), known_since);
 }
 

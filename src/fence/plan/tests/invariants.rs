@@ -10,7 +10,9 @@ use crate::fence::render::Kind;
 use crate::source::convert::Watched;
 
 const NAMESPACES: [&str; 3] = ["a", "b", "c"];
-const MESH_CONFIGS: [&str; 7] = [
+const MESH_CONFIGS: [&str; 9] = [
+    super::telemetry::PROVIDER,
+    "outboundTrafficPolicy: {mode: REGISTRY_ONLY}",
     // Each namespace is of a team, or of none.
     "discoverySelectors: [{matchExpressions: [{key: team, operator: DoesNotExist}]}]",
     "{discoverySelectors: [{matchLabels: {team: a}}, {matchLabels: {of: us}}], defaultServiceExportTo: ['.']}",
@@ -44,6 +46,10 @@ enum Happening {
     NoRules(usize),
     GatewayReady(bool),
     MeshConfig(&'static str),
+    /// Who serves the misses of a namespace: the gateway, or nobody.
+    Fallback(usize, bool),
+    /// Whether a namespace takes mutual TLS only.
+    MutualTls(usize, bool),
     Jwks(&'static str, Option<usize>, Option<(usize, usize)>),
 }
 
@@ -142,6 +148,10 @@ fn happening() -> impl Strategy<Value = Happening> {
         )
             .prop_map(|(namespace, of, keys)| Happening::Jwks(namespace, of, keys)),
         prop::sample::select(&MESH_CONFIGS[..]).prop_map(Happening::MeshConfig),
+        (0..NAMESPACES.len(), any::<bool>())
+            .prop_map(|(namespace, by_gateway)| Happening::Fallback(namespace, by_gateway)),
+        (0..NAMESPACES.len(), any::<bool>())
+            .prop_map(|(namespace, strict)| Happening::MutualTls(namespace, strict)),
     ]
 }
 
@@ -291,6 +301,20 @@ fn happens(world: &mut World, happening: &Happening) {
         Happening::Jwks(namespace, _, None) => {
             world.gone(Watched::RequestAuthentications, namespace, "tokens");
         }
+        Happening::Fallback(namespace, by_gateway) => {
+            let fallback = if *by_gateway { "gateway" } else { "passthrough" };
+            let labels = [("servicefence.io/fallback", fallback)];
+            world.namespace_with(NAMESPACES[*namespace], Some("enforce"), &labels);
+        }
+        Happening::MutualTls(namespace, strict) => {
+            let mode = if *strict { "STRICT" } else { "PERMISSIVE" };
+            world.object(
+                "PeerAuthentication",
+                NAMESPACES[*namespace],
+                "default",
+                json!({"mtls": {"mode": mode}}),
+            );
+        }
         Happening::MeshConfig(text) => mesh_config(world, text),
         Happening::GatewayReady(ready) => world.apply(crate::fence::Change::GatewayReady(*ready)),
     }
@@ -346,6 +370,10 @@ proptest! {
         let world = a_world(&happenings);
         for (key, _) in world.engine.fences() {
             let Some(scope) = world.scope(&key.namespace, &key.name) else { continue };
+            if world.condition(&key.namespace, &key.name, "Ready") != "True Scoped" {
+                // Nothing leaves while misses would be refused or unseen.
+                continue;
+            }
             for namespace in 0..NAMESPACES.len() {
                 for name in 0..NAMES.len() {
                     let host = host((namespace, name));
@@ -425,7 +453,8 @@ proptest! {
         let world = a_world(&happenings);
         for (kind, namespace, _) in world.objects.keys() {
             if *kind == Kind::Sidecar {
-                prop_assert!(world.has(Kind::EnvoyFilter, namespace, "servicefence"));
+                let passes_through = !world.engine.falls_back_to_gateway(namespace);
+                prop_assert!(passes_through || world.has(Kind::EnvoyFilter, namespace, "servicefence"));
             }
         }
     }

@@ -229,15 +229,22 @@ fn nothing_is_fenced_in_excluded_namespaces() {
 fn an_unknown_mode_is_said_once_and_counts_as_absent() {
     let mut world = World::new();
     let facts = |mode: &str| crate::fence::facts::NamespaceFacts {
-        mode: crate::fence::facts::ModeLabel::parse(Some(mode)),
+        mode: crate::fence::facts::Asks::parse(Some(mode)),
+        fallback: crate::fence::facts::Asks::Absent,
         labels: crate::fence::facts::Labels::new(),
         terminating: false,
     };
     let change = |mode: &str| crate::fence::Change::Namespace("shop".into(), Some(facts(mode)));
     let now = world.now;
     let dirty = world.engine.apply(change("enforced"), now);
-    assert_eq!(dirty.unknown_mode.unwrap().value, "enforced");
-    assert!(world.engine.apply(change("enforced"), now).unknown_mode.is_none());
+    assert_eq!(dirty.unknown_labels[0].value, "enforced");
+    assert!(
+        world
+            .engine
+            .apply(change("enforced"), now)
+            .unknown_labels
+            .is_empty()
+    );
     world.service("shop", "web", &["http:8080"]);
     world.settle();
     assert_eq!(fences(&world), [] as [&str; 0]);

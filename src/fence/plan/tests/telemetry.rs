@@ -6,7 +6,7 @@ use crate::fence::render::Kind;
 use crate::fence::telemetry::MeshConfigFacts;
 use crate::source::convert::Watched;
 
-const PROVIDER: &str = "extensionProviders: [{name: servicefence, envoyHttpAls: {service: x, port: 1}}]\n";
+pub(super) const PROVIDER: &str = "extensionProviders: [{name: servicefence, envoyHttpAls: {service: reports.servicefence-system.svc.cluster.local, port: 1}}]\n";
 
 /// The shop of [`super::shop`], observed.
 fn shop(config: &str) -> World {

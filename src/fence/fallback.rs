@@ -1,0 +1,94 @@
+//! Who serves calls to hosts out of scope.
+//!
+//! The gateway does where the namespace's EnvoyFilter leads the calls there, and that is one object for all proxies of a
+//! namespace. So a namespace has one fallback: Passthrough only where no fence of it takes the gateway.
+
+use servicefence_crd::{Fallback, Mode, Source};
+
+use super::change::{Dirty, Target};
+use super::engine::{Engine, Fence};
+use super::mutual_tls::PeerAuthenticationFacts;
+use super::name::{ConfigKey, FenceKey, Name, ServiceKey};
+
+/// `outboundTrafficPolicy.mode` with which nothing is passed through.
+const REGISTRY_ONLY: &str = "REGISTRY_ONLY";
+
+impl Engine {
+    /// Who serves the calls of a fence's namespace.
+    pub(super) fn fallback(&self, namespace: &str) -> Fallback {
+        let counts = |key: &FenceKey, fence: &Fence| {
+            self.mode(key, fence) == Mode::Enforce || self.own_sidecar(key).is_some()
+        };
+        let by_default = self.default_fallback(namespace);
+        let mut counting = self
+            .fences_in(namespace)
+            .filter(|(key, fence)| counts(key, fence))
+            .map(|(_, fence)| fence.resource.spec.fallback.unwrap_or(by_default));
+        match counting.next() {
+            None => by_default,
+            Some(Fallback::Passthrough) if counting.all(|asked| asked == Fallback::Passthrough) => {
+                Fallback::Passthrough
+            }
+            Some(_) => Fallback::Gateway,
+        }
+    }
+
+    /// The fallback of fences of a namespace that ask for none.
+    fn default_fallback(&self, namespace: &str) -> Fallback {
+        let facts = self.registry.namespace(namespace);
+        facts
+            .and_then(|facts| facts.fallback.known())
+            .unwrap_or(self.settings.default_fallback)
+    }
+
+    /// Whether calls of a namespace are led to the gateway.
+    pub(super) fn falls_back_to_gateway(&self, namespace: &str) -> bool {
+        self.fallback(namespace) == Fallback::Gateway
+    }
+
+    /// Whether a fence is scoped, or about to be, and its proxies must tell of their misses themselves.
+    pub(super) fn reports_misses(&self, key: &FenceKey, fence: &Fence) -> bool {
+        fence.resource.spec.learns_from(Source::AccessLog)
+            && (self.mode(key, fence) == Mode::Enforce || self.own_sidecar(key).is_some())
+            && !self.falls_back_to_gateway(&key.namespace)
+    }
+
+    /// Whether calls of a namespace can be passed through, and its fences learn of them as they ask for.
+    pub(super) fn can_pass_through(&self, namespace: &Name) -> bool {
+        let mut fences = self.fences_in(namespace);
+        let needs_reports = fences.any(|(key, fence)| self.reports_misses(key, fence));
+        !self.is_registry_only() && (!needs_reports || self.is_reported(namespace))
+    }
+
+    /// Whether a call that is passed through to a host may be refused for want of mutual TLS.
+    pub(super) fn would_be_refused(&self, host: &str) -> bool {
+        let service = ServiceKey::of_host(host);
+        service.is_none_or(|key| {
+            let facts = self.registry.service(&key);
+            facts.is_none_or(|facts| self.mutual_tls.may_refuse(&key, facts))
+        })
+    }
+
+    /// Whether Istio refuses what the mesh does not know instead of passing it through.
+    pub(super) fn is_registry_only(&self) -> bool {
+        let own = self
+            .default_sidecar()
+            .and_then(|(_, sidecar)| sidecar.proxy.get("outboundTrafficPolicy")?.get("mode")?.as_str());
+        own.map_or(self.mesh_config.registry_only, |mode| mode == REGISTRY_ONLY)
+    }
+
+    pub(super) fn apply_peer_authentication(
+        &mut self,
+        key: ConfigKey,
+        facts: Option<PeerAuthenticationFacts>,
+        dirty: &mut Dirty,
+    ) {
+        if self.mutual_tls.set(key, facts) {
+            let concerned = self
+                .fences
+                .keys()
+                .filter(|key| !self.falls_back_to_gateway(&key.namespace));
+            dirty.targets.extend(concerned.cloned().map(Target::Fence));
+        }
+    }
+}
