@@ -3,6 +3,7 @@
 //! Flows in: the engine and the time. Flows out: plans. Planning changes nothing, and a plan that
 //! has been carried out and observed is followed by one that writes nothing.
 
+mod conditions;
 mod fence;
 mod mesh;
 mod namespace;

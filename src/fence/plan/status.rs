@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use servicefence_crd::{Fallback, Mode, Scope, ServiceFenceStatus};
 
 use super::Held;
@@ -16,7 +15,7 @@ use crate::fence::name::{FenceKey, ScopeHost};
 use crate::fence::render::sidecar_name;
 use crate::fence::scope;
 
-/// Reasons of the conditions `Ready` and `Enforced`, and of the Events on a fence.
+/// Reasons of the conditions, and of the Events on a fence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
     /// The workload's proxies know the scope only.
@@ -57,11 +56,19 @@ pub enum Reason {
     Transitioning,
     /// The API server refused a write.
     WriteFailed,
+    /// What the workload calls is seen and kept.
+    Learning,
+    /// Nothing that the fence learns from is read.
+    NoSource,
+    /// The workload calls more hosts than a fence can learn.
+    ListFull,
+    /// Nobody else's object is in the way.
+    NoConflict,
 }
 
 impl Reason {
     /// All reasons, for the documentation.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 23] = [
         Self::Scoped,
         Self::Observing,
         Self::Off,
@@ -81,6 +88,10 @@ impl Reason {
         Self::RegistryOnly,
         Self::Transitioning,
         Self::WriteFailed,
+        Self::Learning,
+        Self::NoSource,
+        Self::ListFull,
+        Self::NoConflict,
     ];
 
     /// The reason as written.
@@ -105,12 +116,24 @@ impl Reason {
             Self::RegistryOnly => "RegistryOnly",
             Self::Transitioning => "Transitioning",
             Self::WriteFailed => "WriteFailed",
+            Self::Learning => "Learning",
+            Self::NoSource => "NoSource",
+            Self::ListFull => "ListFull",
+            Self::NoConflict => "NoConflict",
         }
     }
 
     /// Whether somebody has to act.
     pub fn is_warning(self) -> bool {
-        !matches!(self, Self::Scoped | Self::Observing | Self::Off) && !self.passes()
+        !matches!(self, Self::Scoped | Self::Observing | Self::Off) && !self.passes() && !self.is_of_detail()
+    }
+
+    /// Whether only the conditions `Learning` and `Conflicted` say it.
+    fn is_of_detail(self) -> bool {
+        matches!(
+            self,
+            Self::Learning | Self::NoSource | Self::ListFull | Self::NoConflict
+        )
     }
 
     /// Whether it passes by itself: a condition says it, no Event does.
@@ -206,18 +229,7 @@ impl Engine {
             said.message.push_str(&unknown.join(", "));
         }
         let generation = fence.resource.metadata.generation;
-        let condition = |kind: &str, is: bool| Condition {
-            type_: kind.to_owned(),
-            status: if is { "True" } else { "False" }.to_owned(),
-            reason: said.reason.to_string(),
-            message: said.message.clone(),
-            observed_generation: generation,
-            last_transition_time: Time(now),
-        };
-        let conditions = vec![
-            keep_time(condition("Ready", ready), &before.conditions),
-            keep_time(condition("Enforced", scoped), &before.conditions),
-        ];
+        let conditions = self.conditions(case, held, ready, &said);
         let status = ServiceFenceStatus {
             observed_generation: generation,
             mode: Some(mode),
@@ -318,18 +330,6 @@ impl Engine {
 }
 
 /// Kubernetes writes times of conditions in whole seconds.
-fn seconds(at: Timestamp) -> Timestamp {
+pub(super) fn seconds(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second()).unwrap_or(at)
-}
-
-/// A condition's time moves only with its status.
-fn keep_time(mut condition: Condition, before: &[Condition]) -> Condition {
-    let old = before
-        .iter()
-        .find(|old| old.type_ == condition.type_ && old.status == condition.status);
-    match old {
-        Some(old) => condition.last_transition_time = old.last_transition_time.clone(),
-        None => condition.last_transition_time = Time(seconds(condition.last_transition_time.0)),
-    }
-    condition
 }

@@ -1,5 +1,6 @@
 //! Decisions, from the outside: what happens in a cluster, and what is written.
 
+mod conditions;
 mod discovery;
 mod dual_stack;
 mod enforce;
