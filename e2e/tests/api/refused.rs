@@ -282,8 +282,8 @@ pub(crate) const ROWS: &[Row] = &[
     // What a later version may bring is not accepted and then ignored.
     row(
         "another_fallback",
-        "{fallback: Passthrough}",
-        r#"unknown field "spec.fallback""#,
+        "{fallback: Nobody}",
+        r#"supported values: "Gateway", "Passthrough""#,
     ),
 ];
 

@@ -295,11 +295,11 @@ impl Engine {
         of: Pods<'_>,
         plan: &mut FencePlan,
     ) -> Option<Held> {
-        if !self.gateway_ready {
-            // Nobody would serve what the pods that it takes can no longer reach.
-            return Some(Held::GatewayGone);
-        }
         let (key, fence) = (case.key, case.fence);
+        if let Some(held) = self.unserved(key, fence) {
+            // Nobody would serve what the pods that it takes can no longer reach.
+            return Some(held);
+        }
         let target = scope.imports();
         let with = [&target, &current.hosts].map(|hosts| self.carried(&key.namespace, hosts));
         let without = self.without_sidecar(case);

@@ -227,6 +227,19 @@ fn the_gateway_goes_on_serving_until_what_is_passed_through_is_seen() {
 }
 
 #[test]
+fn a_sidecar_goes_to_other_pods_without_a_gateway() {
+    let mut world = shop("passthrough");
+    world.apply(Change::GatewayReady(false));
+    world.settle();
+    let blue = json!({"spec": {"selector": {"app": "web", "color": "blue"}}});
+    world.service_with("shop", "web", &["http:8080"], &blue);
+    world.settle();
+    let sidecar = &world.objects[&(Kind::Sidecar, "shop".into(), "servicefence-web".into())];
+    assert_eq!(sidecar["spec"]["workloadSelector"]["labels"]["color"], "blue");
+    assert_eq!(world.condition("shop", "web", "Ready"), "True Scoped");
+}
+
+#[test]
 fn full_logs_stay_while_another_fence_observes_by_them() {
     let mut world = shop("passthrough");
     world.service("shop", "cart", &["http:8080"]);
