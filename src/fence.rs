@@ -5,6 +5,7 @@
 
 mod allow;
 mod change;
+mod delegate;
 pub mod discovery;
 mod engine;
 mod expiry;

@@ -146,7 +146,8 @@ impl Engine {
             facts.visibility = defaults.virtual_services.visibility(&key.namespace);
         }
         // The DestinationRule with the subset is not read, and counts as one that does not say who sees it.
-        facts.subset_elsewhere = if defaults.destination_rules.is_private() {
+        facts.private_subsets = defaults.destination_rules.is_private();
+        facts.subset_elsewhere = if facts.private_subsets {
             has_subset(&facts.http)
         } else {
             has_subset_elsewhere(&facts.http, &key.namespace)

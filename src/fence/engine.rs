@@ -5,6 +5,7 @@
 //! matter to any plan.
 
 mod apply;
+mod rules;
 mod touched;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -252,12 +252,15 @@ pub struct VirtualServiceFacts {
     pub visibility: Visibility,
     /// It does not say who sees it: MeshConfig does.
     pub exported_by_default: bool,
-    /// Its HTTP rules, as written.
+    /// Its HTTP rules: as written, or as they apply once those of delegates are merged in.
     pub http: Vec<Map<String, Value>>,
     /// The Services that its HTTP rules send or mirror requests to.
     pub destinations: BTreeSet<ServiceKey>,
     /// Whether they name a subset that the fallback gateway may not know: see [`has_subset_elsewhere`].
     pub subset_elsewhere: bool,
+    /// Whether DestinationRules that do not say who sees them stay in their namespace, so that the gateway may not know
+    /// any subset: MeshConfig says it.
+    pub private_subsets: bool,
     /// Among several for one host Istio takes the oldest.
     pub created: Timestamp,
 }

@@ -4,12 +4,15 @@
 //! "which rules concern this host", "which ports does the mesh have". Invariant: every index
 //! follows from the maps beside it; `set_*` is the only way to change either.
 
+mod delegates;
 mod index;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Add as _;
 
+pub use self::delegates::ChangedRules;
+use self::delegates::Roots;
 use self::index::{count, forget, index, wildcards_of};
 use super::facts::{
     EndpointsFacts, Labels, NamespaceFacts, Protocol, ServiceEntryFacts, ServiceFacts, ServiceKind,
@@ -32,7 +35,9 @@ pub struct Registry {
     namespaces: BTreeMap<Name, NamespaceFacts>,
     services: BTreeMap<ServiceKey, ServiceFacts>,
     service_entries: BTreeMap<ConfigKey, ServiceEntryFacts>,
+    /// As they apply: delegates are merged into their roots.
     virtual_services: BTreeMap<ConfigKey, VirtualServiceFacts>,
+    roots: Roots,
     policies: BTreeMap<ConfigKey, PolicyFacts>,
     /// By the namespaces of those whom they name; `None`: those that leave it open.
     policies_by_caller: HashMap<Option<Name>, BTreeSet<ConfigKey>>,
@@ -62,6 +67,7 @@ impl Registry {
             services: BTreeMap::new(),
             service_entries: BTreeMap::new(),
             virtual_services: BTreeMap::new(),
+            roots: Roots::default(),
             policies: BTreeMap::new(),
             policies_by_caller: HashMap::new(),
             jwks: BTreeMap::new(),
@@ -216,25 +222,6 @@ impl Registry {
         }
     }
 
-    /// Adds, replaces or removes a user's VirtualService; returns what was there.
-    pub fn set_virtual_service(
-        &mut self,
-        key: &ConfigKey,
-        facts: Option<VirtualServiceFacts>,
-    ) -> Option<VirtualServiceFacts> {
-        let old = self.virtual_services.remove(key);
-        if let Some(old) = &old {
-            forget(&mut self.rules_by_host, &old.hosts, key);
-            forget(&mut self.rules_by_destination, &old.destinations, key);
-        }
-        if let Some(facts) = facts {
-            index(&mut self.rules_by_host, &facts.hosts, key);
-            index(&mut self.rules_by_destination, &facts.destinations, key);
-            self.virtual_services.insert(key.clone(), facts);
-        }
-        old
-    }
-
     /// Adds, replaces or removes an AuthorizationPolicy that names callers; returns what was there.
     pub fn set_policy(&mut self, key: &ConfigKey, facts: Option<PolicyFacts>) -> Option<PolicyFacts> {
         let under = |facts: &PolicyFacts| match facts.caller_namespaces() {
@@ -348,11 +335,6 @@ impl Registry {
     /// All ServiceEntries.
     pub fn service_entries(&self) -> impl Iterator<Item = (&ConfigKey, &ServiceEntryFacts)> {
         self.service_entries.iter()
-    }
-
-    /// All users' VirtualServices.
-    pub fn virtual_services(&self) -> impl Iterator<Item = (&ConfigKey, &VirtualServiceFacts)> {
-        self.virtual_services.iter()
     }
 
     /// ServiceEntries that proxies of `namespace` see.

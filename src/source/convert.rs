@@ -404,6 +404,7 @@ fn observe_virtual_service(
         visibility: visibility.unwrap_or_default(),
         destinations: destinations(&spec.http, &key.namespace),
         subset_elsewhere: has_subset_elsewhere(&spec.http, &key.namespace),
+        private_subsets: false,
         http: spec.http,
         created: created(&object.metadata),
     };

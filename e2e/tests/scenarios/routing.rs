@@ -141,7 +141,28 @@ struct Case {
     holds: fn(&Scene, &Reply) -> Result<()>,
 }
 
-const CASES: [Case; 7] = [
+/// The rules that the root of [`CASES`] delegates to.
+const DELEGATE: &str = "{apiVersion: networking.istio.io/v1, kind: VirtualService, \
+                        metadata: {name: of-api, namespace: $P-rules-books}, spec: {http: [\
+                        {match: [{uri: {prefix: /api/books}}], headers: {request: {set: {x-rule: delegate}}}, \
+                        route: [{destination: {host: d}}]}, {route: [{destination: {host: c}}]}]}}";
+
+const CASES: [Case; 8] = [
+    Case {
+        service: "delegating",
+        http: "[{match: [{uri: {prefix: /api}}], delegate: {name: of-api}}, {route: [{destination: {host: c}}]}]",
+        path: "/api/books/1",
+        headers: &[],
+        holds: |scene, reply| {
+            ensure!(reply.is_from(&scene.pod("rules-books/d")));
+            ensure!(
+                reply.received("x-rule") == ["delegate"],
+                "x-rule {:?}",
+                reply.received("x-rule")
+            );
+            Ok(())
+        },
+    },
     Case {
         service: "header",
         http: "[{match: [{headers: {end-user: {exact: jason}}}], route: [{destination: {host: d}}]}, \
@@ -244,6 +265,7 @@ const CASES: [Case; 7] = [
 
 async fn a6_rules_for_requests_hold_on_first_calls_and_later(scene: Scene) -> Result<()> {
     books(&scene, "rules", &CASES.map(|case| case.service)).await?;
+    scene.yaml(DELEGATE).await?;
     for case in &CASES {
         let http = format!("http: {}", case.http);
         rules(&scene, "rules-books", case.service, &http).await?;

@@ -10,8 +10,7 @@ use super::{Engine, Fence};
 use crate::fence::allow::Allowed;
 use crate::fence::change::{Change, Dirty, Target, UnknownLabel};
 use crate::fence::facts::{
-    Asks, ByLabel, NamespaceFacts, PodFacts, ServiceEntryFacts, ServiceFacts, SidecarFacts,
-    VirtualServiceFacts, Written,
+    Asks, ByLabel, NamespaceFacts, PodFacts, ServiceEntryFacts, ServiceFacts, SidecarFacts, Written,
 };
 use crate::fence::jwks::JwksFacts;
 use crate::fence::name::{ConfigKey, FenceKey, Name, PodKey, ServiceKey};
@@ -244,51 +243,6 @@ impl Engine {
                     .map(Target::Fence),
             );
         }
-    }
-
-    fn apply_virtual_service(
-        &mut self,
-        key: &ConfigKey,
-        facts: Option<VirtualServiceFacts>,
-        dirty: &mut Dirty,
-    ) {
-        let facts = self.taken_virtual_service(key, facts);
-        let new = facts.clone();
-        let old = self.registry.set_virtual_service(key, facts);
-        if old == new {
-            return;
-        }
-        let either = || old.iter().chain(&new).filter(|rules| rules.mesh);
-        let hosts: BTreeSet<&Name> = either().flat_map(|rules| &rules.hosts).collect();
-        self.dirty_routes_of(hosts.iter().copied(), dirty);
-        // A host that a rule of its own puts into every scope concerns every fence that sees it.
-        let everywhere = hosts.iter().any(|host| match ServiceKey::of_host(host) {
-            Some(service) => {
-                let facts = self.registry.service(&service);
-                facts.is_none_or(|facts| self.registry.is_protocol_bound(facts))
-            }
-            None => true,
-        });
-        // One that the gateway cannot follow concerns every fence of the rule's own namespace.
-        let callers = hosts
-            .iter()
-            .flat_map(|host| self.registry.direct_callers_of(host));
-        let mut callers: BTreeSet<&Name> = callers.collect();
-        if either().any(|rules| rules.subset_elsewhere) {
-            callers.insert(&key.namespace);
-        }
-        let seen = |namespace: &Name| either().any(|rules| rules.visibility.to(namespace));
-        let concerned = self.fences.iter().filter(|(fence, _)| seen(&fence.namespace));
-        let concerned = concerned.filter(|(fence, facts)| {
-            everywhere
-                || callers.contains(&fence.namespace)
-                || hosts
-                    .iter()
-                    .any(|host| facts.mentions(host) || self.imports(fence, host))
-        });
-        dirty
-            .targets
-            .extend(concerned.map(|(fence, _)| Target::Fence(fence.clone())));
     }
 
     /// Pods decide about conflicts, between fences and with a user's Sidecar, and about which policies name a fence.

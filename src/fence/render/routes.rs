@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use servicefence_crd::names;
 
 use super::{Kind, Object};
+use crate::fence::delegate;
 use crate::fence::facts::{Port, Protocol, ServiceFacts, VirtualServiceFacts, Visibility, destinations};
 use crate::fence::name::{ConfigKey, Name, ServiceKey, envoy_address, qualify};
 use crate::fence::registry::Registry;
@@ -175,8 +176,11 @@ impl Target<'_> {
         callers: &[Option<&Name>],
     ) -> Result<Option<Value>, &'static str> {
         debug_assert!(rules.mesh, "rules of a gateway do not apply to sidecars");
-        if rule.contains_key("delegate") {
-            return Err("it delegates to another VirtualService");
+        if rule.get("delegate").is_some_and(|delegate| !delegate.is_null()) {
+            return Err("its delegate delegates in turn, which Istio does not follow");
+        }
+        if delegate::is_refused(rule) {
+            return Err("with its delegate it makes a rule that Istio refuses in one VirtualService");
         }
         let hidden = |service: &ServiceKey| {
             let facts = self.registry.service(service);

@@ -44,6 +44,9 @@ enum Happening {
     Learn(usize, usize, (usize, usize)),
     Rules(usize, (usize, usize), Option<(usize, usize)>),
     NoRules(usize),
+    /// Rules of a namespace come from another one's VirtualService.
+    Root(usize, (usize, usize), usize),
+    Delegate(usize, Option<((usize, usize), bool)>),
     GatewayReady(bool),
     MeshConfig(&'static str),
     /// Who serves the misses of a namespace: the gateway, or nobody.
@@ -140,6 +143,10 @@ fn happening() -> impl Strategy<Value = Happening> {
         (0..NAMESPACES.len(), service(), prop::option::of(service()))
             .prop_map(|(namespace, to, subset_of)| Happening::Rules(namespace, to, subset_of)),
         (0..NAMESPACES.len()).prop_map(Happening::NoRules),
+        (0..NAMESPACES.len(), service(), 0..NAMESPACES.len())
+            .prop_map(|(namespace, to, from)| Happening::Root(namespace, to, from)),
+        (0..NAMESPACES.len(), prop::option::of((service(), any::<bool>())))
+            .prop_map(|(namespace, to)| Happening::Delegate(namespace, to)),
         any::<bool>().prop_map(Happening::GatewayReady),
         (
             prop::sample::select(&["a", "b", "istio-system"][..]),
@@ -290,6 +297,20 @@ fn happens(world: &mut World, happening: &Happening) {
         }
         Happening::NoRules(namespace) => {
             world.gone(Watched::VirtualServices, NAMESPACES[*namespace], "rules");
+        }
+        Happening::Root(namespace, to, from) => {
+            let delegate = json!({"name": "delegate", "namespace": NAMESPACES[*from]});
+            let rules = json!({"hosts": [host(*to)], "http": [{"delegate": delegate}]});
+            world.object("VirtualService", NAMESPACES[*namespace], "rules", rules);
+        }
+        Happening::Delegate(namespace, Some((to, subset))) => {
+            let subset = if *subset { "v1" } else { "" };
+            let route = json!([{"destination": {"host": host(*to), "subset": subset}}]);
+            let rules = json!({"http": [{"route": route}]});
+            world.object("VirtualService", NAMESPACES[*namespace], "delegate", rules);
+        }
+        Happening::Delegate(namespace, None) => {
+            world.gone(Watched::VirtualServices, NAMESPACES[*namespace], "delegate");
         }
         Happening::Jwks(namespace, of, Some(keys)) => {
             let selector: std::collections::BTreeMap<_, _> =

@@ -1,0 +1,61 @@
+//! What a change of the users' VirtualServices touches.
+
+use std::collections::BTreeSet;
+
+use super::Engine;
+use crate::fence::change::{Dirty, Target};
+use crate::fence::facts::VirtualServiceFacts;
+use crate::fence::name::{ConfigKey, Name, ServiceKey};
+use crate::fence::registry::ChangedRules;
+
+impl Engine {
+    pub(super) fn apply_virtual_service(
+        &mut self,
+        key: &ConfigKey,
+        facts: Option<VirtualServiceFacts>,
+        dirty: &mut Dirty,
+    ) {
+        let facts = self.taken_virtual_service(key, facts);
+        for changed in self.registry.set_virtual_service(key, facts) {
+            self.dirty_by_rules(&changed, dirty);
+        }
+    }
+
+    fn dirty_by_rules(&self, rules: &ChangedRules, dirty: &mut Dirty) {
+        let either = || rules.old.iter().chain(&rules.new).filter(|rules| rules.mesh);
+        let hosts: BTreeSet<&Name> = either().flat_map(|rules| &rules.hosts).collect();
+        // A delegate is nothing without its roots, which change along with it.
+        if hosts.is_empty() {
+            return;
+        }
+        self.dirty_routes_of(hosts.iter().copied(), dirty);
+        // A host that a rule of its own puts into every scope concerns every fence that sees it.
+        let everywhere = hosts.iter().any(|host| match ServiceKey::of_host(host) {
+            Some(service) => {
+                let facts = self.registry.service(&service);
+                facts.is_none_or(|facts| self.registry.is_protocol_bound(facts))
+            }
+            None => true,
+        });
+        // One that the gateway cannot follow concerns every fence of the rule's own namespace.
+        let callers = hosts
+            .iter()
+            .flat_map(|host| self.registry.direct_callers_of(host));
+        let mut callers: BTreeSet<&Name> = callers.collect();
+        if either().any(|rules| rules.subset_elsewhere) {
+            callers.insert(&rules.key.namespace);
+        }
+        let seen = |namespace: &Name| either().any(|rules| rules.visibility.to(namespace));
+        let concerned = self.fences.iter().filter(|(fence, _)| seen(&fence.namespace));
+        let concerned = concerned.filter(|(fence, facts)| {
+            everywhere
+                || callers.contains(&fence.namespace)
+                || hosts
+                    .iter()
+                    .any(|host| facts.mentions(host) || self.imports(fence, host))
+        });
+        dirty
+            .targets
+            .extend(concerned.map(|(fence, _)| Target::Fence(fence.clone())));
+    }
+}
