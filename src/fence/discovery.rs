@@ -219,54 +219,25 @@ impl Engine {
             namespaces.cloned().map(Target::Routes).collect()
         };
         dirty.targets.extend(routed(self));
-        let all = self.registry.services().chain(&self.aside.services);
-        for (key, facts) in all
-            .filter(|(key, _)| of(&key.namespace))
-            .map(owned)
-            .collect::<Vec<_>>()
-        {
-            let taken = self.taken_service(&key, Some(facts));
-            self.registry.set_service(&key, taken);
+        // Each kind has maps and methods of its own, and no type in common.
+        macro_rules! take_again {
+            ($all:ident, $taken:ident, $set:ident) => {
+                let all = self.registry.$all().chain(&self.aside.$all);
+                let these: Vec<_> = all
+                    .filter(|(key, _)| of(&key.namespace))
+                    .map(owned)
+                    .collect();
+                for (key, facts) in these {
+                    let taken = self.$taken(&key, Some(facts));
+                    self.registry.$set(&key, taken);
+                }
+            };
         }
-        let all = self.registry.service_entries().chain(&self.aside.service_entries);
-        for (key, facts) in all
-            .filter(|(key, _)| of(&key.namespace))
-            .map(owned)
-            .collect::<Vec<_>>()
-        {
-            let taken = self.taken_service_entry(&key, Some(facts));
-            self.registry.set_service_entry(&key, taken);
-        }
-        let all = self
-            .registry
-            .virtual_services()
-            .chain(&self.aside.virtual_services);
-        for (key, facts) in all
-            .filter(|(key, _)| of(&key.namespace))
-            .map(owned)
-            .collect::<Vec<_>>()
-        {
-            let taken = self.taken_virtual_service(&key, Some(facts));
-            self.registry.set_virtual_service(&key, taken);
-        }
-        let all = self.registry.policies().chain(&self.aside.policies);
-        for (key, facts) in all
-            .filter(|(key, _)| of(&key.namespace))
-            .map(owned)
-            .collect::<Vec<_>>()
-        {
-            let taken = self.taken_policy(&key, Some(facts));
-            self.registry.set_policy(&key, taken);
-        }
-        let all = self.registry.jwks().chain(&self.aside.jwks);
-        for (key, facts) in all
-            .filter(|(key, _)| of(&key.namespace))
-            .map(owned)
-            .collect::<Vec<_>>()
-        {
-            let taken = self.taken_jwks(&key, Some(facts));
-            self.registry.set_jwks(&key, taken);
-        }
+        take_again!(services, taken_service, set_service);
+        take_again!(service_entries, taken_service_entry, set_service_entry);
+        take_again!(virtual_services, taken_virtual_service, set_virtual_service);
+        take_again!(policies, taken_policy, set_policy);
+        take_again!(jwks, taken_jwks, set_jwks);
         dirty.targets.extend(routed(self));
         self.dirty_all(dirty);
     }
