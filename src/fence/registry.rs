@@ -13,7 +13,7 @@ use std::ops::Add as _;
 
 pub use self::delegates::ChangedRules;
 use self::delegates::Roots;
-use self::index::{count, forget, index, wildcards_of};
+use self::index::{count, forget, index, naming};
 use super::facts::{
     EndpointsFacts, Labels, NamespaceFacts, Protocol, ServiceEntryFacts, ServiceFacts, ServiceKind,
     VirtualServiceFacts, Visibility,
@@ -45,6 +45,7 @@ pub struct Registry {
     by_address: HashMap<IpAddr, ServiceKey>,
     /// Services that a protocol rule may put into scopes; see [`Registry::is_protocol_bound`].
     protocol_bound: BTreeSet<ServiceKey>,
+    /// By hosts as [`index::of_rules`] has them.
     rules_by_host: HashMap<Name, BTreeSet<ConfigKey>>,
     rules_by_destination: HashMap<ServiceKey, BTreeSet<ConfigKey>>,
     http_ports: BTreeMap<u16, usize>,
@@ -368,8 +369,8 @@ impl Registry {
         &'a self,
         host: &'a str,
     ) -> impl Iterator<Item = (&'a ConfigKey, &'a VirtualServiceFacts)> {
-        wildcards_of(host)
-            .filter_map(|name| self.rules_by_host.get(name.as_str()))
+        naming(host)
+            .filter_map(|name| self.rules_by_host.get(name))
             .flatten()
             .filter_map(|key| Some((key, self.virtual_services.get(key)?)))
             .filter(|(_, rules)| rules.mesh)

@@ -240,7 +240,12 @@ impl Engine {
         let target = scope.imports();
         let carried = |hosts: &BTreeSet<ScopeHost>| self.carried(&key.namespace, hosts);
         let wanted = carried(&target);
-        let known = current.map_or_else(|| self.without_sidecar(case), |current| carried(&current.hosts));
+        let known = match current {
+            // At rest: most plans are of fences with nothing to do.
+            Some(current) if current.hosts == target => wanted.clone(),
+            Some(current) => carried(&current.hosts),
+            None => self.without_sidecar(case),
+        };
         let mut leaving = &known - &wanted;
         // What a first Sidecar brings comes with it: there is none that could bring it later.
         let joining = current.map_or_else(BTreeSet::new, |_| &wanted - &known);

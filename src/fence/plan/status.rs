@@ -176,7 +176,8 @@ impl Engine {
             now,
             ..
         } = *case;
-        let before = fence.resource.status.clone().unwrap_or_default();
+        let none = ServiceFenceStatus::default();
+        let before = fence.resource.status.as_ref().unwrap_or(&none);
         let hosts = self.status_hosts(case, held, wanted);
         let scope = hosts
             .as_ref()
@@ -246,12 +247,7 @@ impl Engine {
             .find(|condition| condition.type_ == "Ready")
             .map(|is| is.reason.as_str());
         let is_news = was != Some(said.reason.as_str()) && !(was.is_none() && said.reason == Reason::Off);
-        if (ServiceFenceStatus {
-            learned: Vec::new(),
-            forgot: None,
-            ..before
-        }) != status
-        {
+        if !says_the_same(before, &status) {
             plan.status = Some(status);
             plan.said = (is_news && !said.reason.passes()).then_some(said);
         }
@@ -327,6 +323,22 @@ impl Engine {
         };
         of(Target::Fence(key.clone())).or(blocking)
     }
+}
+
+/// Whether two say the same but for what another writer writes: the learned list is too long to copy for the question.
+fn says_the_same(one: &ServiceFenceStatus, other: &ServiceFenceStatus) -> bool {
+    let ServiceFenceStatus {
+        observed_generation,
+        mode,
+        fallback,
+        learned: _,
+        forgot: _,
+        scope,
+        savings,
+        conditions,
+    } = one;
+    (observed_generation, mode, fallback) == (&other.observed_generation, &other.mode, &other.fallback)
+        && (scope, savings, conditions) == (&other.scope, &other.savings, &other.conditions)
 }
 
 /// Kubernetes writes times of conditions in whole seconds.

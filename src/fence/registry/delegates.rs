@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::index::{forget, index};
+use super::index::{forget, index, of_rules};
 use super::{ConfigKey, Registry, VirtualServiceFacts};
 use crate::fence::delegate;
 use crate::fence::facts::{destinations, has_subset, has_subset_elsewhere};
@@ -60,7 +60,8 @@ impl Registry {
         }
         let old = self.virtual_services.remove(key);
         if let Some(old) = &old {
-            forget(&mut self.rules_by_host, &old.hosts, key);
+            let hosts: Vec<_> = old.hosts.iter().map(of_rules).collect();
+            forget(&mut self.rules_by_host, &hosts, key);
             forget(&mut self.rules_by_destination, &old.destinations, key);
         }
         let new = facts.map(|written| {
@@ -75,7 +76,8 @@ impl Registry {
             applies
         });
         if let Some(new) = &new {
-            index(&mut self.rules_by_host, &new.hosts, key);
+            let hosts: Vec<_> = new.hosts.iter().map(of_rules).collect();
+            index(&mut self.rules_by_host, &hosts, key);
             index(&mut self.rules_by_destination, &new.destinations, key);
             self.virtual_services.insert(key.clone(), new.clone());
         }

@@ -3,14 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 
-use crate::fence::name::ConfigKey;
+use crate::fence::name::{ConfigKey, Name};
 
-/// `a.b.c`, `*.b.c`, `*.c` and `*`: the hosts of a VirtualService that can name `a.b.c`.
-pub(super) fn wildcards_of(host: &str) -> impl Iterator<Item = String> {
-    let suffixes = host.match_indices('.').map(|(at, _)| format!("*{}", &host[at..]));
-    std::iter::once(host.to_owned())
-        .chain(suffixes)
-        .chain(std::iter::once("*".to_owned()))
+/// Under what the rules of a VirtualService for `host` are found: a wildcard by what stands behind the `*`, so that
+/// looking rules up makes no names.
+pub(super) fn of_rules(host: &Name) -> Name {
+    match host.strip_prefix('*') {
+        Some(suffix) if suffix.is_empty() || suffix.starts_with('.') => suffix.into(),
+        _ => host.clone(),
+    }
+}
+
+/// Under what rules for `a.b.c` are found: `a.b.c`, `.b.c`, `.c` and nothing, which is `*`.
+pub(super) fn naming(host: &str) -> impl Iterator<Item = &str> {
+    let suffixes = host.match_indices('.').map(|(at, _)| &host[at..]);
+    std::iter::once(host).chain(suffixes).chain(std::iter::once(""))
 }
 
 pub(super) fn index<'a, K>(
