@@ -9,10 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::change::{Dirty, Target};
 use super::engine::Engine;
-use super::facts::{
-    NamespaceFacts, ServiceEntryFacts, ServiceFacts, VirtualServiceFacts, Visibility, has_subset,
-    has_subset_elsewhere,
-};
+use super::facts::{NamespaceFacts, ServiceEntryFacts, ServiceFacts, VirtualServiceFacts, Visibility};
 use super::jwks::JwksFacts;
 use super::name::{ConfigKey, Name, ServiceKey};
 use super::policy::PolicyFacts;
@@ -147,11 +144,8 @@ impl Engine {
         }
         // The DestinationRule with the subset is not read, and counts as one that does not say who sees it.
         facts.private_subsets = defaults.destination_rules.is_private();
-        facts.subset_elsewhere = if facts.private_subsets {
-            has_subset(&facts.http)
-        } else {
-            has_subset_elsewhere(&facts.http, &key.namespace)
-        };
+        facts.subset_elsewhere =
+            VirtualServiceFacts::subset_elsewhere(&facts.http, &key.namespace, facts.private_subsets);
         Some(facts)
     }
 

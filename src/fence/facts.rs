@@ -297,6 +297,18 @@ pub fn has_subset(http: &[Map<String, Value>]) -> bool {
     })
 }
 
+impl VirtualServiceFacts {
+    /// Whether these rules, of a VirtualService in `namespace`, name a subset that the fallback gateway may not know.
+    /// `private`: no DestinationRule that does not say who sees it is seen outside its own namespace.
+    pub fn subset_elsewhere(http: &[Map<String, Value>], namespace: &str, private: bool) -> bool {
+        if private {
+            has_subset(http)
+        } else {
+            has_subset_elsewhere(http, namespace)
+        }
+    }
+}
+
 /// What HTTP rules send or mirror requests to.
 fn named(http: &[Map<String, Value>]) -> impl Iterator<Item = &Value> {
     http.iter().flat_map(|rule| {

@@ -16,13 +16,10 @@ const REGISTRY_ONLY: &str = "REGISTRY_ONLY";
 impl Engine {
     /// Who serves the calls of a fence's namespace.
     pub(super) fn fallback(&self, namespace: &str) -> Fallback {
-        let counts = |key: &FenceKey, fence: &Fence| {
-            self.mode(key, fence) == Mode::Enforce || self.own_sidecar(key).is_some()
-        };
         let by_default = self.default_fallback(namespace);
         let mut counting = self
             .fences_in(namespace)
-            .filter(|(key, fence)| counts(key, fence))
+            .filter(|(key, fence)| self.has_misses(key, fence))
             .map(|(_, fence)| fence.resource.spec.fallback.unwrap_or(by_default));
         match counting.next() {
             None => by_default,
@@ -31,6 +28,11 @@ impl Engine {
             }
             Some(_) => Fallback::Gateway,
         }
+    }
+
+    /// Whether a fence is scoped, or about to be: only then is there anything out of its scope.
+    fn has_misses(&self, key: &FenceKey, fence: &Fence) -> bool {
+        self.mode(key, fence) == Mode::Enforce || self.own_sidecar(key).is_some()
     }
 
     /// The fallback of fences of a namespace that ask for none.
@@ -46,10 +48,10 @@ impl Engine {
         self.fallback(namespace) == Fallback::Gateway
     }
 
-    /// Whether a fence is scoped, or about to be, and its proxies must tell of their misses themselves.
+    /// Whether a fence has misses of which its proxies must tell themselves.
     pub(super) fn reports_misses(&self, key: &FenceKey, fence: &Fence) -> bool {
         fence.resource.spec.learns_from(Source::AccessLog)
-            && (self.mode(key, fence) == Mode::Enforce || self.own_sidecar(key).is_some())
+            && self.has_misses(key, fence)
             && !self.falls_back_to_gateway(&key.namespace)
     }
 

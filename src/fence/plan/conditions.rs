@@ -117,9 +117,9 @@ impl Engine {
 
     /// Whether somebody else has the pods, or a name that the fence needs.
     fn conflicted(&self, case: &Case<'_>, held: Option<&Held>) -> (bool, Said) {
-        let workload = case.fence.workload.to_string();
         match held {
             Some(held @ Held::Conflict(_)) => {
+                let workload = case.fence.workload.to_string();
                 (true, say_held(held, &workload, &self.settings.system_namespace))
             }
             _ => (

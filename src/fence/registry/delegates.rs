@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::index::{forget, index, of_rules};
 use super::{ConfigKey, Registry, VirtualServiceFacts};
 use crate::fence::delegate;
-use crate::fence::facts::{destinations, has_subset, has_subset_elsewhere};
+use crate::fence::facts::destinations;
 
 /// VirtualServices with rules that another one has.
 #[derive(Default)]
@@ -97,11 +97,11 @@ impl Registry {
         });
         VirtualServiceFacts {
             destinations: destinations(&http, &key.namespace),
-            subset_elsewhere: if written.private_subsets {
-                has_subset(&http)
-            } else {
-                has_subset_elsewhere(&http, &key.namespace)
-            },
+            subset_elsewhere: VirtualServiceFacts::subset_elsewhere(
+                &http,
+                &key.namespace,
+                written.private_subsets,
+            ),
             http,
             ..written.clone()
         }
