@@ -5,6 +5,7 @@
 
 mod allow;
 mod change;
+mod connections;
 mod delegate;
 pub mod discovery;
 mod engine;
@@ -41,5 +42,5 @@ pub use plan::{FencePlan, NamespacePlan, PortsPlan, Reason, RoutesPlan, Said};
 pub use registry::Registry;
 pub use savings::Size;
 pub use scope::{Scope, Why, Whys};
-pub use traffic::{Call, Traffic};
+pub use traffic::{Call, LABELS, Teller, Traffic};
 pub use transition::Moving;

@@ -11,6 +11,7 @@ mod service_fence;
 
 pub use definition::definition;
 pub use service_fence::{
-    Allow, Duration, Fallback, Forgot, LearnedHost, Learning, Mode, NonHttp, Operator, Requirement, Savings,
-    Scope, Selector, ServiceFence, ServiceFenceSpec, ServiceFenceStatus, Source, Workload,
+    Allow, Connections, Duration, Fallback, Forgot, LearnedHost, Learning, Mode, NonHttp, Operator,
+    Requirement, Savings, Scope, Selector, ServiceFence, ServiceFenceSpec, ServiceFenceStatus, Source,
+    Workload,
 };

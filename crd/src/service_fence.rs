@@ -18,7 +18,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use self::status::{Forgot, LearnedHost, Savings, Scope, ServiceFenceStatus};
+pub use self::status::{Connections, Forgot, LearnedHost, Savings, Scope, ServiceFenceStatus};
 
 /// Keeps the Istio sidecars of one workload small: its proxies know only the services that the
 /// workload really calls, and everything else is reached through the fallback gateway.
@@ -350,8 +350,9 @@ pub struct Learning {
 /// What happens to services that are not HTTP. When such a host leaves a scope, Envoy closes the
 /// open connections to it 45 seconds later. Default: `Auto`.
 ///
-/// `Auto`: a host leaves only on evidence that nobody uses it. This version reads no such evidence,
-/// so every such host stays in scope, as with `Keep`.
+/// `Auto`: like `Keep` until metrics have shown all connections of the workload and their bytes for as long as
+/// `expireAfter`, then like `Learn`, without closing a connection that is in use. Stays like `Keep` where no metrics are
+/// read, with `fallback: Passthrough`, with `expireAfter: 0s`, and for `workload.namespaceDefault`.
 ///
 /// `Learn`: like HTTP, in scope once it has been called. Connections that were open when the
 /// workload was first scoped are closed once.

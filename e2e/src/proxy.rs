@@ -46,6 +46,9 @@ pub struct Traffic {
     pub failed_connections: u64,
 }
 
+/// Bytes of one cluster: sent, received.
+pub(crate) type SentReceived = [u64; 2];
+
 /// Traffic by cluster name.
 pub type TrafficByCluster = BTreeMap<String, Traffic>;
 
@@ -204,6 +207,20 @@ impl Proxy {
     /// What went where. From the counters of each host, which Envoy keeps whatever Istio's statistics filter says.
     pub async fn traffic(&self) -> Result<TrafficByCluster> {
         Ok(traffic(&self.get("/clusters").await?.text()))
+    }
+
+    /// The bytes of each cluster, where the `proxyStatsMatcher` of its configuration keeps them.
+    pub(crate) async fn bytes(&self) -> Result<BTreeMap<String, SentReceived>> {
+        let mut all: BTreeMap<String, SentReceived> = BTreeMap::new();
+        for (at, direction) in ["tx", "rx"].into_iter().enumerate() {
+            let counter = format!("upstream_cx_{direction}_bytes_total");
+            for (name, value) in self.stats(&format!("^cluster\\..*{counter}$")).await? {
+                let cluster = name.strip_prefix("cluster.").unwrap_or_default();
+                let cluster = cluster.trim_end_matches(&counter).trim_end_matches(['.', ';']);
+                all.entry(cluster.to_owned()).or_default()[at] = value;
+            }
+        }
+        Ok(all)
     }
 
     /// What went where since `before`.

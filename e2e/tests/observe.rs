@@ -10,13 +10,14 @@ mod past;
 mod town;
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use jiff::{Timestamp, ToSpan as _};
 use serde_json::json;
 use servicefence_e2e::install::{SOON, SYSTEM};
 use servicefence_e2e::wait::{LONG, until};
-use servicefence_e2e::{Call, Mesh, MeshOptions, Prometheus, tools};
+use servicefence_e2e::{Call, Mesh, MeshOptions, Prometheus, TcpSession, tools};
 use town::{CALLERS, Town, host};
 
 /// Calls of each caller that a state has to stand.
@@ -28,8 +29,10 @@ async fn metrics_fill_a_scope_before_anything_is_narrowed() -> Result<()> {
         let (town, mut prometheus) = Town::with_prometheus(&mesh).await?;
         six_callers_go_from_unscoped_to_enforced_and_no_call_fails(&town, &prometheus).await?;
         what_was_called_days_ago_is_in_scope_and_only_of_who_called_it(&town).await?;
+        let connection = what_nobody_is_connected_to_is_not_in_scope(&town).await?;
         a_call_that_only_the_gateway_saw_is_confirmed_by_metrics(&town).await?;
         while_the_past_cannot_be_read_nothing_is_narrowed(&town, &mut prometheus).await?;
+        a_connection_from_before_is_still_open(&town, connection).await?;
         why_ten_hosts_are_in_scope_or_are_not(&town).await
     })
     .await
@@ -184,6 +187,56 @@ async fn what_was_called_days_ago_is_in_scope_and_only_of_who_called_it(town: &T
         ),
         "no foreign series was counted"
     );
+    Ok(())
+}
+
+/// Where metrics have shown all connections of a workload for as long as `expireAfter`, hosts that are not HTTP are learned
+/// like any other; where they have not, all are in scope.
+async fn what_nobody_is_connected_to_is_not_in_scope(town: &Town) -> Result<(TcpSession, Instant)> {
+    let mesh = &town.mesh;
+    let stream = format!("tcp-server-first://{}:9000", host("stream"));
+    let mut connection = mesh.tcp_session("patient/web", &stream).await?;
+    connection.exchange(b"before").await?;
+    mesh.apply(&json!({
+        "apiVersion": "servicefence.io/v1alpha1", "kind": "ServiceFence", "metadata": {"name": "web", "namespace": "patient"},
+        "spec": {"mode": "Enforce", "learning": {"expireAfter": "24h"}},
+    }))
+    .await?;
+    mesh.wait_condition("patient", "web", "Enforced", "True").await?;
+    mesh.wait_at_rest("patient").await?;
+    until("connections that are known", LONG, async || {
+        let scope = town.scope("patient", "web").await?;
+        let said = mesh.explain("patient/web", "idle.books").await?;
+        ensure!(scope == [host("http-0"), host("stream")], "{scope:?}: {said}");
+        Ok(())
+    })
+    .await?;
+    let scoped_at = Instant::now();
+    let fence = mesh.fence("patient", "web").await?;
+    let connections = &fence["status"]["connections"];
+    ensure!(connections["pods"] == json!({"app": "web"}), "{connections}");
+    let scope = town.scope("shop", "web-1").await?;
+    ensure!(
+        scope.contains(&host("idle")),
+        "the connections of web-1 are known for minutes only: {scope:?}"
+    );
+    connection.exchange(b"after").await?;
+    Ok((connection, scoped_at))
+}
+
+/// Envoy closes the connections of a listener that went away after 45 s.
+async fn a_connection_from_before_is_still_open(
+    town: &Town,
+    (mut connection, scoped_at): (TcpSession, Instant),
+) -> Result<()> {
+    const DRAINED: Duration = Duration::from_secs(50);
+    tokio::time::sleep(DRAINED.saturating_sub(scoped_at.elapsed())).await;
+    connection
+        .exchange(b"much later")
+        .await
+        .context("the connection was cut")?;
+    let scope = town.scope("patient", "web").await?;
+    ensure!(scope == [host("http-0"), host("stream")], "{scope:?}");
     Ok(())
 }
 

@@ -74,6 +74,8 @@ pub enum Change {
     HistoryRead(history::Read),
     /// Metrics tell of calls of these fences, news or not.
     Told(BTreeSet<FenceKey>),
+    /// Metrics leave out connections of these fences, or their bytes.
+    Uncounted(BTreeSet<FenceKey>),
     /// Metrics could not be read for so long that what was read of the past has a gap.
     HistoryLost,
     /// What the API server last said to a write for a target; `None` when all is well.

@@ -12,6 +12,7 @@ use super::engine::{Engine, Fence};
 use super::facts::ServiceFacts;
 use super::history::MOST_SILENT;
 use super::name::{FenceKey, Name, ServiceKey};
+use super::plan::seconds;
 
 /// How often hosts leave a fence.
 const EVERY: SignedDuration = SignedDuration::from_hours(1);
@@ -43,6 +44,11 @@ impl Expiry {
     /// Whether a call is so long ago that it no longer counts.
     pub(super) fn is_over(self, call: Timestamp, now: Timestamp) -> bool {
         self.after.is_some_and(|after| now.duration_since(call) >= after)
+    }
+
+    /// Whether none ever is.
+    pub(super) fn is_never(self) -> bool {
+        self.after.is_none()
     }
 
     /// The silence after which a host leaves, by what the learned list says.
@@ -106,23 +112,26 @@ impl Engine {
         if past.unstored.contains_key(host.host.as_str()) || !self.is_told_of(host) {
             return None;
         }
+        let known_since = if self.is_http(host) {
+            past.known_since
+        } else {
+            self.silence_of_connections_since(key, fence, past)?
+        };
         // Silence counts from where metrics are known without a gap.
-        let begin = host.last_seen.max(past.known_since);
-        let end = begin.checked_add(silence).ok()?;
-        // It is read by people.
-        Timestamp::from_second(end.as_second()).ok()
+        let begin = host.last_seen.max(known_since);
+        begin.checked_add(silence).ok().map(seconds)
     }
 
     /// Whether metrics name a host when it is called. They name the one that answers, so not one that rules lead
-    /// elsewhere; nor, of connections, those that are open and no longer counted.
+    /// elsewhere.
     fn is_told_of(&self, host: &LearnedHost) -> bool {
+        host.sources.contains(&Source::Prometheus) && self.registry.rules_of_host(&host.host).next().is_none()
+    }
+
+    fn is_http(&self, host: &LearnedHost) -> bool {
         let service = ServiceKey::of_host(&host.host);
-        let facts = service
-            .as_ref()
-            .and_then(|service| self.registry.service(service));
-        host.sources.contains(&Source::Prometheus)
-            && facts.is_none_or(ServiceFacts::is_http)
-            && self.registry.rules_of_host(&host.host).next().is_none()
+        let facts = service.and_then(|service| self.registry.service(&service));
+        facts.is_none_or(ServiceFacts::is_http)
     }
 
     /// Whether metrics tell of this fence's workload at all: where its proxies are no longer scraped, or it does not run,

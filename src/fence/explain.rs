@@ -5,8 +5,9 @@
 
 use jiff::Timestamp;
 use serde::Serialize;
-use servicefence_crd::{Mode, Source};
+use servicefence_crd::{Mode, NonHttp, Source};
 
+use super::connections::non_http;
 use super::engine::{Engine, Fence};
 use super::facts::{ServiceFacts, VirtualServiceFacts};
 use super::name::{FenceKey, ScopeHost, ServiceKey};
@@ -182,9 +183,7 @@ impl Engine {
             Why::SubsetRule => protocol(
                 "a VirtualService of this namespace routes it to a subset whose DestinationRule the fallback gateway may not see",
             ),
-            Why::NonHttp => protocol(
-                "it has a port that is not HTTP, and learning.nonHttp keeps such hosts: their open connections would be cut",
-            ),
+            Why::NonHttp => protocol(&self.say_non_http(key, fence, now)),
             Why::PortCollision => protocol(
                 "it has a port that is not HTTP, with a number whose HTTP listener would swallow its connections",
             ),
@@ -200,6 +199,21 @@ impl Engine {
             }
         };
         because.push(reason);
+    }
+
+    fn say_non_http(&self, key: &FenceKey, fence: &Fence, now: Timestamp) -> String {
+        const CUT: &str = "it has a port that is not HTTP, and its open connections would be cut";
+        match (non_http(fence), self.connections_known_since(key, fence, now)) {
+            (NonHttp::Auto, Err(unknown)) => format!(
+                "{CUT}: learning.nonHttp Auto keeps such hosts until metrics have shown all connections of the workload \
+                 for as long as expireAfter, and {unknown}"
+            ),
+            // It is on its way into the status.
+            (NonHttp::Auto, Ok(since)) => {
+                format!("{CUT}: metrics show all connections of the workload since {since}, so it will leave")
+            }
+            (NonHttp::Learn | NonHttp::Keep, _) => format!("{CUT}: learning.nonHttp keeps such hosts"),
+        }
     }
 
     fn say_allowed(&self, key: &FenceKey, fence: &Fence, host: &ScopeHost, now: Timestamp) -> Vec<Because> {

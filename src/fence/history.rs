@@ -34,6 +34,8 @@ pub struct Past {
     pub unstored: BTreeMap<Name, Timestamp>,
     /// Since when there are metrics of this fence without a gap.
     pub known_since: Timestamp,
+    /// Since when these show all its connections too, with their bytes.
+    pub connections_known_since: Timestamp,
     /// When they last told of a call of this fence.
     pub told: Timestamp,
 }
@@ -137,6 +139,7 @@ impl Engine {
             if let Some(past) = self.history_read.get_mut(fence) {
                 if now.duration_since(past.told) > MOST_SILENT {
                     past.known_since = now;
+                    past.connections_known_since = now;
                 }
                 past.told = now;
             }

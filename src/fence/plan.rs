@@ -15,6 +15,7 @@ mod tests;
 pub use fence::FencePlan;
 pub use mesh::{PortsPlan, RoutesPlan};
 pub use namespace::NamespacePlan;
+pub(super) use status::seconds;
 pub use status::{Reason, Said};
 
 use super::history::History;

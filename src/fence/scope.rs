@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use jiff::Timestamp;
-use servicefence_crd::{LearnedHost, NonHttp, ServiceFenceSpec, Source, names};
+use servicefence_crd::{LearnedHost, ServiceFenceSpec, Source, names};
 
 use super::allow::Wishes;
 use super::engine::Engine;
@@ -176,6 +176,8 @@ pub struct Asking<'a> {
     pub accounts: &'a BTreeSet<Name>,
     /// Where its proxies fetch the keys of tokens.
     pub key_servers: &'a BTreeSet<&'a ServiceKey>,
+    /// Whether hosts that are not HTTP are in, called or not.
+    pub keeps_non_http: bool,
 }
 
 /// The scope of a fence.
@@ -224,22 +226,13 @@ pub fn scope(
             scope.add(service.scope_host(), Why::Policy);
         }
     }
-    add_protocol(&mut scope, registry, namespace, non_http(fence.spec));
+    add_protocol(&mut scope, registry, namespace, fence.keeps_non_http);
     add_routes(&mut scope, registry, namespace);
     scope
 }
 
-/// What the fence does with services that are not HTTP.
-pub fn non_http(spec: &ServiceFenceSpec) -> NonHttp {
-    spec.learning
-        .as_ref()
-        .and_then(|learning| learning.non_http)
-        .unwrap_or_default()
-}
-
-/// Hosts that the fallback gateway cannot serve or that cannot leave without harm, whatever their
-/// owner accepts or unless they accept that open connections are cut once.
-fn add_protocol(scope: &mut Scope, registry: &Registry, namespace: &Name, non_http: NonHttp) {
+/// Hosts that the fallback gateway cannot serve, or that cannot leave without harm.
+fn add_protocol(scope: &mut Scope, registry: &Registry, namespace: &Name, keeps_non_http: bool) {
     let mut shared_listeners = BTreeSet::new();
     for (key, entry) in registry.service_entries_for(namespace) {
         shared_listeners.extend(&entry.wildcard_ports);
@@ -274,11 +267,11 @@ fn add_protocol(scope: &mut Scope, registry: &Registry, namespace: &Name, non_ht
         } else if !registry.is_seen_by_gateway(facts) {
             scope.add(key.scope_host(), Why::Hidden);
         }
-        if non_http != NonHttp::Learn && facts.kind != ServiceKind::Headless && !facts.is_http() {
+        if keeps_non_http && facts.kind != ServiceKind::Headless && !facts.is_http() {
             scope.add(key.scope_host(), Why::NonHttp);
         }
     }
-    if non_http != NonHttp::Learn {
+    if keeps_non_http {
         return;
     }
     let in_scope: Vec<_> = scope

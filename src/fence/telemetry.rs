@@ -36,6 +36,8 @@ pub struct TelemetryFacts {
     pub for_all: bool,
     /// `spec.accessLogging`.
     pub access_logging: Vec<Value>,
+    /// It may take connections, or their bytes, out of the metrics that proxies tell of their own calls.
+    pub hides_connections: bool,
     /// Of two for all pods Istio takes the older.
     pub created: Timestamp,
     /// Digest of its spec.
@@ -161,7 +163,7 @@ impl Engine {
         }
     }
 
-    fn telemetries_in<'a>(
+    pub(super) fn telemetries_in<'a>(
         &'a self,
         namespace: &'a str,
     ) -> impl Iterator<Item = (&'a ConfigKey, &'a TelemetryFacts)> {

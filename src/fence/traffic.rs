@@ -14,10 +14,22 @@ use super::learn::{MOST_LEARNED, Observation, Period, Unattributed};
 use super::name::{FenceKey, Name, ServiceKey};
 use super::optin::Workload;
 
-/// Who called whom, in the words of Istio's standard metrics.
+/// The labels of Istio's metrics by which connections are known, and that a Telemetry may change.
+pub const LABELS: [&str; 8] = [
+    "reporter",
+    "source_workload_namespace",
+    "source_workload",
+    "source_app",
+    "source_version",
+    "source_canonical_service",
+    "destination_service",
+    "destination_service_name",
+];
+
+/// Whose proxies tell, in the words of Istio's standard metrics.
 /// <https://istio.io/latest/docs/reference/config/metrics/>
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Call {
+pub struct Teller {
     /// `source_workload_namespace`.
     pub namespace: Name,
     /// `source_workload`: the name of the Deployment, CronJob or the like.
@@ -28,6 +40,13 @@ pub struct Call {
     pub version: Name,
     /// `source_canonical_service`.
     pub canonical: Name,
+}
+
+/// Who called whom.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Call {
+    /// Who called.
+    pub from: Teller,
     /// `destination_service`: the host that answered.
     pub host: Name,
 }
@@ -45,6 +64,9 @@ pub struct Traffic {
     pub unattributed: BTreeMap<Unattributed, usize>,
 }
 
+/// Fences by namespace and name of their pods' workload.
+type Callers<'a> = BTreeMap<(Name, Name), BTreeSet<&'a FenceKey>>;
+
 impl Engine {
     /// What `calls` teach the fences; with `only`, no others than these.
     pub fn learn_from_calls(
@@ -56,9 +78,7 @@ impl Engine {
         let callers = self.fences_by_workload();
         let mut traffic = Traffic::default();
         for (call, period) in calls {
-            let name = (call.namespace.clone(), call.workload.clone());
-            let fences = callers.get(&name).cloned();
-            let fences = fences.unwrap_or_else(|| self.fences_of_absent(call));
+            let fences = self.fences_of(&call.from, &callers);
             if fences.is_empty() {
                 traffic.count(Unattributed::NotFenced);
                 continue;
@@ -129,9 +149,24 @@ impl Engine {
             .or_insert(period);
     }
 
-    /// The fences of the pods that are there, by namespace and name of their workload.
-    fn fences_by_workload(&self) -> BTreeMap<(Name, Name), BTreeSet<&FenceKey>> {
-        let mut fences: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+    /// The fences that these are about.
+    pub fn fences_of_tellers<'a>(&self, tellers: impl IntoIterator<Item = &'a Teller>) -> BTreeSet<FenceKey> {
+        let callers = self.fences_by_workload();
+        let fences = tellers
+            .into_iter()
+            .flat_map(|teller| self.fences_of(teller, &callers));
+        fences.cloned().collect()
+    }
+
+    fn fences_of<'a>(&'a self, teller: &Teller, callers: &Callers<'a>) -> BTreeSet<&'a FenceKey> {
+        let name = (teller.namespace.clone(), teller.workload.clone());
+        let fences = callers.get(&name).cloned();
+        fences.unwrap_or_else(|| self.fences_of_absent(teller))
+    }
+
+    /// The fences of the pods that are there.
+    fn fences_by_workload(&self) -> Callers<'_> {
+        let mut fences = Callers::new();
         // Pods of a workload are alike, and a rollout is slow enough to ask for each kind once.
         let mut known: BTreeMap<(&Name, &Labels), Option<&FenceKey>> = BTreeMap::new();
         for (pod, facts) in &self.pods {
@@ -148,9 +183,9 @@ impl Engine {
 
     /// The fences of a workload that has no pod now, such as a job between two runs: by the labels that metrics tell,
     /// else by name, else the default of the namespace.
-    fn fences_of_absent<'a>(&'a self, call: &Call) -> BTreeSet<&'a FenceKey> {
+    fn fences_of_absent<'a>(&'a self, teller: &Teller) -> BTreeSet<&'a FenceKey> {
         let of = |chosen: &dyn Fn(&FenceKey, Option<&Labels>) -> bool| -> BTreeSet<&'a FenceKey> {
-            self.learning_in(&call.namespace)
+            self.learning_in(&teller.namespace)
                 .filter(|(key, fence)| match self.workload(fence) {
                     Workload::Pods(selector) => chosen(key, selector),
                     Workload::NoService(_) | Workload::NoPods(_) => false,
@@ -158,12 +193,12 @@ impl Engine {
                 .map(|(key, _)| key)
                 .collect()
         };
-        let by_labels = of(&|_, selector| selector.is_some_and(|selector| call.has(selector)));
+        let by_labels = of(&|_, selector| selector.is_some_and(|selector| teller.has(selector)));
         if !by_labels.is_empty() {
             return by_labels;
         }
         let by_name = of(&|key, selector| {
-            selector.is_some() && (key.name == call.workload || key.name == call.canonical)
+            selector.is_some() && (key.name == teller.workload || key.name == teller.canonical)
         });
         if !by_name.is_empty() {
             return by_name;
@@ -191,21 +226,21 @@ impl Engine {
             .filter(|host| {
                 let mut rules = self.registry.rules_of_host(host);
                 rules.any(|(_, rules)| {
-                    rules.destinations.contains(&answered) && rules.visibility.to(&call.namespace)
+                    rules.destinations.contains(&answered) && rules.visibility.to(&call.from.namespace)
                 })
             })
             .filter_map(|host| ServiceKey::of_host(host));
         let all: BTreeSet<_> = named.chain([answered.clone()]).collect();
         let is_seen = |service: &ServiceKey| {
             let facts = self.registry.service(service);
-            facts.is_some_and(|facts| facts.visibility.to(&call.namespace))
+            facts.is_some_and(|facts| facts.visibility.to(&call.from.namespace))
         };
         all.into_iter().filter(is_seen).collect()
     }
 }
 
-impl Call {
-    /// Whether the caller's pods have these labels, as far as metrics can tell.
+impl Teller {
+    /// Whether its pods have these labels, as far as metrics can tell.
     fn has(&self, selector: &Labels) -> bool {
         selector.iter().all(|(key, value)| {
             let told = match key.as_str() {

@@ -13,6 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use servicefence_crd::{Fallback, Forgot, Mode, ServiceFence, ServiceFenceStatus, Source, names};
 
+pub(crate) use self::objects::call;
 use self::objects::{dynamic, merge, observe};
 use super::change::{Change, Target};
 use super::engine::{Engine, Settings};

@@ -110,13 +110,12 @@ impl Reader {
     /// Reads what was called since the last good cycle.
     async fn cycle(&mut self) -> Result<(), QueryError> {
         let client = self.client()?;
-        let clock = client.clock().await?;
+        let look = client.look().await?;
+        let clock = look.clock;
         let now = Timestamp::now();
         let most = self.settings.backfill.max(LATE);
-        let since = now.duration_since(self.read_until) + LATE;
-        let calls = client
-            .calls(&clock, now, since.min(most), &BTreeSet::new())
-            .await?;
+        let since = (now.duration_since(self.read_until) + LATE).min(most);
+        let calls = client.calls(&clock, now, since, &BTreeSet::new()).await?;
         self.metrics
             .calls
             .set(i64::try_from(calls.found.len()).unwrap_or(i64::MAX));
@@ -124,7 +123,18 @@ impl Reader {
         self.metrics.count_unattributed(&traffic);
         self.state.apply(Change::Told(traffic.told.clone()));
         self.hand_on(traffic).await;
-        if let Some(warning) = calls.warning {
+        let (uncounted, warning) = client.uncounted(&clock, now, since, &BTreeSet::new()).await?;
+        let uncounted = if look.has_bytes {
+            self.state.engine().fences_of_tellers(&uncounted)
+        } else {
+            self.state
+                .engine()
+                .fences()
+                .map(|(fence, _)| fence.clone())
+                .collect()
+        };
+        self.state.apply(Change::Uncounted(uncounted));
+        if let Some(warning) = calls.warning.or(warning) {
             return Err(QueryError::Partial(warning));
         }
         clock.check()?;

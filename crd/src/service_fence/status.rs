@@ -1,5 +1,7 @@
 //! What the controller says of a fence.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
@@ -32,6 +34,11 @@ pub struct ServiceFenceStatus {
     /// The hosts that were forgotten last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forgot: Option<Forgot>,
+
+    /// That metrics have shown all connections of the workload for as long as `expireAfter`: from then on
+    /// `learning.nonHttp: Auto` is like `Learn`. Absent before that, and where `nonHttp` is not `Auto`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<Connections>,
 
     /// The scope that the workload's Sidecar carries, or in mode `Observe` the one that it would. Absent while there is
     /// neither.
@@ -81,6 +88,18 @@ pub struct Forgot {
     /// Fully qualified names: at most a tenth of the learned list, or one.
     #[schemars(length(max = 200), inner(length(max = 253)))]
     pub hosts: Vec<String>,
+}
+
+/// What is known of the connections of a workload.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Connections {
+    /// Since when metrics have shown all of them, with their bytes.
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub known_since: Timestamp,
+    /// The labels of the pods that this is about. Of others it says nothing.
+    #[schemars(extend("maxProperties" = 64))]
+    pub pods: BTreeMap<String, String>,
 }
 
 /// What one proxy of the workload need not hold because of its scope: an estimate from the Services of the mesh and

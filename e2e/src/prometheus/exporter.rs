@@ -27,7 +27,7 @@ use tokio::sync::Mutex;
 
 use crate::mesh::Core;
 use crate::pod::PodRecord;
-use crate::proxy::{Proxy, Traffic, TrafficByCluster, difference};
+use crate::proxy::{Proxy, SentReceived, Traffic, TrafficByCluster, difference};
 
 /// Where it listens, in the node's namespace.
 pub(super) const ADDRESS: &str = "127.0.0.1:9099";
@@ -74,6 +74,9 @@ struct Counted {
     /// Envoy's counters, which go with a cluster or a host, while Istio's stay.
     last: TrafficByCluster,
     total: TrafficByCluster,
+    /// The same of bytes, of the proxies that count them.
+    last_bytes: BTreeMap<String, SentReceived>,
+    total_bytes: BTreeMap<String, SentReceived>,
 }
 
 impl Exporter {
@@ -109,12 +112,12 @@ impl Exporter {
     async fn metrics(&self, pod: &str) -> Result<String> {
         let proxy = Proxy::of(&self.core, pod)?;
         let info: Value = serde_json::from_slice(&proxy.get("/server_info").await?.body)?;
-        let traffic = proxy.traffic().await?;
-        let total = {
+        let (traffic, bytes) = tokio::try_join!(proxy.traffic(), proxy.bytes())?;
+        let (total, bytes) = {
             let mut counted = self.counted.lock().await;
             let counted = counted.entry(pod.to_owned()).or_default();
-            counted.add(uptime(&info), traffic);
-            counted.total.clone()
+            counted.add(uptime(&info), traffic, bytes);
+            (counted.total.clone(), counted.total_bytes.clone())
         };
         let source = source(&info);
         let mut text = String::new();
@@ -123,7 +126,7 @@ impl Exporter {
                 continue;
             };
             let is_http = self.is_http(&destination).await?;
-            destination.write(&mut text, &source, *traffic, is_http);
+            destination.write(&mut text, &source, *traffic, bytes.get(cluster).copied(), is_http);
         }
         Ok(text)
     }
@@ -149,7 +152,7 @@ impl Exporter {
 }
 
 impl Counted {
-    fn add(&mut self, uptime: u64, traffic: TrafficByCluster) {
+    fn add(&mut self, uptime: u64, traffic: TrafficByCluster, bytes: BTreeMap<String, SentReceived>) {
         if uptime < self.uptime {
             *self = Self::default();
         }
@@ -161,6 +164,19 @@ impl Counted {
             total.connections += more.connections;
         }
         self.last = traffic;
+        for (cluster, now) in &bytes {
+            let then = self.last_bytes.get(cluster).copied().unwrap_or_default();
+            let total = self.total_bytes.entry(cluster.clone()).or_default();
+            for at in 0..now.len() {
+                // A cluster that comes anew begins anew.
+                total[at] += if now[at] < then[at] {
+                    now[at]
+                } else {
+                    now[at] - then[at]
+                };
+            }
+        }
+        self.last_bytes = bytes;
     }
 }
 
@@ -237,7 +253,14 @@ impl<'a> Destination<'a> {
             .unwrap_or("unknown")
     }
 
-    fn write(&self, text: &mut String, source: &str, traffic: Traffic, is_http: bool) {
+    fn write(
+        &self,
+        text: &mut String,
+        source: &str,
+        traffic: Traffic,
+        bytes: Option<SentReceived>,
+        is_http: bool,
+    ) {
         let labels = format!(
             "{source},destination_service={:?},destination_service_name={:?},destination_service_namespace={:?},\
              destination_cluster=\"Kubernetes\",connection_security_policy=\"unknown\"",
@@ -256,11 +279,19 @@ impl<'a> Destination<'a> {
                 }
             }
         } else if traffic.connections > 0 {
-            let count = traffic.connections;
-            let _ = writeln!(
-                text,
-                "istio_tcp_connections_opened_total{{{labels},request_protocol=\"tcp\",response_flags=\"-\"}} {count}"
-            );
+            let [sent, received] = bytes.map_or([None; 2], |bytes| bytes.map(Some));
+            for (counter, count) in [
+                ("istio_tcp_connections_opened_total", Some(traffic.connections)),
+                ("istio_tcp_sent_bytes_total", sent),
+                ("istio_tcp_received_bytes_total", received),
+            ] {
+                if let Some(count) = count {
+                    let _ = writeln!(
+                        text,
+                        "{counter}{{{labels},request_protocol=\"tcp\",response_flags=\"-\"}} {count}"
+                    );
+                }
+            }
         }
     }
 }

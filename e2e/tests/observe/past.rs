@@ -17,8 +17,39 @@ pub(crate) struct Calls {
     pub(crate) host: String,
 }
 
-/// Ten minutes of each.
-pub(crate) fn text(all: &[Calls], now: Timestamp) -> String {
+/// A workload whose metrics go back for more than a day, without a gap: it calls one host, and has a connection to another.
+pub(crate) struct Steady {
+    pub(crate) namespace: &'static str,
+    pub(crate) workload: &'static str,
+    pub(crate) called: String,
+    pub(crate) connected: String,
+}
+
+impl Steady {
+    /// How far back.
+    const HOURS: i64 = 26;
+
+    /// The samples of a counter that grows by `step` every four minutes, a little oftener than Prometheus forgets them.
+    fn write(&self, text: &mut String, counter: &str, host: &str, step: i64, now: Timestamp) {
+        let Self {
+            namespace, workload, ..
+        } = self;
+        let name = host.split('.').next().unwrap_or_default();
+        for sample in 0..=Self::HOURS * 15 {
+            let at = (now - Self::HOURS.hours() + (4 * sample).minutes()).as_second();
+            let _ = writeln!(
+                text,
+                "{counter}{{reporter=\"source\",namespace={namespace:?},source_workload_namespace={namespace:?},\
+                 source_workload={workload:?},source_app={workload:?},source_canonical_service={workload:?},\
+                 destination_service={host:?},destination_service_name={name:?}}} {} {at}",
+                1 + step * sample
+            );
+        }
+    }
+}
+
+/// Ten minutes of each of the first, and all of the steady one.
+pub(crate) fn text(all: &[Calls], steady: &Steady, now: Timestamp) -> String {
     let mut text = "# TYPE istio_requests counter\n".to_owned();
     let begun = now - (DAYS_AGO * 24).hours();
     for calls in all {
@@ -39,6 +70,21 @@ pub(crate) fn text(all: &[Calls], now: Timestamp) -> String {
                 minute + 1
             );
         }
+    }
+    steady.write(&mut text, "istio_requests_total", &steady.called, 10, now);
+    for (counter, step) in [
+        ("connections_opened", 0),
+        ("sent_bytes", 100),
+        ("received_bytes", 100),
+    ] {
+        let _ = writeln!(text, "# TYPE istio_tcp_{counter} counter");
+        steady.write(
+            &mut text,
+            &format!("istio_tcp_{counter}_total"),
+            &steady.connected,
+            step,
+            now,
+        );
     }
     text + "# EOF\n"
 }

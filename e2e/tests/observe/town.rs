@@ -22,6 +22,13 @@ const HTTP: usize = 8;
 /// HTTP Services that nobody calls all the time.
 const QUIET: [&str; 5] = ["quiet-shop", "quiet-store", "quiet-job", "quiet-evil", "fresh"];
 
+/// Services that are not HTTP: all callers have connections to one, nobody has one to the other.
+const TCP: [(&str, u16); 2] = [("stream", 9000), ("idle", 9001)];
+
+/// What makes an Envoy count the bytes of its clusters, as Istio's own filter always does.
+const BYTES: &str =
+    "proxyStatsMatcher: {inclusionSuffixes: [upstream_cx_tx_bytes_total, upstream_cx_rx_bytes_total]}";
+
 /// The mesh, with Prometheus and the chart.
 pub(crate) struct Town {
     pub(crate) mesh: Mesh,
@@ -52,7 +59,7 @@ impl Town {
     pub(crate) async fn with_prometheus(mesh: &Mesh) -> Result<(Self, Prometheus)> {
         add_pods(mesh).await?;
         let start = Timestamp::now();
-        let prometheus = mesh.prometheus(&past::text(&past(), start)).await?;
+        let prometheus = mesh.prometheus(&past::text(&past(), &steady(), start)).await?;
         let values = prometheus.chart_values().await?;
         let mut values: Vec<_> = values.iter().map(String::as_str).collect();
         values.push("prometheus.interval=2s");
@@ -154,26 +161,41 @@ fn numbers(caller: usize) -> impl Iterator<Item = usize> {
 }
 
 async fn add_pods(mesh: &Mesh) -> Result<()> {
-    mesh.add_pod(PodSpec::new(SERVER).http(8080).tcp_server_first(9000))
-        .await?;
+    mesh.add_pod(
+        PodSpec::new(SERVER)
+            .http(8080)
+            .tcp_server_first(9000)
+            .tcp_server_first(9001),
+    )
+    .await?;
     let http = (0..HTTP).map(|number| format!("http-{number}"));
     let http = http
         .chain(QUIET.map(str::to_owned))
         .map(|name| (name, Protocol::Http, 8080));
-    for (name, protocol, port) in http.chain([("stream".to_owned(), Protocol::TcpServerFirst, 9000)]) {
+    for (name, protocol, port) in
+        http.chain(TCP.map(|(name, port)| (name.to_owned(), Protocol::TcpServerFirst, port)))
+    {
         let service = ServiceSpec::new(&format!("books/{name}")).selects("server");
         mesh.add_service(&service.port(protocol, port)).await?;
     }
     let callers = CALLERS.map(|caller| format!("shop/{caller}"));
-    let others = ["store/web-1", "late/web"].map(str::to_owned);
-    try_join_all(
-        callers
-            .into_iter()
-            .chain(others)
-            .map(|name| mesh.add_app(PodSpec::new(&name).http(8080))),
-    )
+    let others = ["store/web-1", "late/web", "patient/web"].map(str::to_owned);
+    try_join_all(callers.into_iter().chain(others).map(|name| {
+        let counting = PodSpec::new(&name).annotation("proxy.istio.io/config", BYTES);
+        mesh.add_app(counting.http(8080))
+    }))
     .await?;
     mesh.wait_endpoint("books/stream").await
+}
+
+/// A caller whose connections are known for more than a day.
+fn steady() -> past::Steady {
+    past::Steady {
+        namespace: "patient",
+        workload: "web",
+        called: host("http-0"),
+        connected: host("stream"),
+    }
 }
 
 /// A caller, another of the same name in another namespace, a job without pods, and a liar.

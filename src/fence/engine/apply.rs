@@ -49,7 +49,7 @@ impl Engine {
                 self.dirty_fences_in(&namespace, &mut dirty);
                 dirty.targets.insert(Target::Namespace(namespace));
             }
-            Change::Telemetry(key, facts) => self.apply_telemetry(key, facts, &mut dirty),
+            Change::Telemetry(key, facts) => self.apply_telemetry(key, facts, now, &mut dirty),
             Change::PeerAuthentication(key, facts) => self.apply_peer_authentication(key, facts, &mut dirty),
             Change::MeshConfig(facts) => self.apply_mesh_config(facts, &mut dirty),
             Change::Routes(object, written) => {
@@ -97,6 +97,7 @@ impl Engine {
             Change::History(history) => self.apply_history(history, &mut dirty),
             Change::HistoryRead(read) => self.apply_history_read(read, &mut dirty),
             Change::Told(fences) => self.apply_told(&fences, now),
+            Change::Uncounted(fences) => self.apply_uncounted(&fences, now),
             Change::HistoryLost => self.apply_history_lost(&mut dirty),
             Change::WriteError(target, error) => {
                 if self.write_errors.get(&target) != error.as_ref() {
@@ -392,7 +393,17 @@ impl Engine {
             .keep(moved, until);
     }
 
-    fn apply_telemetry(&mut self, key: ConfigKey, facts: Option<TelemetryFacts>, dirty: &mut Dirty) {
+    fn apply_telemetry(
+        &mut self,
+        key: ConfigKey,
+        facts: Option<TelemetryFacts>,
+        now: Timestamp,
+        dirty: &mut Dirty,
+    ) {
+        let old = self.telemetries.get(&key);
+        if old.into_iter().chain(&facts).any(|facts| facts.hides_connections) {
+            self.connections_were_hidden(&key, now);
+        }
         let concerned = if key.namespace == self.settings.root_namespace {
             self.reading_logs()
         } else {

@@ -159,6 +159,7 @@ impl Engine {
         let asking = scope::Asking {
             accounts: &accounts,
             key_servers: &key_servers,
+            keeps_non_http: self.keeps_non_http(key, fence),
             namespace: &key.namespace,
             spec: &fence.resource.spec,
             wishes: &fence.wishes,

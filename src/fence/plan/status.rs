@@ -231,12 +231,14 @@ impl Engine {
         }
         let generation = fence.resource.metadata.generation;
         let conditions = self.conditions(case, held, ready, &said);
+        let connections = self.connections(key, fence, now);
         let status = ServiceFenceStatus {
             observed_generation: generation,
             mode: Some(mode),
             fallback: (mode != Mode::Off).then(|| self.fallback(&key.namespace)),
             learned: Vec::new(),
             forgot: None,
+            connections,
             scope,
             savings,
             conditions,
@@ -333,15 +335,17 @@ fn says_the_same(one: &ServiceFenceStatus, other: &ServiceFenceStatus) -> bool {
         fallback,
         learned: _,
         forgot: _,
+        connections,
         scope,
         savings,
         conditions,
     } = one;
     (observed_generation, mode, fallback) == (&other.observed_generation, &other.mode, &other.fallback)
-        && (scope, savings, conditions) == (&other.scope, &other.savings, &other.conditions)
+        && (connections, scope) == (&other.connections, &other.scope)
+        && (savings, conditions) == (&other.savings, &other.conditions)
 }
 
-/// Kubernetes writes times of conditions in whole seconds.
-pub(super) fn seconds(at: Timestamp) -> Timestamp {
+/// Times that people read are in whole seconds, as Kubernetes writes those of conditions.
+pub(in crate::fence) fn seconds(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second()).unwrap_or(at)
 }

@@ -1,6 +1,7 @@
 //! Decisions, from the outside: what happens in a cluster, and what is written.
 
 mod conditions;
+mod connections;
 mod delegates;
 mod discovery;
 mod dual_stack;

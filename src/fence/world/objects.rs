@@ -4,8 +4,8 @@ use kube::api::{DynamicObject, TypeMeta};
 use serde_json::Value;
 
 use super::SYSTEM;
-use crate::fence::Change;
 use crate::fence::render::Kind;
+use crate::fence::{Call, Change, Teller};
 use crate::source::convert::Observe as _;
 
 pub(super) fn observe(kind: Kind, body: Value) -> Change {
@@ -23,6 +23,20 @@ pub(super) fn dynamic(kind: &str, body: Value) -> DynamicObject {
         kind: kind.to_owned(),
     });
     object
+}
+
+/// A call as metrics tell it, of a workload whose pods have no labels of note.
+pub(crate) fn call(namespace: &str, workload: &str, host: &str) -> Call {
+    Call {
+        from: Teller {
+            namespace: namespace.into(),
+            workload: workload.into(),
+            app: "unknown".into(),
+            version: "unknown".into(),
+            canonical: workload.into(),
+        },
+        host: host.into(),
+    }
 }
 
 pub(super) fn merge(into: &mut Value, more: &Value) {

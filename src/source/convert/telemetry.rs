@@ -1,4 +1,4 @@
-//! What Istio's Telemetries say about access logs, and what its MeshConfig says.
+//! What Istio's Telemetries say about access logs and metrics, and what its MeshConfig says.
 
 use std::collections::BTreeMap;
 
@@ -9,13 +9,13 @@ use serde_json::Value;
 use servicefence_crd::Selector;
 
 use super::{Observe, Unreadable, created, written};
-use crate::fence::Change;
 use crate::fence::discovery::{DefaultExport, DefaultExports};
 use crate::fence::name::{ScopeHost, ServiceKey};
 use crate::fence::render::Kind;
 use crate::fence::telemetry::{self, MeshConfigFacts, TelemetryFacts};
+use crate::fence::{Change, LABELS};
 
-/// What a Telemetry says about access logs.
+/// What a Telemetry says.
 pub(super) fn facts(object: &DynamicObject) -> TelemetryFacts {
     let spec = &object.data["spec"];
     let is = written(object, Kind::Telemetry);
@@ -25,9 +25,48 @@ pub(super) fn facts(object: &DynamicObject) -> TelemetryFacts {
         ours: is.ours,
         for_all: labels.is_none_or(serde_json::Map::is_empty) && !names("targetRef") && !names("targetRefs"),
         access_logging: spec["accessLogging"].as_array().cloned().unwrap_or_default(),
+        hides_connections: spec["metrics"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(hides_connections),
         created: created(&object.metadata),
         fingerprint: is.fingerprint,
     }
+}
+
+/// Metrics that tell nothing of open connections.
+const OF_OTHERS: [&str; 7] = [
+    "REQUEST_COUNT",
+    "REQUEST_DURATION",
+    "REQUEST_SIZE",
+    "RESPONSE_SIZE",
+    "TCP_CLOSED_CONNECTIONS",
+    "GRPC_REQUEST_MESSAGES",
+    "GRPC_RESPONSE_MESSAGES",
+];
+
+/// Whether an entry of `spec.metrics` takes connections or their bytes out of what Prometheus gets from callers, or the
+/// labels by which they are known. <https://istio.io/latest/docs/reference/config/telemetry/#Metrics>
+fn hides_connections(entry: &Value) -> bool {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let providers = list(&entry["providers"]);
+    let is_prometheus = |provider: &Value| {
+        let name = provider["name"].as_str();
+        name.is_some_and(|name| name.eq_ignore_ascii_case("prometheus"))
+    };
+    let hides = |one: &Value| {
+        let of = &one["match"];
+        let is_ours = of["mode"] != "SERVER"
+            && !of["metric"]
+                .as_str()
+                .is_some_and(|metric| OF_OTHERS.contains(&metric));
+        let tags = one["tagOverrides"].as_object();
+        let is_label = |tag: &String| LABELS.contains(&tag.as_str());
+        is_ours && (one["disabled"] == true || tags.is_some_and(|tags| tags.keys().any(is_label)))
+    };
+    !providers.is_empty() && !providers.iter().any(is_prometheus)
+        || list(&entry["overrides"]).iter().any(hides)
 }
 
 /// Key of the ConfigMap under which MeshConfig stands, as YAML.
@@ -112,6 +151,42 @@ impl Provider {
         match service.split_once('/') {
             Some(_) => ScopeHost::parse(service),
             None => ServiceKey::of_host(service).map(|service| service.scope_host()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_takes_connections_out_of_metrics_is_seen() {
+        let off = |of: Value| json!({"overrides": [{"match": of, "disabled": true}]});
+        let tag = |name: &str| json!({"overrides": [{"tagOverrides": {name: {"operation": "REMOVE"}}}]});
+        for entry in [
+            off(json!({})),
+            off(json!({"metric": "ALL_METRICS"})),
+            off(json!({"metric": "TCP_SENT_BYTES", "mode": "CLIENT"})),
+            off(json!({"metric": "TCP_OPENED_CONNECTIONS", "mode": "CLIENT_AND_SERVER"})),
+            off(json!({"customMetric": "tcp_received_bytes"})),
+            tag("destination_service"),
+            tag("source_workload"),
+            json!({"providers": [{"name": "stackdriver"}]}),
+        ] {
+            assert!(hides_connections(&entry), "{entry}");
+        }
+        for entry in [
+            json!({}),
+            json!({"providers": [{"name": "stackdriver"}, {"name": "Prometheus"}]}),
+            off(json!({"metric": "REQUEST_COUNT"})),
+            off(json!({"metric": "TCP_SENT_BYTES", "mode": "SERVER"})),
+            json!({"overrides": [{"match": {"metric": "TCP_SENT_BYTES"}}]}),
+            json!({"overrides": [{"match": {"metric": "TCP_SENT_BYTES"}, "disabled": false}]}),
+            tag("request_operation"),
+        ] {
+            assert!(!hides_connections(&entry), "{entry}");
         }
     }
 }

@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::QueryError;
-use crate::fence::Call;
 use crate::fence::name::Name;
+use crate::fence::{Call, Teller};
 
 /// So much of what the server says goes into conditions and logs.
 const MOST_TEXT: usize = 200;
@@ -83,7 +83,7 @@ impl Sample<'_> {
 
     /// Whether it has a label.
     pub(super) fn has(&self, label: &str) -> bool {
-        self.metric.get(label).is_some_and(|value| !value.is_empty())
+        !self.label(label).is_empty()
     }
 
     /// Its value.
@@ -91,20 +91,31 @@ impl Sample<'_> {
         self.value.1.parse().ok()
     }
 
-    /// Who called whom; `None` where the series is of another namespace than it says, or does not show that it is of this one.
-    pub(super) fn call(&self, namespace_label: &str) -> Option<Call> {
-        let label = |name: &str| self.metric.get(name).map_or("", |value| &**value);
-        let claimed = label("source_workload_namespace");
-        if !namespace_label.is_empty() && label(namespace_label) != claimed {
+    /// The value of a label; empty where there is none.
+    pub(super) fn label(&self, name: &str) -> &str {
+        self.metric.get(name).map_or("", |value| &**value)
+    }
+
+    /// Whose series it is; `None` where it is of another namespace than it says, or does not show that it is of this one.
+    pub(super) fn teller(&self, namespace_label: &str) -> Option<Teller> {
+        let claimed = self.label("source_workload_namespace");
+        if !namespace_label.is_empty() && self.label(namespace_label) != claimed {
             return None;
         }
-        Some(Call {
+        Some(Teller {
             namespace: claimed.into(),
-            workload: label("source_workload").into(),
-            app: label("source_app").into(),
-            version: label("source_version").into(),
-            canonical: label("source_canonical_service").into(),
-            host: Name::from(label("destination_service")),
+            workload: self.label("source_workload").into(),
+            app: self.label("source_app").into(),
+            version: self.label("source_version").into(),
+            canonical: self.label("source_canonical_service").into(),
+        })
+    }
+
+    /// Who called whom.
+    pub(super) fn call(&self, namespace_label: &str) -> Option<Call> {
+        Some(Call {
+            from: self.teller(namespace_label)?,
+            host: Name::from(self.label("destination_service")),
         })
     }
 }

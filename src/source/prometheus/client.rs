@@ -16,8 +16,8 @@ use tokio::time::Instant;
 
 use super::answer::{Answer, Sample};
 use super::{Calls, MOST_SKEW, PrometheusMetrics, Settings, positive, query};
-use crate::fence::Period;
 use crate::fence::name::Name;
+use crate::fence::{Period, Teller};
 
 /// The longest answer that is read.
 const MOST_BYTES: usize = 32 * 1024 * 1024;
@@ -127,6 +127,22 @@ pub struct Found {
     pub warning: Option<String>,
 }
 
+/// What a server has.
+pub(super) struct Look {
+    pub(super) clock: Clock,
+    /// Whether it has the bytes of connections, in both directions.
+    pub(super) has_bytes: bool,
+}
+
+/// At how many moments there is what.
+#[derive(Clone, Copy)]
+pub(super) struct Gapless {
+    /// There are metrics of calls all the time.
+    pub(super) calls: bool,
+    /// And of bytes.
+    pub(super) bytes: bool,
+}
+
 /// Asks one server.
 pub struct Client {
     kube: kube::Client,
@@ -169,34 +185,65 @@ impl Client {
     }
 
     /// Sees that the server has the metrics, and what time it has.
-    pub async fn clock(&self) -> Result<Clock, QueryError> {
+    pub(super) async fn look(&self) -> Result<Look, QueryError> {
         let body = self
             .ask("anything", &query::anything(&self.settings), None)
             .await?;
         let now = Timestamp::now();
         let (samples, _) = self.read(&body)?;
-        let at = samples.first().and_then(Sample::at).ok_or(QueryError::Empty)?;
+        let has = |name: &str| samples.iter().any(|one| one.label(query::NAME) == name);
+        let of_calls = samples
+            .iter()
+            .find(|one| query::is_of_calls(one.label(query::NAME)));
+        let at = of_calls.and_then(Sample::at).ok_or(QueryError::Empty)?;
         let ahead = at.duration_since(now);
         self.metrics.skew.set(ahead.as_secs_f64());
         let clock = Clock(ahead);
         if ahead.abs() > ABSURD_SKEW {
             clock.check()?;
         }
-        Ok(clock)
+        Ok(Look {
+            clock,
+            has_bytes: query::CONNECTION_BYTES.into_iter().all(has),
+        })
     }
 
     /// Whether there are metrics all through `window` before `end`, so that silence in it means something.
-    pub async fn is_gapless(
+    pub(super) async fn gapless(
         &self,
         clock: &Clock,
         end: Timestamp,
         window: SignedDuration,
-    ) -> Result<bool, QueryError> {
+    ) -> Result<Gapless, QueryError> {
         let (expression, expected) = query::moments(&self.settings, window);
         let body = self.ask("moments", &expression, Some(end + clock.0)).await?;
         let (samples, warned) = self.read(&body)?;
-        let found = samples.first().and_then(Sample::number).unwrap_or_default();
-        Ok(warned.is_none() && found >= expected)
+        let all_the_time = |of: &str| {
+            let number = samples.iter().find(|one| one.label(query::OF) == of);
+            let number = number.and_then(Sample::number).unwrap_or_default();
+            warned.is_none() && number >= expected
+        };
+        Ok(Gapless {
+            calls: all_the_time(query::OF_CALLS),
+            bytes: all_the_time(query::OF_BYTES),
+        })
+    }
+
+    /// Who has connections in `window` before `end` whose bytes metrics leave out, and why there may be more.
+    pub(super) async fn uncounted(
+        &self,
+        clock: &Clock,
+        end: Timestamp,
+        window: SignedDuration,
+        namespaces: &BTreeSet<Name>,
+    ) -> Result<(BTreeSet<Teller>, Option<String>), QueryError> {
+        let expression = query::uncounted(&self.settings, window, namespaces);
+        let body = self.ask("uncounted", &expression, Some(end + clock.0)).await?;
+        let (samples, warned) = self.read(&body)?;
+        let tellers = samples
+            .iter()
+            .filter_map(|one| one.teller(&self.settings.namespace_label));
+        Ok((tellers.collect(), warned))
     }
 
     /// Who called whom in `window` before `end`.

@@ -6,11 +6,11 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-use super::client::{Client, Found, QueryError};
+use super::client::{Client, Found, Gapless, QueryError};
 use super::{Calls, LATE};
 use crate::fence::history::{self, History, MOST_SILENT};
 use crate::fence::name::{FenceKey, Name};
-use crate::fence::{Change, Traffic};
+use crate::fence::{Change, Teller, Traffic};
 use crate::state::State;
 
 /// A piece. Smaller ones tell better when a host was called, bigger ones cost fewer queries.
@@ -36,6 +36,11 @@ pub(super) struct Past {
     /// For how long before the end there are metrics without a gap; it grows while `is_gapless`.
     gapless: SignedDuration,
     is_gapless: bool,
+    /// The same of bytes.
+    counted: SignedDuration,
+    is_counted: bool,
+    /// Until when connections of a fence, or their bytes, were left out at least.
+    uncounted: BTreeMap<FenceKey, Timestamp>,
     /// The newest moment at which metrics told of a fence, and since when they did again and again.
     told: BTreeMap<FenceKey, (Timestamp, Timestamp)>,
     read: SignedDuration,
@@ -59,6 +64,9 @@ impl Past {
             end,
             gapless: SignedDuration::ZERO,
             is_gapless: true,
+            counted: SignedDuration::ZERO,
+            is_counted: true,
+            uncounted: BTreeMap::new(),
             told: BTreeMap::new(),
             read: SignedDuration::ZERO,
             of,
@@ -90,9 +98,12 @@ impl Past {
                 .get(fence)
                 .copied()
                 .unwrap_or((Timestamp::UNIX_EPOCH, self.end));
+            let known_since = gapless_since.max(since);
+            let uncounted = self.uncounted.get(fence).copied().unwrap_or(known_since);
             history::Past {
                 unstored: BTreeMap::new(),
-                known_since: gapless_since.max(since),
+                known_since,
+                connections_known_since: known_since.max(self.end - self.counted).max(uncounted),
                 told,
             }
         };
@@ -112,7 +123,7 @@ impl Past {
     /// Reads one more piece. After an error it goes on where it was; a piece with a warning was not read.
     pub(super) async fn read_on(&mut self, client: &Client, state: &State) -> Result<(), QueryError> {
         let piece = self.piece.min(self.of - self.read);
-        let (answer, is_gapless) = match self.piece(client, piece).await {
+        let (answer, gapless, uncounted) = match self.piece(client, piece).await {
             Err(error) if error.is_too_much() && piece > HOUR => {
                 self.piece = (piece / 2).max(HOUR);
                 return Ok(());
@@ -133,9 +144,19 @@ impl Past {
         }
         self.note_told(traffic.told, piece);
         self.trouble = None;
-        self.is_gapless &= is_gapless;
+        self.is_gapless &= gapless.calls;
         if self.is_gapless {
             self.gapless += piece;
+        }
+        self.is_counted &= gapless.bytes;
+        if self.is_counted {
+            self.counted += piece;
+        }
+        let uncounted = state.engine().fences_of_tellers(&uncounted);
+        let end = self.end - self.read;
+        for fence in uncounted {
+            // Pieces are read backward: the first is the newest.
+            self.uncounted.entry(fence).or_insert(end);
         }
         self.read += piece;
         if self.said.elapsed() >= TELL_EVERY {
@@ -155,21 +176,35 @@ impl Past {
         }
     }
 
-    /// What was called in a piece, and whether there are metrics all through it.
-    async fn piece(&self, client: &Client, piece: SignedDuration) -> Result<(Found, bool), QueryError> {
-        let clock = client.clock().await?;
+    /// What was called in a piece, whether there are metrics all through it, and whose connections they leave out.
+    async fn piece(
+        &self,
+        client: &Client,
+        piece: SignedDuration,
+    ) -> Result<(Found, Gapless, BTreeSet<Teller>), QueryError> {
+        const NOTHING: Gapless = Gapless {
+            calls: false,
+            bytes: false,
+        };
+        let clock = client.look().await?.clock;
         clock.check()?;
         let namespaces: BTreeSet<Name> = self.fences.iter().map(|fence| fence.namespace.clone()).collect();
         let end = self.end - self.read;
         // A little more, since between the last sample of a piece and the first of the next a counter may grow too.
-        let found = client.calls(&clock, end, piece + LATE, &namespaces).await?;
+        let mut found = client.calls(&clock, end, piece + LATE, &namespaces).await?;
         if !self.is_gapless {
-            return Ok((found, false));
+            return Ok((found, NOTHING, BTreeSet::new()));
         }
-        match client.is_gapless(&clock, end, piece).await {
+        let gapless = match client.gapless(&clock, end, piece).await {
             // Not known is not gapless; nobody waits for it.
-            Err(error) if error.is_too_much() && piece <= HOUR => Ok((found, false)),
-            gapless => Ok((found, gapless?)),
+            Err(error) if error.is_too_much() && piece <= HOUR => NOTHING,
+            gapless => gapless?,
+        };
+        if !self.is_counted || !gapless.bytes {
+            return Ok((found, gapless, BTreeSet::new()));
         }
+        let (uncounted, warning) = client.uncounted(&clock, end, piece + LATE, &namespaces).await?;
+        found.warning = found.warning.or(warning);
+        Ok((found, gapless, uncounted))
     }
 }

@@ -19,17 +19,20 @@ const COUNTERS: [&str; 2] = ["istio_requests_total", "istio_tcp_connections_open
 
 /// What tells that connections are in use. Bytes alone are no proof that metrics are complete: the first two are asked for
 /// that.
-const CONNECTION_BYTES: [&str; 2] = ["istio_tcp_sent_bytes_total", "istio_tcp_received_bytes_total"];
+pub(super) const CONNECTION_BYTES: [&str; 2] =
+    ["istio_tcp_sent_bytes_total", "istio_tcp_received_bytes_total"];
 
-/// The labels that say who called whom.
-const WHO: [&str; 6] = [
+/// The labels that say who called.
+const WHO: [&str; 5] = [
     "source_workload_namespace",
     "source_workload",
     "source_app",
     "source_version",
     "source_canonical_service",
-    "destination_service",
 ];
+
+/// The label that says whom.
+const WHOM: &str = "destination_service";
 
 /// What proxies could not tell, or sent on as it was: the label `destination_service` then holds whatever `Host` the
 /// caller wrote.
@@ -38,29 +41,57 @@ const NOBODY: &str = r#"destination_service_name!~"PassthroughCluster|BlackHoleC
 /// Namespaces that a query is limited to, at most; more are read from the whole mesh.
 const MOST_NAMESPACES: usize = 200;
 
-/// Whether there is any of the metrics.
+/// The label under which [`anything`] says the name of a metric.
+pub(super) const NAME: &str = "__name__";
+
+/// Which of the metrics there are.
 pub(super) fn anything(settings: &Settings) -> String {
-    let counters = COUNTERS.join("|");
+    let all: Vec<_> = COUNTERS.into_iter().chain(CONNECTION_BYTES).collect();
+    format!("count by ({NAME}) ({})", any_of(settings, &all))
+}
+
+/// Whether a metric is one that shows that there are metrics of calls.
+pub(super) fn is_of_calls(metric: &str) -> bool {
+    COUNTERS.contains(&metric)
+}
+
+/// The series of callers that have one of these names.
+fn any_of(settings: &Settings, names: &[&str]) -> String {
     let matchers = matchers(
         settings,
         [
-            format!("__name__=~\"{counters}\""),
+            format!("{NAME}=~\"{}\"", names.join("|")),
             "reporter=\"source\"".to_owned(),
         ],
     );
-    format!("count({{{matchers}}})")
+    format!("{{{matchers}}}")
 }
 
 /// How far apart the moments are at which it is looked whether there are metrics: a shorter gap is not noticed.
 const MOMENTS: SignedDuration = SignedDuration::from_mins(10);
 
-/// At how many moments of `window` there are metrics, and at how many there must be.
+/// The label by which [`moments`] tells its two numbers apart.
+pub(super) const OF: &str = "of";
+/// The number of moments with metrics of calls.
+pub(super) const OF_CALLS: &str = "calls";
+/// The number of moments with both metrics of bytes.
+pub(super) const OF_BYTES: &str = "bytes";
+
+/// At how many moments of `window` there are metrics of calls, and of bytes; and at how many there must be.
 pub(super) fn moments(settings: &Settings, window: SignedDuration) -> (String, f64) {
     let step = MOMENTS.as_secs();
+    let within = window.as_secs().max(step);
+    let number = |of: &str, there: String| {
+        format!(
+            "label_replace(count_over_time(({there})[{within}s:{step}s]), \"{OF}\", \"{of}\", \"\", \"\")"
+        )
+    };
+    let count = |names: &[&str]| format!("count({})", any_of(settings, names));
+    let [sent, received] = CONNECTION_BYTES.map(|name| count(&[name]));
     let expression = format!(
-        "count_over_time({}[{}s:{step}s])",
-        anything(settings),
-        window.as_secs().max(step)
+        "{} or {}",
+        number(OF_CALLS, count(&COUNTERS)),
+        number(OF_BYTES, format!("{sent} and {received}"))
     );
     let expected = (window.as_secs() / step).max(1);
     #[allow(clippy::cast_precision_loss, reason = "some thousands at most")]
@@ -70,20 +101,8 @@ pub(super) fn moments(settings: &Settings, window: SignedDuration) -> (String, f
 /// Who called whom in `window` before the time of the query: in `namespaces`, or in all where there is none.
 pub(super) fn calls(settings: &Settings, window: SignedDuration, namespaces: &BTreeSet<Name>) -> [String; 2] {
     let window = window.as_secs().max(1);
-    let from = if (1..=MOST_NAMESPACES).contains(&namespaces.len()) {
-        let names: Vec<_> = namespaces.iter().map(|name| &**name).collect();
-        format!("source_workload_namespace=~\"{}\"", names.join("|"))
-    } else {
-        "source_workload_namespace!~\"|unknown\"".to_owned()
-    };
-    let matchers = matchers(
-        settings,
-        ["reporter=\"source\"".to_owned(), from, NOBODY.to_owned()],
-    );
-    let mut by = WHO.join(", ");
-    if !settings.namespace_label.is_empty() {
-        by = format!("{by}, {}", settings.namespace_label);
-    }
+    let matchers = of_callers(settings, namespaces);
+    let by = format!("{}, {WHOM}", who(settings));
     let grew_or_new = |counter: &str| {
         let series = format!("{counter}{{{matchers}}}");
         format!(
@@ -98,6 +117,37 @@ pub(super) fn calls(settings: &Settings, window: SignedDuration, namespaces: &BT
         .collect::<Vec<_>>()
         .join(" or ");
     [requests, connections].map(|called| format!("count by ({by}) ({called})"))
+}
+
+/// Who has connections in `window` before the time of the query of which metrics leave out the bytes of a direction.
+pub(super) fn uncounted(settings: &Settings, window: SignedDuration, namespaces: &BTreeSet<Name>) -> String {
+    let window = window.as_secs().max(1);
+    let matchers = of_callers(settings, namespaces);
+    let by = who(settings);
+    let with = |counter: &str| format!("count by ({by}) (max_over_time({counter}{{{matchers}}}[{window}s]))");
+    let [_, opened] = COUNTERS.map(with);
+    let [sent, received] = CONNECTION_BYTES.map(with);
+    format!("{opened} unless ({sent} and {received})")
+}
+
+/// The labels that say who called, and where that was scraped.
+fn who(settings: &Settings) -> String {
+    let scraped = Some(settings.namespace_label.as_str()).filter(|label| !label.is_empty());
+    WHO.into_iter().chain(scraped).collect::<Vec<_>>().join(", ")
+}
+
+/// What series of callers in `namespaces`, or in all where there is none, have.
+fn of_callers(settings: &Settings, namespaces: &BTreeSet<Name>) -> String {
+    let from = if (1..=MOST_NAMESPACES).contains(&namespaces.len()) {
+        let names: Vec<_> = namespaces.iter().map(|name| &**name).collect();
+        format!("source_workload_namespace=~\"{}\"", names.join("|"))
+    } else {
+        "source_workload_namespace!~\"|unknown\"".to_owned()
+    };
+    matchers(
+        settings,
+        ["reporter=\"source\"".to_owned(), from, NOBODY.to_owned()],
+    )
 }
 
 fn matchers(settings: &Settings, own: impl IntoIterator<Item = String>) -> String {

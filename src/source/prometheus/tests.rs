@@ -176,24 +176,40 @@ fn vector(result: &Value) -> (u16, String) {
 /// The answer to whether there is any metric, at the server's own time.
 fn anything() -> (u16, String) {
     let now = Timestamp::now().as_millisecond() as f64 / 1000.0;
-    vector(&json!([{"metric": {}, "value": [now, "7"]}]))
+    let all = [
+        "istio_requests_total",
+        "istio_tcp_connections_opened_total",
+        "istio_tcp_sent_bytes_total",
+        "istio_tcp_received_bytes_total",
+    ];
+    vector(&json!(all.map(
+        |name| json!({"metric": {"__name__": name}, "value": [now, "7"]})
+    )))
 }
 
 fn is_probe(asked: &Asked) -> bool {
-    asked.query.starts_with("count({")
+    asked.query.starts_with("count by (__name__)")
 }
 
 /// Whether it is asked if there are metrics all through a period.
 fn is_about_moments(asked: &Asked) -> bool {
-    asked.query.starts_with("count_over_time(count({")
+    asked.query.starts_with("label_replace(count_over_time(")
 }
 
-/// As many moments as there are in the period that is asked about, less some.
-fn moments(asked: &Asked, missing: i64) -> (u16, String) {
+/// Whether it is asked whose connections are left out.
+fn is_about_uncounted(asked: &Asked) -> bool {
+    asked.query.contains(" unless (count by ")
+}
+
+/// As many moments as there are in the period that is asked about, less some: of calls and of bytes.
+fn moments(asked: &Asked, missing: [i64; 2]) -> (u16, String) {
     let (_, rest) = asked.query.rsplit_once('[').unwrap();
     let (window, _) = rest.split_once("s:600s]").unwrap();
-    let found = window.parse::<i64>().unwrap() / 600 - missing;
-    vector(&json!([{"metric": {}, "value": [1.0, found.to_string()]}]))
+    let number = |of: &str, missing: i64| {
+        let found = window.parse::<i64>().unwrap() / 600 - missing;
+        json!({"metric": {"of": of}, "value": [1.0, found.to_string()]})
+    };
+    vector(&json!([number("calls", missing[0]), number("bytes", missing[1])]))
 }
 
 fn of_web(more: &Value) -> Value {
@@ -211,7 +227,7 @@ fn calls(asked: &Asked) -> (u16, String) {
     if is_probe(asked) {
         anything()
     } else if is_about_moments(asked) {
-        moments(asked, 0)
+        moments(asked, [0, 0])
     } else if asked.query.contains("istio_requests_total") {
         vector(&json!([of_web(&json!({}))]))
     } else {
@@ -229,12 +245,12 @@ async fn the_past_is_read_day_by_day_and_then_the_fence_waits_for_its_storage_on
         (0, vec!["books/reviews".to_owned()])
     );
     let asked = server.asked();
-    assert_eq!(asked.len(), 2 * 4);
+    assert_eq!(asked.len(), 2 * 5);
     let now = Timestamp::now().as_second() as f64;
     let about_calls = asked
         .iter()
         .filter(|asked| !is_probe(asked) && !is_about_moments(asked));
-    for (asked, day) in about_calls.zip([0.0, 0.0, 1.0, 1.0]) {
+    for (asked, day) in about_calls.zip([0.0, 0.0, 0.0, 1.0, 1.0, 1.0]) {
         assert!(
             (asked.time.unwrap() - (now - day * 86_400.0)).abs() < 60.0,
             "{asked:?}"
@@ -246,13 +262,13 @@ async fn the_past_is_read_day_by_day_and_then_the_fence_waits_for_its_storage_on
 }
 
 #[tokio::test]
-async fn a_cycle_is_three_queries_for_the_whole_mesh_and_goes_back_to_the_last_good_one() {
+async fn a_cycle_is_four_queries_for_the_whole_mesh_and_goes_back_to_the_last_good_one() {
     let server = Server::start(calls).await;
     let mut reading = reading(settings(&server.url));
     reading.reader.cycle().await.unwrap();
     assert_eq!(reading.hosts(), ["books/reviews"]);
     let asked = server.asked();
-    assert_eq!(asked.len(), 3);
+    assert_eq!(asked.len(), 4);
     assert!(asked[1].query.contains("[300s]"), "{}", asked[1].query);
     let hour = SignedDuration::from_hours(1);
     reading.reader.read_until = Timestamp::now() - hour;
@@ -350,7 +366,7 @@ async fn a_server_to_which_a_day_is_too_much_is_asked_for_less() {
     let mut reading = reading(settings(&server.url));
     reading.look_back().await;
     assert_eq!((reading.wanted(), reading.hosts().len()), (0, 1));
-    assert_eq!(server.asked().len(), 2 + 2 + 4 * 8);
+    assert_eq!(server.asked().len(), 2 + 2 + 4 * 10);
 }
 
 #[tokio::test]
@@ -379,7 +395,7 @@ async fn an_outage_in_the_middle_costs_what_was_asked_then_and_no_more() {
     assert_eq!(progress.read, SignedDuration::from_hours(24));
     server.asked();
     reading.look_back_again().await;
-    assert_eq!((reading.wanted(), server.asked().len()), (0, 1 + 3));
+    assert_eq!((reading.wanted(), server.asked().len()), (0, 1 + 4));
 }
 
 #[tokio::test]
@@ -387,7 +403,7 @@ async fn a_wrong_clock_is_said_and_queries_go_by_the_servers() {
     let behind = |asked: &Asked| {
         if is_probe(asked) {
             let then = Timestamp::now().as_second() as f64 - 600.0;
-            vector(&json!([{"metric": {}, "value": [then, "7"]}]))
+            vector(&json!([{"metric": {"__name__": "istio_requests_total"}, "value": [then, "7"]}]))
         } else {
             calls(asked)
         }
@@ -443,6 +459,7 @@ async fn credentials_headers_and_matchers_are_sent() {
         let matched = asked.query.matches(r#"cluster="east"}"#).count();
         let selectors = match () {
             () if is_probe(&asked) => 1,
+            () if is_about_uncounted(&asked) => 3,
             () if asked.query.contains("istio_tcp_") => 3 * 3,
             () => 3,
         };

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::fence::render::{Kind, services_of_warm};
-use crate::fence::world::SYSTEM;
+use crate::fence::world::{SYSTEM, call};
 use crate::source::convert::Watched;
 
 /// Reviews of `books` delegates `/api` to `own` of `v2`, in a world where both namespaces have a Service `v2`.
@@ -238,15 +238,7 @@ fn a_subset_elsewhere_of_a_delegate_binds_callers_of_the_roots_namespace() {
 fn a_call_that_a_delegate_answers_is_one_to_the_host_of_its_root() {
     let mut world = delegating();
     own(&mut world, &json!({}));
-    let call = crate::fence::Call {
-        namespace: "shop".into(),
-        workload: "web".into(),
-        app: "web".into(),
-        version: "unknown".into(),
-        canonical: "web".into(),
-        host: "v2.v2.svc.cluster.local".into(),
-    };
-    world.calls(&[call]);
+    world.calls(&[call("shop", "web", "v2.v2.svc.cluster.local")]);
     let fence = world.fence("shop", "web").unwrap();
     let learned = &fence.status.as_ref().unwrap().learned;
     let hosts: Vec<_> = learned.iter().map(|learned| learned.host.as_str()).collect();

@@ -51,6 +51,7 @@ fn read(world: &mut World, unstored: BTreeMap<Name, jiff::Timestamp>, known_sinc
     let past = Past {
         unstored,
         known_since,
+        connections_known_since: known_since,
         told: world.now,
     };
     world.apply(Change::HistoryRead([(web(), past)].into()));
@@ -58,14 +59,8 @@ fn read(world: &mut World, unstored: BTreeMap<Name, jiff::Timestamp>, known_sinc
 
 /// Metrics tell of a call.
 fn call(world: &mut World, service: &str) {
-    world.calls(&[crate::fence::Call {
-        namespace: "shop".into(),
-        workload: "web".into(),
-        app: "web".into(),
-        version: "unknown".into(),
-        canonical: "web".into(),
-        host: ServiceKey::new("books", service).host(),
-    }]);
+    let host = ServiceKey::new("books", service).host();
+    world.calls(&[crate::fence::world::call("shop", "web", &host)]);
 }
 
 /// Time passes, in which these are called each hour; what is written.
@@ -212,17 +207,6 @@ fn what_only_the_gateway_has_seen_stays_and_so_does_what_rules_lead_elsewhere() 
     let rules = json!({"hosts": ["ratings.books.svc.cluster.local"], "http": [{"route": [{"destination": {"host": "api.example.com"}}]}]});
     world.object("VirtualService", "books", "ratings", rules);
     world.settle();
-    assert_eq!(pass(&mut world, DAY * 60, &["reviews"]), [""; 0]);
-}
-
-#[test]
-fn a_service_that_is_not_http_stays_since_its_connections_may_be_open() {
-    let mut world = shop(&["reviews"]);
-    world.service("books", "db", &["tcp:5432"]);
-    world.edit("shop", "web", json!({"learning": {"nonHttp": "Learn"}}));
-    let now = world.now;
-    know_since(&mut world, now);
-    call(&mut world, "db");
     assert_eq!(pass(&mut world, DAY * 60, &["reviews"]), [""; 0]);
 }
 

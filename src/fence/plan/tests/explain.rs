@@ -119,7 +119,7 @@ fn every_rule_of_the_protocol_has_a_reason_of_its_own() {
         ),
         (
             "db.data",
-            "Protocol: it has a port that is not HTTP, and learning.nonHttp",
+            "Protocol: it has a port that is not HTTP, and its open connections would be cut",
         ),
         ("api.example.com", "Protocol: a ServiceEntry declares it"),
         (

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::*;
 use crate::fence::render::Kind;
+use crate::fence::world::call;
 use crate::source::convert::Watched;
 
 const NAMESPACES: [&str; 3] = ["a", "b", "c"];
@@ -193,15 +194,7 @@ fn happens(world: &mut World, happening: &Happening) {
             ));
         }
         Happening::Call(namespace, name, to) => {
-            let call = crate::fence::Call {
-                namespace: NAMESPACES[*namespace].into(),
-                workload: NAMES[*name].into(),
-                app: NAMES[*name].into(),
-                version: "unknown".into(),
-                canonical: NAMES[*name].into(),
-                host: host(*to).into(),
-            };
-            world.calls(&[call]);
+            world.calls(&[call(NAMESPACES[*namespace], NAMES[*name], &host(*to))]);
         }
         Happening::Allow(namespace, name, hosts) => {
             let (namespace, name) = (NAMESPACES[*namespace], NAMES[*name]);

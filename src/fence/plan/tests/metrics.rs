@@ -9,21 +9,10 @@ use servicefence_crd::Source;
 use super::web;
 use crate::fence::history::{History, Past};
 use crate::fence::name::FenceKey;
-use crate::fence::world::{World, settings};
+use crate::fence::world::{World, call, settings};
 use crate::fence::{Call, Change, Period, Settings, Unattributed};
 
 const REVIEWS: &str = "reviews.books.svc.cluster.local";
-
-fn call(namespace: &str, workload: &str, host: &str) -> Call {
-    Call {
-        namespace: namespace.into(),
-        workload: workload.into(),
-        app: "unknown".into(),
-        version: "unknown".into(),
-        canonical: workload.into(),
-        host: host.into(),
-    }
-}
 
 /// The shop of [`super::shop`], not settled yet, in a mesh whose metrics are read.
 fn shop() -> World {
@@ -106,15 +95,11 @@ fn a_workload_without_pods_is_found_by_labels_else_by_name_else_the_default_take
         json!({"workload": {"selector": {"app": "report"}}}),
     );
     world.settle();
-    let job = Call {
-        app: "report".into(),
-        ..call("shop", "monthly", REVIEWS)
-    };
+    let mut job = call("shop", "monthly", REVIEWS);
+    job.from.app = "report".into();
     assert_eq!(taught(&world, &[job]), pairs(&[("shop/jobs", "books/reviews")]));
-    let named = Call {
-        canonical: "web".into(),
-        ..call("shop", "web-of-yesterday", REVIEWS)
-    };
+    let mut named = call("shop", "web-of-yesterday", REVIEWS);
+    named.from.canonical = "web".into();
     assert_eq!(taught(&world, &[named]), pairs(&[("shop/web", "books/reviews")]));
     let nobody = call("shop", "batch", REVIEWS);
     assert_eq!(why_not(&world, nobody.clone()), [Unattributed::NotFenced]);
@@ -217,6 +202,7 @@ fn read(world: &World, called: &[&str]) -> Change {
         Past {
             unstored,
             known_since,
+            connections_known_since: world.now,
             told: world.now,
         },
     )]))

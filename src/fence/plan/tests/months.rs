@@ -1,5 +1,6 @@
 //! Four months of traffic on a virtual clock: what is called each hour, day, week and month, a dependency that a deploy
-//! drops, an outage of Prometheus, and a Prometheus that loses all it had while the controller restarts.
+//! drops, an outage of Prometheus, and a Prometheus that loses all it had while the controller restarts. And connections: one
+//! that stays open and in use, one that falls silent, one that carries something once a week, and a server that nobody uses.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,6 +20,11 @@ const OUTAGE: std::ops::Range<i64> = 40..42;
 /// The day on which Prometheus loses its past and the controller restarts.
 const LOST: i64 = 70;
 
+/// Services that are not HTTP: a connection to each is open from the beginning.
+const CONNECTED: [&str; 3] = ["ledger", "standby", "mainframe"];
+/// And one to which there is none.
+const UNUSED: &str = "cache";
+
 /// The services that a workload calls in an hour since the beginning.
 fn called(workload: &str, hour: i64) -> Vec<&'static str> {
     let every = |service, hours: i64| (hour % hours == 0).then_some(service);
@@ -29,6 +35,10 @@ fn called(workload: &str, hour: i64) -> Vec<&'static str> {
             every("weekly", 24 * 7),
             every("invoice", 24 * 30),
             (hour < 24 * 20).then_some("legacy"),
+            // Not HTTP: bytes of a connection that is never opened anew.
+            every("ledger", 1),
+            every("standby", 24 * 7),
+            (hour < 24 * 25).then_some("mainframe"),
         ],
         // A job that runs once a month, and has no pod between.
         _ => vec![every("archive", 24 * 30)],
@@ -54,14 +64,7 @@ impl Store {
     fn calls(&self, hours: std::ops::Range<i64>) -> BTreeMap<Call, Period> {
         let mut found: BTreeMap<Call, Period> = BTreeMap::new();
         for (hour, workload, service) in self.calls.iter().filter(|(hour, ..)| hours.contains(hour)) {
-            let call = Call {
-                namespace: "shop".into(),
-                workload: (*workload).into(),
-                app: (*workload).into(),
-                version: "unknown".into(),
-                canonical: (*workload).into(),
-                host: host(service),
-            };
+            let call = crate::fence::world::call("shop", workload, &host(service));
             let period = Period::at(self.at(*hour));
             found
                 .entry(call)
@@ -94,6 +97,7 @@ impl Store {
                     Past {
                         unstored: BTreeMap::new(),
                         known_since,
+                        connections_known_since: known_since,
                         told: world.now,
                     },
                 )
@@ -118,6 +122,11 @@ fn host(service: &str) -> Name {
     ServiceKey::new("books", service).host()
 }
 
+fn is_in_scope(world: &World, workload: &str, service: &str) -> bool {
+    let scope = world.scope("shop", workload).unwrap_or_default();
+    scope.iter().any(|import| import.ends_with(&*host(service)))
+}
+
 fn mesh() -> World {
     let mut world = World::with(Settings {
         reads_history: true,
@@ -127,6 +136,9 @@ fn mesh() -> World {
     world.namespace("books", None);
     for service in ["reviews", "backup", "weekly", "invoice", "legacy", "archive"] {
         world.service("books", service, &["http:8080"]);
+    }
+    for service in CONNECTED.into_iter().chain([UNUSED]) {
+        world.service("books", service, &["tcp:5432"]);
     }
     world.service("shop", "web", &["http:8080"]);
     world.pod("shop", "web-1", &[("app", "web")]);
@@ -150,7 +162,7 @@ fn what_is_in_use_never_leaves_and_what_is_not_does() {
         read_until: 0,
     };
     let mut last_call: BTreeMap<(String, Name), Timestamp> = BTreeMap::new();
-    let mut left = Vec::new();
+    let (mut left, mut unused_left) = (Vec::new(), None);
     for hour in 0..24 * DAYS {
         world.now = world.now.max(store.at(hour));
         let day = hour / 24;
@@ -158,7 +170,10 @@ fn what_is_in_use_never_leaves_and_what_is_not_does() {
         if hour == LOST * 24 {
             store.calls.clear();
             store.gapless_since = hour;
-            world.apply(Change::HistoryLost);
+            world =
+                world.restarted(|changes| changes.retain(|change| !matches!(change, Change::HistoryRead(_))));
+            world.settle();
+            assert_eq!(world.writes, [""; 0], "what has left stays out after a restart");
         }
         let runs = hour % (24 * 30) == 0;
         let pod = PodKey::new("shop", "job-1");
@@ -170,10 +185,13 @@ fn what_is_in_use_never_leaves_and_what_is_not_does() {
         for workload in ["web", "job"] {
             for service in called(workload, hour) {
                 last_call.insert((workload.to_owned(), host(service)), store.at(hour));
-                let in_scope = world.scope("shop", workload);
-                let is_miss = in_scope
-                    .is_some_and(|scope| !scope.iter().any(|import| import.ends_with(&*host(service))));
+                let is_miss =
+                    world.scope("shop", workload).is_some() && !is_in_scope(&world, workload, service);
                 if is_miss {
+                    assert!(
+                        !CONNECTED.contains(&service),
+                        "day {day}: the connection to {service} is cut"
+                    );
                     world.learned(
                         &FenceKey::new("shop", workload),
                         &ServiceKey::new("books", service),
@@ -192,6 +210,9 @@ fn what_is_in_use_never_leaves_and_what_is_not_does() {
         let from = world.writes.len();
         world.resync();
         world.settle();
+        if unused_left.is_none() && hour > 0 && !is_in_scope(&world, "web", UNUSED) {
+            unused_left = Some(day);
+        }
         for write in &world.writes[from..] {
             let Some((fence, hosts)) = write
                 .strip_prefix("forget shop/")
@@ -213,19 +234,26 @@ fn what_is_in_use_never_leaves_and_what_is_not_does() {
     }
     // 15 days and 18 hours after the last call, or after the last gap in what is known. A host that left comes back by
     // the gateway, and stays until metrics have seen it too: from day 30 to 85, and from 90 on.
-    let expected = [(15, "invoice"), (35, "legacy"), (85, "invoice")];
+    let expected = [
+        (15, "invoice"),
+        (35, "legacy"),
+        (57, "mainframe"),
+        (85, "invoice"),
+    ];
     let expected = expected.map(|(day, service)| (day, service.to_owned()));
     assert_eq!(left, expected);
-    let scope = world.scope("shop", "web").unwrap();
-    for service in ["reviews", "backup", "weekly"] {
+    assert_eq!(
+        unused_left,
+        Some(14),
+        "once all connections were shown for 14 days"
+    );
+    for service in ["reviews", "backup", "weekly", "ledger", "standby"] {
+        assert!(is_in_scope(&world, "web", service), "{service}");
+    }
+    for service in ["archive", UNUSED].into_iter().chain(CONNECTED) {
         assert!(
-            scope.iter().any(|import| import.ends_with(&*host(service))),
-            "{service}: {scope:?}"
+            is_in_scope(&world, "job", service),
+            "a job without pods forgets nothing: {service}"
         );
     }
-    assert_eq!(
-        world.scope("shop", "job").unwrap().len(),
-        1,
-        "a job without pods forgets nothing"
-    );
 }

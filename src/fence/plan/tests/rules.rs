@@ -3,8 +3,8 @@
 
 use serde_json::{Value, json};
 
+use super::expiry::know_since;
 use super::*;
-use crate::fence::history::Past;
 use crate::fence::miss::Miss;
 use crate::fence::name::ScopeHost;
 use crate::fence::render::Kind;
@@ -293,12 +293,8 @@ fn what_was_observed_is_the_first_sidecar() {
     world.service("books", "ratings", &["http:8080"]);
     world.pod("shop", "web-1", &[("app", "web")]);
     world.settle();
-    let past = Past {
-        unstored: std::collections::BTreeMap::new(),
-        known_since: world.now,
-        told: world.now,
-    };
-    world.apply(Change::HistoryRead([(web(), past)].into()));
+    let now = world.now;
+    know_since(&mut world, now);
     learn(&mut world, &reviews());
     world.settle();
     let in_shop = |world: &World| {

@@ -1,6 +1,7 @@
 //! Connections that were opened long ago, and are still in use.
 
 use super::*;
+use crate::fence::Change;
 
 const BYTES: [&str; 2] = ["istio_tcp_sent_bytes_total", "istio_tcp_received_bytes_total"];
 
@@ -9,19 +10,24 @@ async fn about_connections() -> String {
     let server = Server::start(calls).await;
     reading(settings(&server.url)).reader.cycle().await.unwrap();
     let asked = server.asked();
-    assert_eq!(asked.len(), 3, "bytes cost no query of their own");
+    assert_eq!(asked.len(), 4, "{asked:?}");
     asked[2].query.clone()
 }
 
 #[tokio::test]
 async fn a_host_to_which_only_bytes_flow_is_called() {
     let server = Server::start(|asked| {
-        if asked.query.starts_with("count by") && BYTES.iter().all(|counter| asked.query.contains(counter)) {
+        if !is_probe(asked)
+            && !is_about_moments(asked)
+            && !is_about_uncounted(asked)
+            && BYTES.iter().all(|counter| asked.query.contains(counter))
+        {
             vector(&json!([of_web(&json!({}))]))
-        } else if is_probe(asked) || is_about_moments(asked) {
-            calls(asked)
-        } else {
+        } else if asked.query.contains("istio_requests_total") && !is_probe(asked) && !is_about_moments(asked)
+        {
             vector(&json!([]))
+        } else {
+            calls(asked)
         }
     })
     .await;
@@ -48,16 +54,112 @@ async fn bytes_are_asked_for_as_new_connections_are() {
     }
 }
 
+/// A server that answers some questions otherwise.
+async fn reading_of(other: impl Fn(&Asked) -> Option<(u16, String)> + Send + Sync + 'static) -> Reading {
+    let server = Server::start(move |asked: &Asked| other(asked).unwrap_or_else(|| calls(asked))).await;
+    reading(settings(&server.url))
+}
+
+/// Since how many hours before now the connections of `shop/web` are known.
+fn hours_of_connections(reading: &Reading) -> i64 {
+    let engine = reading.state.engine();
+    let since = engine.past(&web()).unwrap().connections_known_since;
+    Timestamp::now().duration_since(since).as_hours()
+}
+
+fn is_of_yesterday(asked: &Asked) -> bool {
+    asked
+        .time
+        .is_some_and(|time| time < Timestamp::now().as_second() as f64 - 80_000.0)
+}
+
+fn metrics(names: &[&str]) -> (u16, String) {
+    let now = Timestamp::now().as_millisecond() as f64 / 1000.0;
+    let all: Vec<_> = names
+        .iter()
+        .map(|name| json!({"metric": {"__name__": name}, "value": [now, "7"]}))
+        .collect();
+    vector(&json!(all))
+}
+
 #[tokio::test]
 async fn bytes_alone_do_not_show_that_there_are_metrics_of_calls() {
-    let server = Server::start(calls).await;
-    let mut reading = reading(settings(&server.url));
+    let mut reading = reading_of(|asked| is_probe(asked).then(|| metrics(&BYTES))).await;
+    let error = reading.reader.cycle().await.unwrap_err();
+    assert!(matches!(error, QueryError::Empty), "{error}");
+    let mut reading = reading_of(|asked| is_about_moments(asked).then(|| moments(asked, [1, 0]))).await;
     reading.look_back().await;
-    let asked = server.asked();
-    for asked in asked
-        .iter()
-        .filter(|asked| is_probe(asked) || is_about_moments(asked))
-    {
-        assert!(!asked.query.contains("bytes"), "{}", asked.query);
+    let engine = reading.state.engine();
+    let known_since = engine.past(&web()).unwrap().known_since;
+    assert_eq!(Timestamp::now().duration_since(known_since).as_hours(), 0);
+}
+
+#[tokio::test]
+async fn connections_are_known_as_far_back_as_bytes_of_both_directions_are_counted() {
+    let mut all = reading_of(|_| None).await;
+    all.look_back().await;
+    assert_eq!(hours_of_connections(&all), 48);
+    let mut none = reading_of(|asked| is_about_moments(asked).then(|| moments(asked, [0, 2]))).await;
+    none.look_back().await;
+    assert_eq!(hours_of_connections(&none), 0);
+    let lately = |asked: &Asked| {
+        let missing = if is_of_yesterday(asked) { [0, 2] } else { [0, 0] };
+        is_about_moments(asked).then(|| moments(asked, missing))
+    };
+    let mut lately = reading_of(lately).await;
+    lately.look_back().await;
+    assert_eq!(hours_of_connections(&lately), 24);
+    let engine = lately.state.engine();
+    let known_since = engine.past(&web()).unwrap().known_since;
+    assert_eq!(Timestamp::now().duration_since(known_since).as_hours(), 48);
+}
+
+#[tokio::test]
+async fn a_workload_whose_bytes_were_left_out_is_known_since_then() {
+    let left_out = |name: &'static str| {
+        move |asked: &Asked| {
+            let more = json!({"source_workload": name, "source_app": name, "source_canonical_service": name});
+            (is_about_uncounted(asked) && is_of_yesterday(asked)).then(|| vector(&json!([of_web(&more)])))
+        }
+    };
+    let mut reading = reading_of(left_out("web")).await;
+    reading.look_back().await;
+    assert_eq!(hours_of_connections(&reading), 24);
+    let mut of_another = reading_of(left_out("batch")).await;
+    of_another.look_back().await;
+    assert_eq!(hours_of_connections(&of_another), 48);
+}
+
+#[tokio::test]
+async fn a_cycle_that_misses_bytes_begins_anew() {
+    let probe = |names: &'static [&'static str]| move |asked: &Asked| is_probe(asked).then(|| metrics(names));
+    let left_out = |asked: &Asked| is_about_uncounted(asked).then(|| vector(&json!([of_web(&json!({}))])));
+    let of_requests_only = reading_of(probe(&["istio_requests_total"])).await;
+    let of_sent_only = reading_of(probe(&["istio_requests_total", BYTES[0]])).await;
+    for mut reading in [of_requests_only, of_sent_only, reading_of(left_out).await] {
+        let past = crate::fence::history::Past {
+            unstored: std::collections::BTreeMap::new(),
+            known_since: Timestamp::UNIX_EPOCH,
+            connections_known_since: Timestamp::UNIX_EPOCH,
+            told: Timestamp::now(),
+        };
+        reading.state.apply(Change::HistoryRead([(web(), past)].into()));
+        reading.reader.cycle().await.unwrap();
+        assert_eq!(hours_of_connections(&reading), 0);
+        let engine = reading.state.engine();
+        assert_eq!(engine.past(&web()).unwrap().known_since, Timestamp::UNIX_EPOCH);
     }
+}
+
+#[tokio::test]
+async fn a_part_of_whose_connections_are_left_out_completes_nothing() {
+    let partly = |asked: &Asked| {
+        let answer = json!({"status": "success", "warnings": ["eu is down"], "data": {"resultType": "vector", "result": []}});
+        is_about_uncounted(asked).then(|| (200, answer.to_string()))
+    };
+    let mut reading = reading_of(partly).await;
+    let error = reading.reader.cycle().await.unwrap_err();
+    assert!(matches!(error, QueryError::Partial(_)), "{error}");
+    reading.look_back().await;
+    assert_eq!(reading.wanted(), 1);
 }

@@ -1,0 +1,405 @@
+//! Hosts that are not HTTP: what must be known of a workload's connections before one leaves.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use proptest::prelude::*;
+
+use super::*;
+use crate::fence::history::Past;
+use crate::fence::world::{call, settings};
+use crate::fence::{Change, Settings};
+
+const DAY: SignedDuration = SignedDuration::from_hours(24);
+const DB: &str = "data/db.data.svc.cluster.local";
+const CACHE: &str = "data/cache.data.svc.cluster.local";
+const REVIEWS: &str = "books/reviews.books.svc.cluster.local";
+
+/// A shop whose `web` calls `reviews`, in a mesh with two Services that are not HTTP, and whose metrics are read.
+fn shop(reads_history: bool) -> World {
+    let mut world = World::with(Settings {
+        reads_history,
+        ..settings()
+    });
+    world.namespace("shop", Some("enforce"));
+    world.namespace("books", None);
+    world.namespace("data", None);
+    world.service("shop", "web", &["http:8080"]);
+    world.service("books", "reviews", &["http:8080"]);
+    world.service("data", "db", &["tcp:5432"]);
+    world.service("data", "cache", &["tcp:6379"]);
+    world.pod("shop", "web-1", &[("app", "web")]);
+    world.settle();
+    world
+}
+
+/// The past was read: calls are known since then, and connections since then.
+fn read(world: &mut World, known_since: Timestamp, connections_known_since: Timestamp) {
+    let past = Past {
+        unstored: BTreeMap::new(),
+        known_since,
+        connections_known_since,
+        told: world.now,
+    };
+    world.apply(Change::HistoryRead([(web(), past)].into()));
+}
+
+/// The same, where these are used and both are known for so long.
+fn used(world: &mut World, services: &[&str], known: SignedDuration) {
+    let since = world.now - known;
+    read(world, since, since);
+    using(world, services);
+    world.settle();
+}
+
+fn using(world: &mut World, services: &[&str]) {
+    let calls: Vec<_> = services
+        .iter()
+        .map(|service| call("shop", "web", &format!("{service}.svc.cluster.local")))
+        .collect();
+    world.calls(&calls);
+}
+
+/// Time passes, in which these are used each hour.
+fn pass(world: &mut World, time: SignedDuration, services: &[&str]) {
+    pass_and(world, time, services, |_| ());
+}
+
+fn pass_and(world: &mut World, time: SignedDuration, services: &[&str], also: impl Fn(&mut World)) {
+    for _ in 0..time.as_hours() {
+        world.pass(SignedDuration::from_hours(1));
+        using(world, services);
+        also(world);
+        world.resync();
+        world.settle();
+    }
+}
+
+fn scope(world: &World) -> Vec<String> {
+    world.scope("shop", "web").unwrap()
+}
+
+const USED: [&str; 2] = ["reviews.books", "db.data"];
+
+#[test]
+fn a_host_leaves_once_all_connections_were_shown_for_as_long_as_expire_after() {
+    let mut world = shop(true);
+    let since = world.now;
+    used(&mut world, &USED, SignedDuration::ZERO);
+    assert_eq!(scope(&world), [REVIEWS, CACHE, DB]);
+    assert_eq!(world.status("shop", "web").connections, None);
+    pass(&mut world, DAY * 14 - SignedDuration::from_hours(1), &USED);
+    assert_eq!(scope(&world), [REVIEWS, CACHE, DB]);
+    pass(&mut world, SignedDuration::from_hours(2), &USED);
+    assert_eq!(scope(&world), [REVIEWS, DB]);
+    let connections = world.status("shop", "web").connections.unwrap();
+    assert_eq!(connections.known_since.as_second(), since.as_second());
+    assert_eq!(json!(connections.pods), json!({"app": "web"}));
+}
+
+#[test]
+fn where_the_past_shows_it_the_first_sidecar_has_what_was_used() {
+    let mut world = shop(true);
+    used(&mut world, &USED, DAY * 14);
+    assert_eq!(scope(&world), [REVIEWS, DB]);
+    let had_more = world.writes.iter().any(|write| write.contains("cache"));
+    assert!(!had_more, "{:?}", world.writes);
+}
+
+#[test]
+fn a_connection_that_is_used_stays_and_a_silent_one_leaves() {
+    let mut world = shop(true);
+    used(&mut world, &["reviews.books", "db.data", "cache.data"], DAY * 14);
+    assert_eq!(scope(&world), [REVIEWS, CACHE, DB]);
+    pass(&mut world, DAY * 15, &USED);
+    assert_eq!(scope(&world), [REVIEWS, CACHE, DB]);
+    pass(&mut world, DAY, &USED);
+    assert_eq!(scope(&world), [REVIEWS, DB]);
+}
+
+#[test]
+fn nothing_leaves_where_metrics_leave_out_connections() {
+    let mut world = shop(true);
+    used(&mut world, &USED, SignedDuration::ZERO);
+    let uncounted = |world: &mut World| {
+        world.apply(Change::Uncounted([web()].into()));
+    };
+    pass_and(&mut world, DAY * 60, &USED, uncounted);
+    assert_eq!(scope(&world), [REVIEWS, CACHE, DB]);
+    // Those of another are not its.
+    let of_another = |world: &mut World| {
+        world.apply(Change::Uncounted([FenceKey::new("shop", "other")].into()));
+    };
+    pass_and(&mut world, DAY * 15, &USED, of_another);
+    assert_eq!(scope(&world), [REVIEWS, DB]);
+    // What was known once does not come back, and nothing more leaves.
+    pass_and(&mut world, DAY * 60, &["reviews.books"], uncounted);
+    assert_eq!(scope(&world), [REVIEWS, DB]);
+}
+
+#[test]
+fn nothing_leaves_that_was_seen_and_is_not_stored() {
+    let mut world = shop(true);
+    let (now, long_ago) = (world.now, world.now - DAY * 20);
+    let past = Past {
+        unstored: [(ServiceKey::new("data", "db").host(), now)].into(),
+        known_since: long_ago,
+        connections_known_since: long_ago,
+        told: now,
+    };
+    world.apply(Change::HistoryRead([(web(), past)].into()));
+    world.settle();
+    assert_eq!(world.scope("shop", "web"), None);
+    assert_eq!(world.status("shop", "web").connections, None);
+}
+
+#[test]
+fn a_workload_of_which_metrics_no_longer_tell_keeps_all() {
+    let mut world = shop(true);
+    used(&mut world, &USED, SignedDuration::ZERO);
+    pass(&mut world, DAY * 60, &[]);
+    assert_eq!(scope(&world), [REVIEWS, CACHE, DB]);
+}
+
+#[test]
+fn what_left_stays_out_after_a_restart_and_while_metrics_cannot_be_read() {
+    let mut world = shop(true);
+    used(&mut world, &USED, DAY * 14);
+    world.apply(Change::HistoryLost);
+    pass(&mut world, DAY * 3, &[]);
+    assert_eq!(scope(&world), [REVIEWS, DB]);
+    let mut again = world.restarted(|changes| {
+        changes.retain(|change| !matches!(change, Change::HistoryRead(_)));
+    });
+    again.settle();
+    assert_eq!(again.writes, [""; 0]);
+    assert_eq!(scope(&again), [REVIEWS, DB]);
+}
+
+#[test]
+fn without_metrics_all_come_back() {
+    let mut world = shop(false);
+    assert_eq!(scope(&world), [CACHE, DB]);
+    let status = json!({"connections": {"knownSince": "2020-01-01T00:00:00Z", "pods": {"app": "web"}}});
+    let mut fence = (*world.fence("shop", "web").unwrap()).clone();
+    let mut is = fence.status.unwrap();
+    is.connections = serde_json::from_value(status["connections"].clone()).unwrap();
+    fence.status = Some(is);
+    world.apply(Change::Fence(web(), Some(std::sync::Arc::new(fence))));
+    world.settle();
+    assert_eq!(scope(&world), [CACHE, DB]);
+    assert_eq!(world.status("shop", "web").connections, None, "it is taken back");
+}
+
+#[test]
+fn what_is_known_is_about_these_pods_only() {
+    let mut world = shop(true);
+    used(&mut world, &USED, DAY * 14);
+    let selecting = |world: &mut World, app: &str| {
+        world.service_with(
+            "shop",
+            "web",
+            &["http:8080"],
+            &json!({"spec": {"selector": {"app": app}}}),
+        );
+        world.settle();
+    };
+    world.pod("shop", "shop-1", &[("app", "shop")]);
+    selecting(&mut world, "shop");
+    assert_eq!(scope(&world), [REVIEWS, CACHE, DB]);
+    assert_eq!(world.status("shop", "web").connections, None);
+    // What was known of others before does not count for these.
+    selecting(&mut world, "web");
+    assert_eq!(scope(&world), [REVIEWS, CACHE, DB]);
+}
+
+#[test]
+fn only_auto_waits_for_metrics() {
+    let mut world = shop(true);
+    used(&mut world, &USED, DAY * 14);
+    world.edit("shop", "web", json!({"learning": {"nonHttp": "Keep"}}));
+    world.settle();
+    assert_eq!(scope(&world), [REVIEWS, CACHE, DB]);
+    assert_eq!(world.status("shop", "web").connections, None);
+    world.edit("shop", "web", json!({"learning": {"nonHttp": "Learn"}}));
+    world.settle();
+    assert_eq!(scope(&world), [REVIEWS, DB]);
+    assert_eq!(world.status("shop", "web").connections, None);
+    // Learn, whose owner accepts a cut connection, forgets without counted bytes too.
+    let now = world.now;
+    read(&mut world, now, now + DAY * 999);
+    pass(&mut world, DAY * 16, &["reviews.books"]);
+    assert_eq!(scope(&world), [REVIEWS]);
+}
+
+#[test]
+fn a_fence_keeps_all_where_no_metrics_can_tell_enough() {
+    for (spec, why) in [
+        (
+            json!({"learning": {"expireAfter": "0s"}}),
+            "expireAfter is 0s, so no silence is long enough",
+        ),
+        (
+            json!({"learning": {"sources": ["AccessLog"]}}),
+            "the fence learns from no metrics",
+        ),
+        (
+            json!({"workload": {"namespaceDefault": true}}),
+            "the pods of a namespace's default may be others tomorrow",
+        ),
+    ] {
+        let mut world = shop(true);
+        world.edit("shop", "web", spec);
+        world.settle();
+        used(&mut world, &USED, DAY * 40);
+        assert_eq!(kept(&world), why);
+        assert_eq!(world.status("shop", "web").connections, None, "{why}");
+    }
+}
+
+/// What explain says of the host that nobody calls, shortened to where it says why it is kept.
+fn kept(world: &World) -> String {
+    let said = world.engine.explain(&web(), "cache.data", world.now).unwrap();
+    let detail = &said.because[0].detail;
+    let (_, why) = detail.split_once("for as long as expireAfter, and ").unwrap();
+    why.split(" since 2").next().unwrap().to_owned()
+}
+
+#[test]
+fn all_come_back_where_calls_are_passed_through() {
+    let mut world = shop(true);
+    used(&mut world, &USED, DAY * 14);
+    assert_eq!(scope(&world), [REVIEWS, DB]);
+    mesh_config(&mut world, super::telemetry::PROVIDER);
+    world.edit("shop", "web", json!({"fallback": "Passthrough"}));
+    world.settle();
+    assert!(scope(&world).contains(&CACHE.to_owned()), "{:?}", scope(&world));
+    assert_eq!(
+        kept(&world),
+        "calls to hosts out of scope are passed through here"
+    );
+}
+
+#[test]
+fn a_telemetry_that_hides_connections_keeps_all_and_begins_them_anew() {
+    let hiding =
+        json!({"metrics": [{"overrides": [{"match": {"metric": "TCP_SENT_BYTES"}, "disabled": true}]}]});
+    for namespace in ["shop", "istio-system"] {
+        let mut world = shop(true);
+        world.object("Telemetry", namespace, "cheap", hiding.clone());
+        used(&mut world, &USED, DAY * 14);
+        assert_eq!(scope(&world), [REVIEWS, CACHE, DB]);
+        let said = format!("Telemetry {namespace}/cheap changes what proxies tell of connections");
+        assert_eq!(kept(&world), said);
+        world.gone(crate::source::convert::Watched::Telemetries, namespace, "cheap");
+        world.settle();
+        assert_eq!(kept(&world), "that is so only");
+        pass(&mut world, DAY * 14, &USED);
+        assert_eq!(scope(&world), [REVIEWS, DB]);
+    }
+    let mut world = shop(true);
+    world.object("Telemetry", "books", "cheap", hiding);
+    used(&mut world, &USED, DAY * 14);
+    assert_eq!(scope(&world), [REVIEWS, DB], "one of other callers");
+}
+
+/// What happens to a fence and to the metrics that are read for it.
+#[derive(Clone, Debug)]
+enum Turn {
+    Pass(i64),
+    /// Bytes flow to such a Service.
+    Use(usize),
+    Uncounted,
+    Lost,
+    /// The past is read again: so many hours of calls without a gap, and of connections.
+    Read(i64, i64),
+    Restart,
+}
+
+fn turn() -> impl Strategy<Value = Turn> {
+    prop_oneof![
+        4 => (1..200_i64).prop_map(Turn::Pass),
+        4 => (0..4_usize).prop_map(Turn::Use),
+        1 => Just(Turn::Uncounted),
+        1 => Just(Turn::Lost),
+        3 => (0..600_i64, 0..600_i64).prop_map(|(calls, bytes)| Turn::Read(calls, bytes)),
+        1 => Just(Turn::Restart),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_host_that_is_not_http_leaves_but_on_a_proven_silence(turns in prop::collection::vec(turn(), 1..40)) {
+        const SERVICES: [&str; 4] = ["db", "cache", "queue", "search"];
+        let long = SignedDuration::from_hours(336);
+        let mut world = shop(true);
+        for service in SERVICES {
+            world.service("data", service, &["tcp:5432"]);
+        }
+        world.settle();
+        let mut last_used: BTreeMap<&str, Timestamp> = BTreeMap::new();
+        // Since when connections are known, as this test reckons.
+        let mut known_since: Option<Timestamp> = None;
+        for turn in turns {
+            let before = world.scope("shop", "web");
+            match turn {
+                Turn::Pass(hours) => for _ in 0..hours {
+                    world.pass(SignedDuration::from_hours(1));
+                    if known_since.is_some() {
+                        using(&mut world, &["reviews.books"]);
+                    }
+                    world.resync();
+                    world.settle();
+                },
+                Turn::Use(at) => {
+                    last_used.insert(SERVICES[at], world.now);
+                    if known_since.is_some() {
+                        using(&mut world, &[&format!("{}.data", SERVICES[at])]);
+                    }
+                }
+                Turn::Uncounted => {
+                    world.apply(Change::Uncounted([web()].into()));
+                    known_since = known_since.map(|_| world.now);
+                }
+                Turn::Lost => {
+                    world.apply(Change::HistoryLost);
+                    known_since = None;
+                }
+                Turn::Read(calls, bytes) => {
+                    let since = [calls, bytes].map(|hours| world.now - SignedDuration::from_hours(hours));
+                    let of_connections = since[0].max(since[1]);
+                    read(&mut world, since[0], of_connections);
+                    known_since = Some(of_connections);
+                    for (service, at) in last_used.clone() {
+                        if at >= since[0] {
+                            let seen = crate::fence::Observation {
+                                fence: web(),
+                                service: ServiceKey::new("data", service),
+                                source: servicefence_crd::Source::Prometheus,
+                            };
+                            world.store(&seen, crate::fence::Period::at(at));
+                        }
+                    }
+                    world.settle();
+                }
+                Turn::Restart => {
+                    world = world.restarted(|changes| changes.retain(|change| !matches!(change, Change::HistoryRead(_))));
+                    known_since = None;
+                    world.settle();
+                }
+            }
+            let after = world.scope("shop", "web").unwrap_or_default();
+            for left in before.unwrap_or_default().into_iter().filter(|host| !after.contains(host)) {
+                let service = SERVICES.into_iter().find(|service| left.starts_with(&format!("data/{service}.")));
+                let Some(service) = service else { continue };
+                let known = known_since.expect("nothing leaves while metrics cannot be read");
+                prop_assert!(world.now.duration_since(known) >= long, "{} left, connections are known since {}", left, known);
+                if let Some(used) = last_used.get(service) {
+                    prop_assert!(world.now.duration_since(*used) >= long, "{} left, used {}", left, used);
+                }
+            }
+        }
+    }
+}
