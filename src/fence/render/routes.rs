@@ -121,29 +121,19 @@ impl Target<'_> {
         })
     }
 
-    /// The users' rules for this port, in Istio's order: those that only some namespaces see before
-    /// those for all, older before newer.
+    /// The users' rules for this port, in Istio's order. Of several VirtualServices for a host a caller's proxy follows the
+    /// first that has a rule for the port and the caller's namespace.
     fn carried(&self, not_carried: &mut BTreeSet<NotCarried>) -> Vec<Value> {
-        let mut sources: Vec<_> = self
-            .registry
-            .rules_of_host(self.host)
-            .filter(|(_, rules)| !rules.http.is_empty())
-            .collect();
-        sources.sort_by_key(|(key, rules)| (rules.visibility == Visibility::All, rules.created, *key));
         let mut carried = Vec::new();
-        for (key, rules) in sources {
-            let callers: Vec<Option<&Name>> = match &rules.visibility {
-                Visibility::All => vec![None],
-                Visibility::Only(namespaces) => namespaces.iter().map(Some).collect(),
-            };
-            if callers.is_empty() {
+        for (key, rules, callers) in self.in_order() {
+            let asked = self.asked(rules, &callers);
+            if asked.is_empty() {
                 continue;
             }
             let mut complete = true;
             for rule in &rules.http {
                 match self.carry(key, rules, rule, &callers) {
-                    Ok(Some(rule)) => carried.push(rule),
-                    Ok(None) => {}
+                    Ok(rule) => carried.extend(rule),
                     Err(because) => {
                         complete = false;
                         not_carried.insert(NotCarried {
@@ -154,18 +144,66 @@ impl Target<'_> {
                 }
             }
             if complete {
-                carried.push(self.nothing_matched(&callers));
+                carried.push(self.nothing_matched(&asked));
             }
-            if callers.contains(&None) {
+            if asked.contains(&None) {
                 break;
             }
         }
         carried
     }
 
+    /// The VirtualServices with HTTP rules for the host, each with the namespaces whose calls it is for (`None`: all), in
+    /// Istio's order: those that only some namespaces see before those for all, older before newer
+    /// (`SelectVirtualServices`, `configCompareByCreationTime`).
+    fn in_order(&self) -> Vec<(&ConfigKey, &VirtualServiceFacts, Vec<Option<&Name>>)> {
+        let rules = self.registry.rules_of_host(self.host);
+        let mut sources: Vec<_> = rules.filter(|(_, rules)| !rules.http.is_empty()).collect();
+        sources.sort_by_key(|(key, rules)| {
+            let is_for_all = rules.visibility == Visibility::All;
+            (is_for_all, rules.created, &key.name, &key.namespace)
+        });
+        let with_callers = sources.into_iter().map(|(key, rules)| match &rules.visibility {
+            Visibility::All => (key, rules, vec![None]),
+            Visibility::Only(namespaces) => (key, rules, namespaces.iter().map(Some).collect()),
+        });
+        with_callers.collect()
+    }
+
+    /// The callers, of those who see the rules, that have one on this port. For the others it is as if there were none.
+    fn asked<'a>(
+        &self,
+        rules: &'a VirtualServiceFacts,
+        callers: &[Option<&'a Name>],
+    ) -> Vec<Option<&'a str>> {
+        let mut asked: BTreeSet<Option<&str>> = BTreeSet::new();
+        for rule in &rules.http {
+            match matches_of(rule) {
+                [] => asked.extend(callers.iter().map(|caller| caller.map(|name| &**name))),
+                matches => {
+                    let here = matches.iter().filter_map(Value::as_object);
+                    let here = here.filter(|one| self.is_here(one));
+                    asked.extend(here.flat_map(|one| callers_of(one, callers)));
+                }
+            }
+        }
+        if asked.contains(&None) {
+            return vec![None];
+        }
+        asked.into_iter().collect()
+    }
+
     /// Istio answers 404 where a host has rules and none matches.
-    fn nothing_matched(&self, callers: &[Option<&Name>]) -> Value {
+    fn nothing_matched(&self, callers: &[Option<&str>]) -> Value {
         json!({"match": self.matches(&Map::new(), callers), "directResponse": {"status": 404}})
+    }
+
+    /// Whether a match is about sidecars and this port.
+    fn is_here(&self, one: &Map<String, Value>) -> bool {
+        let gateways = one.get("gateways").and_then(Value::as_array);
+        let of_mesh =
+            gateways.is_none_or(|gateways| gateways.is_empty() || gateways.iter().any(|name| name == "mesh"));
+        of_mesh && one.get("port").is_none_or(|port| port == self.port.number)
     }
 
     fn carry(
@@ -193,26 +231,15 @@ impl Target<'_> {
             return Err("it routes to a Service that is not exported to the gateway's namespace");
         }
         let mut matches = Vec::new();
-        match rule
-            .get("match")
-            .and_then(Value::as_array)
-            .filter(|list| !list.is_empty())
-        {
-            None => matches = self.matches(&Map::new(), callers),
-            Some(list) => {
+        match matches_of(rule) {
+            [] => matches = self.matches(&Map::new(), &callers_of(&Map::new(), callers)),
+            list => {
                 for one in list.iter().filter_map(Value::as_object) {
                     if one.contains_key("sourceLabels") {
                         return Err("it matches sourceLabels, which the gateway does not know");
                     }
-                    let of_mesh = one
-                        .get("gateways")
-                        .and_then(Value::as_array)
-                        .is_none_or(|gateways| {
-                            gateways.is_empty() || gateways.iter().any(|name| name == "mesh")
-                        });
-                    let of_port = one.get("port").is_none_or(|port| port == self.port.number);
-                    if of_mesh && of_port {
-                        matches.extend(self.matches(one, callers));
+                    if self.is_here(one) {
+                        matches.extend(self.matches(one, &callers_of(one, callers)));
                     }
                 }
             }
@@ -237,19 +264,17 @@ impl Target<'_> {
         if let Some(mirror) = carried.get_mut("mirror") {
             self.aim(mirror, &key.namespace);
         }
+        if let Some(redirect) = carried.get_mut("redirect").and_then(Value::as_object_mut) {
+            self.keep_port(redirect);
+        }
         Ok(Some(Value::Object(carried)))
     }
 
     /// One user's match, and-ed with each address and each calling namespace.
-    fn matches(&self, one: &Map<String, Value>, callers: &[Option<&Name>]) -> Vec<Value> {
+    fn matches(&self, one: &Map<String, Value>, callers: &[Option<&str>]) -> Vec<Value> {
         let mut matches = Vec::new();
-        let from = one.get("sourceNamespace").and_then(Value::as_str);
         for address in self.addresses() {
             for caller in callers {
-                let caller = match (caller.map(|name| &**name), from) {
-                    (Some(seen_by), Some(from)) if seen_by != from => continue,
-                    (seen_by, from) => from.or(seen_by),
-                };
                 let mut all = one.clone();
                 for key in ["gateways", "port", "sourceNamespace"] {
                     all.remove(key);
@@ -267,6 +292,24 @@ impl Target<'_> {
             }
         }
         matches
+    }
+
+    /// The port of the request, in a redirect to it, is the one that was called, and not the gateway's (Istio:
+    /// `ApplyRedirect`).
+    fn keep_port(&self, redirect: &mut Map<String, Value>) {
+        if redirect
+            .get("derivePort")
+            .is_none_or(|port| port != "FROM_REQUEST_PORT")
+        {
+            return;
+        }
+        let is_https = redirect.get("scheme").is_some_and(|scheme| scheme == "https");
+        if self.port.number == if is_https { 443 } else { 80 } {
+            redirect.insert("derivePort".into(), "FROM_PROTOCOL_DEFAULT".into());
+        } else {
+            redirect.remove("derivePort");
+            redirect.insert("port".into(), self.port.number.into());
+        }
     }
 
     /// Makes a destination mean at the gateway what it means at the caller's proxy: a short name is
@@ -290,6 +333,21 @@ impl Target<'_> {
         }
         destination.insert("host".into(), Value::from(&*host));
     }
+}
+
+fn matches_of(rule: &Map<String, Value>) -> &[Value] {
+    let matches = rule.get("match").and_then(Value::as_array);
+    matches.map_or(&[], Vec::as_slice)
+}
+
+/// The callers, of those who see a rule, that one of its matches is about.
+fn callers_of<'a>(one: &'a Map<String, Value>, callers: &[Option<&'a Name>]) -> Vec<Option<&'a str>> {
+    let from = one.get("sourceNamespace").and_then(Value::as_str);
+    let seen_by = callers.iter().map(|caller| caller.map(|name| &**name));
+    seen_by
+        .filter(|seen_by| seen_by.is_none() || from.is_none() || *seen_by == from)
+        .map(|seen_by| from.or(seen_by))
+        .collect()
 }
 
 /// The object at `key`, made where there is none.

@@ -137,6 +137,53 @@ fn a_rule_that_cannot_be_carried_is_said_and_the_service_still_answers() {
 }
 
 #[test]
+fn where_rules_say_nothing_of_a_port_or_a_caller_there_are_none() {
+    let mut world = World::new();
+    world.service("books", "reviews", &["http:8080", "http-admin:9090"]);
+    let to = |host: &str, matched: Value| json!([{"match": [matched], "route": [{"destination": {"host": host}}]}]);
+    let objects = [
+        ("older", to("admin", json!({"port": 9090}))),
+        ("younger", to("v2", json!({"sourceNamespace": "shop"}))),
+    ];
+    for (name, http) in objects {
+        world.object(
+            "VirtualService",
+            "books",
+            name,
+            json!({"hosts": ["reviews"], "http": http}),
+        );
+    }
+    world.settle();
+    let said = rules(&world, "books").into_iter().map(|rule| {
+        let headers = &rule["match"][0]["headers"];
+        let address = headers["x-servicefence-original-dst"]["exact"].as_str().unwrap();
+        let caller = headers["x-servicefence-source"]["prefix"]
+            .as_str()
+            .unwrap_or("*/");
+        let to = rule["route"][0]["destination"]["host"]
+            .as_str()
+            .map(|host| host.split('.').next().unwrap());
+        format!(
+            "{caller}{} -> {}",
+            &address[address.len() - 4..],
+            to.unwrap_or("404")
+        )
+    });
+    let said: Vec<_> = said.collect();
+    assert_eq!(
+        said,
+        [
+            "shop/8080 -> v2",
+            "shop/8080 -> 404",
+            "*/8080 -> reviews",
+            "*/9090 -> admin",
+            "*/9090 -> 404",
+            "*/9090 -> reviews",
+        ]
+    );
+}
+
+#[test]
 fn malformed_rules_harm_nobody() {
     let mut world = World::new();
     world.service("books", "reviews", &["http:8080"]);
