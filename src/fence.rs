@@ -13,6 +13,7 @@ mod expiry;
 mod explain;
 pub mod facts;
 mod fallback;
+pub mod gateway_api;
 pub mod history;
 pub mod jwks;
 mod learn;

@@ -218,7 +218,7 @@ impl Reconciler {
         self.state.apply(Change::RoutesConfirmed(namespace.clone()));
         if changed {
             for rule in plan.not_carried {
-                self.events.not_carried(&rule.rules, rule.because).await;
+                self.events.not_carried(&rule.author, rule.because).await;
             }
         }
         Ok(())

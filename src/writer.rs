@@ -25,6 +25,9 @@ use crate::metrics::Metrics;
 use crate::source::convert::{Observe, Unreadable, Watched};
 use crate::state::{ObjectId, State};
 
+/// The API group of routes.
+pub const GATEWAY_API: &str = "gateway.networking.k8s.io";
+
 /// A write that did not happen.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
@@ -98,6 +101,8 @@ pub fn resource(watched: Watched) -> ApiResource {
     let (group, version, kind) = match watched {
         Watched::ServiceFences => ("servicefence.io", "v1alpha1", "ServiceFence"),
         Watched::Sidecars => ("networking.istio.io", "v1", "Sidecar"),
+        Watched::HttpRoutes => (GATEWAY_API, "v1", "HTTPRoute"),
+        Watched::GrpcRoutes => (GATEWAY_API, "v1", "GRPCRoute"),
         Watched::VirtualServices => ("networking.istio.io", "v1", "VirtualService"),
         Watched::ServiceEntries => ("networking.istio.io", "v1", "ServiceEntry"),
         Watched::AuthorizationPolicies => ("security.istio.io", "v1", "AuthorizationPolicy"),

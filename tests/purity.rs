@@ -14,9 +14,10 @@ use std::path::{Path, PathBuf};
 use source::{Source, modules};
 
 /// Crates of plain data.
-const PURE: [&str; 6] = [
+const PURE: [&str; 7] = [
     "jiff",
     "k8s_openapi",
+    "regex_syntax",
     "serde",
     "serde_json",
     "servicefence_crd",

@@ -1,10 +1,11 @@
-//! The `ServiceFence` API, the few Istio types that the controller reads or writes, and the names
+//! The `ServiceFence` API, the few types of Istio and Gateway API that the controller reads or writes, and the names
 //! that both share.
 //!
 //! What stands here is what `kubectl explain servicefence` shows and what the chart installs:
 //! `crd/servicefence.yaml` is generated from [`ServiceFence`] by `servicefence crd`.
 
 mod definition;
+pub mod gateway_api;
 pub mod istio;
 pub mod names;
 mod service_fence;

@@ -10,6 +10,7 @@ use super::facts::{
     EndpointsFacts, NamespaceFacts, PodFacts, ServiceEntryFacts, ServiceFacts, SidecarFacts,
     VirtualServiceFacts, Written,
 };
+use super::gateway_api::{RouteFacts, RouteKey};
 use super::history::{self, History};
 use super::jwks::JwksFacts;
 use super::mutual_tls::PeerAuthenticationFacts;
@@ -31,6 +32,8 @@ pub enum Change {
     ServiceEntry(ConfigKey, Option<ServiceEntryFacts>),
     /// A VirtualService that is not ours.
     VirtualService(ConfigKey, Option<VirtualServiceFacts>),
+    /// A route of Gateway API that is bound to Services.
+    Route(RouteKey, Option<RouteFacts>),
     /// A pod.
     Pod(PodKey, Option<PodFacts>),
     /// An AuthorizationPolicy that names callers.

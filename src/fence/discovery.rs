@@ -140,7 +140,8 @@ impl Engine {
         let mut facts = take(is_discovered, &mut self.aside.virtual_services, key, facts)?;
         let defaults = &self.mesh_config.default_exports;
         if facts.exported_by_default {
-            facts.visibility = defaults.virtual_services.visibility(&key.namespace);
+            let exported_to = defaults.virtual_services.visibility(&key.namespace);
+            facts.visibility = facts.followed_by(exported_to, &key.namespace);
         }
         // The DestinationRule with the subset is not read, and counts as one that does not say who sees it.
         facts.private_subsets = defaults.destination_rules.is_private();

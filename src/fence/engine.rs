@@ -18,6 +18,7 @@ use super::allow::{Allowed, What, Wishes};
 use super::change::Target;
 use super::discovery::Aside;
 use super::facts::{PodFacts, SidecarFacts, Written};
+use super::gateway_api::GatewayApi;
 use super::history::{self, History};
 use super::mutual_tls::MutualTls;
 use super::name::{Cidr, ConfigKey, FenceKey, Fingerprint, Name, PodKey, ScopeHost};
@@ -123,6 +124,7 @@ impl Fence {
 pub struct Engine {
     pub(super) settings: Settings,
     pub(super) registry: Registry,
+    pub(super) gateway_api: GatewayApi,
     pub(super) pods: BTreeMap<PodKey, PodFacts>,
     pub(super) pods_known: BTreeSet<Name>,
     pub(super) fences: BTreeMap<FenceKey, Fence>,
@@ -154,6 +156,7 @@ impl Engine {
     pub fn new(settings: Settings) -> Self {
         Self {
             registry: Registry::new(settings.system_namespace.clone()),
+            gateway_api: GatewayApi::default(),
             pods: BTreeMap::new(),
             pods_known: BTreeSet::new(),
             fences: BTreeMap::new(),

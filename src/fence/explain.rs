@@ -192,9 +192,10 @@ impl Engine {
                 let rules = rules.filter(|(rules, facts)| {
                     rules.namespace == host.namespace && facts.visibility.to(&key.namespace)
                 });
-                because.extend(rules.map(|(rules, _)| {
-                    Because::new("Route", format!("VirtualService {rules} has rules for it"))
-                }));
+                let authors = rules.flat_map(|(rules, facts)| facts.authors(rules));
+                because.extend(
+                    authors.map(|author| Because::new("Route", format!("{author} has rules for it"))),
+                );
                 return;
             }
         };

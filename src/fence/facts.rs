@@ -3,13 +3,15 @@
 //! Flows in: objects as the watches decode them. Flows out: nothing; these are plain values.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use servicefence_crd::{Fallback, Mode, names};
 
-use super::name::{Fingerprint, Name, ScopeHost, ServiceKey, qualify};
+use super::gateway_api::{MadeOf, RouteKey};
+use super::name::{ConfigKey, Fingerprint, Name, ScopeHost, ServiceKey, qualify};
 
 /// Labels or a label selector.
 pub type Labels = BTreeMap<String, String>;
@@ -241,7 +243,7 @@ pub struct ServiceEntryFacts {
     pub exported_by_default: bool,
 }
 
-/// A VirtualService that is not ours.
+/// A VirtualService that is not ours: a user's, or one that istiod makes for itself of routes of Gateway API.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VirtualServiceFacts {
     /// Its hosts, fully qualified.
@@ -254,6 +256,8 @@ pub struct VirtualServiceFacts {
     pub exported_by_default: bool,
     /// Its HTTP rules: as written, or as they apply once those of delegates are merged in.
     pub http: Vec<Map<String, Value>>,
+    /// Of what istiod made each of its rules; empty for one that a user wrote.
+    pub made_of: Vec<MadeOf>,
     /// The Services that its HTTP rules send or mirror requests to.
     pub destinations: BTreeSet<ServiceKey>,
     /// Whether they name a subset that the fallback gateway may not know: see [`has_subset_elsewhere`].
@@ -297,7 +301,55 @@ pub fn has_subset(http: &[Map<String, Value>]) -> bool {
     })
 }
 
+/// An object in which a user wrote rules.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Author {
+    /// A VirtualService.
+    VirtualService(ConfigKey),
+    /// A route of Gateway API.
+    Route(RouteKey),
+}
+
+impl fmt::Display for Author {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::VirtualService(key) => write!(f, "VirtualService {key}"),
+            Self::Route(key) => key.fmt(f),
+        }
+    }
+}
+
 impl VirtualServiceFacts {
+    /// Whether routes of Gateway API are what users wrote.
+    pub fn is_made(&self) -> bool {
+        !self.made_of.is_empty()
+    }
+
+    /// What users wrote in place of this, which is `key`.
+    pub fn authors(&self, key: &ConfigKey) -> BTreeSet<Author> {
+        if self.is_made() {
+            let routes = self.made_of.iter().map(|of| of.route.clone());
+            routes.map(Author::Route).collect()
+        } else {
+            [Author::VirtualService(key.clone())].into()
+        }
+    }
+
+    /// Who sees one in `namespace`, of those to whom it is exported. Istio follows a route of Gateway API for calls out of
+    /// its own namespace, and where that is the Service's, for all (`buildSidecarVirtualHostsForVirtualService`).
+    pub fn followed_by(&self, exported_to: Visibility, namespace: &str) -> Visibility {
+        let of_producer = self
+            .hosts
+            .iter()
+            .filter_map(|host| ServiceKey::of_host(host))
+            .any(|service| *service.namespace == *namespace);
+        if !self.is_made() || of_producer {
+            return exported_to;
+        }
+        let own = exported_to.to(namespace).then(|| namespace.into());
+        Visibility::Only(own.into_iter().collect())
+    }
+
     /// Whether these rules, of a VirtualService in `namespace`, name a subset that the fallback gateway may not know.
     /// `private`: no DestinationRule that does not say who sees it is seen outside its own namespace.
     pub fn subset_elsewhere(http: &[Map<String, Value>], namespace: &str, private: bool) -> bool {

@@ -478,6 +478,7 @@ fn identity(change: &Change) -> String {
         Change::Service(key, _) => format!("service {key}"),
         Change::Pod(key, _) => format!("pod {key}"),
         Change::VirtualService(key, _) => format!("virtualservice {key}"),
+        Change::Route(key, _) => key.to_string(),
         Change::ServiceEntry(key, _) => format!("serviceentry {key}"),
         Change::Sidecar(key, _) => format!("sidecar {key}"),
         Change::Policy(key, _) => format!("policy {key}"),

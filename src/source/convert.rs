@@ -15,6 +15,7 @@ use kube::api::{DynamicObject, ObjectMeta};
 use kube::core::PartialObjectMeta;
 use serde::de::{DeserializeOwned, Error as _};
 use serde_json::Value;
+use servicefence_crd::gateway_api::{GrpcMatch, HttpMatch};
 use servicefence_crd::istio::{
     self, PeerAuthenticationSpec, ServiceEntrySpec, SidecarSpec, VirtualServiceSpec,
 };
@@ -25,6 +26,7 @@ use crate::fence::facts::{
     Asks, NamespaceFacts, Port, Protocol, ServiceEntryFacts, ServiceFacts, ServiceKind, SidecarFacts,
     VirtualServiceFacts, Visibility, Written, destinations, has_subset_elsewhere,
 };
+use crate::fence::gateway_api::{Matched, RouteFacts, RouteKey, RouteKind};
 use crate::fence::mutual_tls::{self, PeerAuthenticationFacts};
 use crate::fence::name::{ConfigKey, FenceKey, Name, PodKey, ScopeHost, ServiceKey, qualify};
 use crate::fence::policy::PolicyFacts;
@@ -59,6 +61,10 @@ pub enum Watched {
     Sidecars,
     /// Istio's VirtualServices.
     VirtualServices,
+    /// HTTPRoutes of Gateway API.
+    HttpRoutes,
+    /// GRPCRoutes of Gateway API.
+    GrpcRoutes,
     /// Istio's ServiceEntries.
     ServiceEntries,
     /// Istio's EnvoyFilters, those named as ours are.
@@ -87,6 +93,8 @@ impl Watched {
             Self::ServiceFences => "servicefences",
             Self::Sidecars => "sidecars",
             Self::VirtualServices => "virtualservices",
+            Self::HttpRoutes => "httproutes",
+            Self::GrpcRoutes => "grpcroutes",
             Self::ServiceEntries => "serviceentries",
             Self::EnvoyFilters => "envoyfilters",
             Self::AuthorizationPolicies => "authorizationpolicies",
@@ -110,9 +118,21 @@ impl Watched {
         }
     }
 
+    /// Routes of a kind.
+    pub fn routes(kind: RouteKind) -> Self {
+        match kind {
+            RouteKind::Http => Self::HttpRoutes,
+            RouteKind::Grpc => Self::GrpcRoutes,
+        }
+    }
+
     /// The change that an object's disappearance is.
     pub fn gone(self, namespace: &str, name: &str, system_namespace: &str) -> Change {
         let config = || ConfigKey::new(namespace, name);
+        let route = |kind| RouteKey {
+            config: config(),
+            kind,
+        };
         match self {
             Self::Namespaces => Change::Namespace(name.into(), None),
             Self::Services if is_placeholder(namespace, name, system_namespace) => Change::Ports(None),
@@ -125,6 +145,8 @@ impl Watched {
                 Some(OwnName::Warm) => Change::Warm(config(), None),
                 None => Change::VirtualService(config(), None),
             },
+            Self::HttpRoutes => Change::Route(route(RouteKind::Http), None),
+            Self::GrpcRoutes => Change::Route(route(RouteKind::Grpc), None),
             Self::ServiceEntries => Change::ServiceEntry(config(), None),
             Self::EnvoyFilters => Change::EnvoyFilter(namespace.into(), None),
             Self::AuthorizationPolicies => Change::Policy(config(), None),
@@ -279,6 +301,8 @@ impl Observe for DynamicObject {
             )),
             Some("Sidecar") => observe_sidecar(self, key),
             Some("VirtualService") => observe_virtual_service(self, key, system_namespace),
+            Some("HTTPRoute") => observe_route::<HttpMatch>(self, key, RouteKind::Http),
+            Some("GRPCRoute") => observe_route::<GrpcMatch>(self, key, RouteKind::Grpc),
             Some("ServiceEntry") => observe_service_entry(self, key),
             Some("AuthorizationPolicy") => {
                 let policy = PolicyFacts::of(&spec(self)?, &key.namespace);
@@ -406,9 +430,19 @@ fn observe_virtual_service(
         subset_elsewhere: has_subset_elsewhere(&spec.http, &key.namespace),
         private_subsets: false,
         http: spec.http,
+        made_of: Vec::new(),
         created: created(&object.metadata),
     };
     Ok(Change::VirtualService(key, Some(facts)))
+}
+
+fn observe_route<M: Matched + DeserializeOwned>(
+    object: &DynamicObject,
+    config: ConfigKey,
+    kind: RouteKind,
+) -> Result<Change, Unreadable> {
+    let facts = RouteFacts::of::<M>(&spec(object)?, &config, created(&object.metadata));
+    Ok(Change::Route(RouteKey { config, kind }, facts))
 }
 
 fn observe_service_entry(object: &DynamicObject, key: ConfigKey) -> Result<Change, Unreadable> {

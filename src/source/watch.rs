@@ -5,6 +5,7 @@
 //! a relist, what vanished meanwhile is gone from the engine too.
 
 mod gateway;
+mod gateway_api;
 mod pods;
 
 use std::collections::{BTreeSet, HashSet};
@@ -107,6 +108,7 @@ pub fn start(context: &Context, tasks: &mut Supervisor, readiness: &Readiness) {
         spawn(watched, watcher::watcher(api, config), context, tasks, readiness);
     }
     gateway::start(context, tasks, readiness);
+    gateway_api::start(context, tasks, readiness);
     pods::start(context, tasks);
 }
 
@@ -225,6 +227,14 @@ impl Watch {
                 tracing::warn!(watch = self.watched.as_str(), namespace = id.namespace, name = id.name, %error, "unreadable object");
                 self.context.events.unreadable(self.watched, meta, &error).await;
             }
+        }
+    }
+
+    /// What is watched is no longer there, all of it.
+    fn forget_all(&mut self) {
+        let known = std::mem::take(&mut self.known).into_iter();
+        for key in known.chain(std::mem::take(&mut self.listed)) {
+            self.vanished(&key);
         }
     }
 

@@ -5,7 +5,8 @@ use kube::api::{Api, DynamicObject, ObjectMeta};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use servicefence_crd::names;
 
-use crate::fence::name::{ConfigKey, FenceKey};
+use crate::fence::facts::Author;
+use crate::fence::name::FenceKey;
 use crate::fence::{Said, UnknownLabel};
 use crate::source::convert::{Unreadable, Watched};
 
@@ -157,12 +158,15 @@ impl Events {
     }
 
     /// A user's rule that first calls do not follow.
-    pub async fn not_carried(&self, rules: &ConfigKey, because: &str) {
-        let object = self
-            .reference(Watched::VirtualServices, Some(&rules.namespace), &rules.name)
-            .await;
+    pub async fn not_carried(&self, author: &Author, because: &str) {
+        let (watched, key) = match author {
+            Author::VirtualService(key) => (Watched::VirtualServices, key),
+            Author::Route(route) => (Watched::routes(route.kind), &route.config),
+        };
+        let object = self.reference(watched, Some(&key.namespace), &key.name).await;
+        let kind = object.kind.clone().unwrap_or_default();
         let note = format!(
-            "first calls, which the fallback gateway serves, do not follow a rule of this VirtualService: {because}; once the host is learned they do"
+            "first calls, which the fallback gateway serves, do not follow a rule of this {kind}: {because}; once the host is learned they do"
         );
         self.publish(object, EventType::Warning, "RuleNotCarried", "Reconcile", note)
             .await;

@@ -30,6 +30,7 @@ impl Engine {
             Change::Endpoints(key, facts) => self.registry.set_endpoints(&key, facts),
             Change::ServiceEntry(key, facts) => self.apply_service_entry(&key, facts, &mut dirty),
             Change::VirtualService(key, facts) => self.apply_virtual_service(&key, facts, &mut dirty),
+            Change::Route(key, facts) => self.apply_route(&key, facts, &mut dirty),
             Change::Pod(key, facts) => self.apply_pod(&key, facts, &mut dirty),
             Change::Policy(key, facts) => self.apply_policy(&key, facts, &mut dirty),
             Change::Jwks(key, facts) => self.apply_jwks(&key, facts, &mut dirty),

@@ -1,10 +1,11 @@
-//! What a change of the users' VirtualServices touches.
+//! What a change of the users' VirtualServices, and of routes of Gateway API, touches.
 
 use std::collections::BTreeSet;
 
 use super::Engine;
 use crate::fence::change::{Dirty, Target};
 use crate::fence::facts::VirtualServiceFacts;
+use crate::fence::gateway_api::{RouteFacts, RouteKey};
 use crate::fence::name::{ConfigKey, Name, ServiceKey};
 use crate::fence::registry::ChangedRules;
 
@@ -18,6 +19,12 @@ impl Engine {
         let facts = self.taken_virtual_service(key, facts);
         for changed in self.registry.set_virtual_service(key, facts) {
             self.dirty_by_rules(&changed, dirty);
+        }
+    }
+
+    pub(super) fn apply_route(&mut self, key: &RouteKey, facts: Option<RouteFacts>, dirty: &mut Dirty) {
+        for (key, facts) in self.gateway_api.set(key, facts) {
+            self.apply_virtual_service(&key, facts, dirty);
         }
     }
 

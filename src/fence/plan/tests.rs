@@ -9,6 +9,7 @@ mod enforce;
 mod expiry;
 mod explain;
 mod gateway;
+mod gateway_api;
 mod invariants;
 mod jwks;
 mod metrics;

@@ -12,7 +12,9 @@ use servicefence_crd::names;
 
 use super::{Kind, Object};
 use crate::fence::delegate;
-use crate::fence::facts::{Port, Protocol, ServiceFacts, VirtualServiceFacts, Visibility, destinations};
+use crate::fence::facts::{
+    Author, Port, Protocol, ServiceFacts, VirtualServiceFacts, Visibility, destinations,
+};
 use crate::fence::name::{ConfigKey, Name, ServiceKey, envoy_address, qualify};
 use crate::fence::registry::Registry;
 
@@ -31,8 +33,8 @@ pub fn namespace_of_routes(object: &str) -> Option<Name> {
 /// A user's rule that the gateway cannot apply to first calls.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NotCarried {
-    /// The VirtualService that has it.
-    pub rules: ConfigKey,
+    /// The object that has it.
+    pub author: Author,
     /// What stands in the way.
     pub because: &'static str,
 }
@@ -131,15 +133,18 @@ impl Target<'_> {
                 continue;
             }
             let mut complete = true;
-            for rule in &rules.http {
-                match self.carry(key, rules, rule, &callers) {
+            for (at, rule) in rules.http.iter().enumerate() {
+                let made_of = rules.made_of.get(at);
+                let unfit = made_of.and_then(|of| of.unfit).map_or(Ok(()), Err);
+                match unfit.and_then(|()| self.carry(key, rules, rule, &callers)) {
                     Ok(rule) => carried.extend(rule),
                     Err(because) => {
                         complete = false;
-                        not_carried.insert(NotCarried {
-                            rules: key.clone(),
-                            because,
-                        });
+                        let author = made_of.map_or_else(
+                            || Author::VirtualService(key.clone()),
+                            |of| Author::Route(of.route.clone()),
+                        );
+                        not_carried.insert(NotCarried { author, because });
                     }
                 }
             }
@@ -154,20 +159,34 @@ impl Target<'_> {
     }
 
     /// The VirtualServices with HTTP rules for the host, each with the namespaces whose calls it is for (`None`: all), in
-    /// Istio's order: those that only some namespaces see before those for all, older before newer
-    /// (`SelectVirtualServices`, `configCompareByCreationTime`).
+    /// Istio's order: those of users that only some namespaces see, then those made of routes of the caller's own
+    /// namespace, then the others, older before newer (`SelectVirtualServices`, `configCompareByCreationTime`).
     fn in_order(&self) -> Vec<(&ConfigKey, &VirtualServiceFacts, Vec<Option<&Name>>)> {
-        let rules = self.registry.rules_of_host(self.host);
-        let mut sources: Vec<_> = rules.filter(|(_, rules)| !rules.http.is_empty()).collect();
-        sources.sort_by_key(|(key, rules)| {
-            let is_for_all = rules.visibility == Visibility::All;
-            (is_for_all, rules.created, &key.name, &key.namespace)
-        });
-        let with_callers = sources.into_iter().map(|(key, rules)| match &rules.visibility {
-            Visibility::All => (key, rules, vec![None]),
-            Visibility::Only(namespaces) => (key, rules, namespaces.iter().map(Some).collect()),
-        });
-        with_callers.collect()
+        let rules = || {
+            let all = self.registry.rules_of_host(self.host);
+            all.filter(|(_, rules)| !rules.http.is_empty())
+        };
+        let users_for_all = rules().any(|(_, rules)| !rules.is_made() && rules.visibility == Visibility::All);
+        let mut sources = Vec::new();
+        for (key, rules) in rules() {
+            match &rules.visibility {
+                Visibility::All => {
+                    if rules.is_made() && users_for_all {
+                        sources.push((1, key, rules, vec![Some(&key.namespace)]));
+                    }
+                    sources.push((2, key, rules, vec![None]));
+                }
+                Visibility::Only(namespaces) => {
+                    let rank = u8::from(rules.is_made());
+                    sources.push((rank, key, rules, namespaces.iter().map(Some).collect()));
+                }
+            }
+        }
+        sources.sort_by_key(|(rank, key, rules, _)| (*rank, rules.created, &key.name, &key.namespace));
+        sources
+            .into_iter()
+            .map(|(_, key, rules, callers)| (key, rules, callers))
+            .collect()
     }
 
     /// The callers, of those who see the rules, that have one on this port. For the others it is as if there were none.

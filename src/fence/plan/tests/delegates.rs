@@ -167,10 +167,10 @@ fn what_cannot_be_carried_is_said_of_the_root() {
         let not_carried = world.engine.plan_routes(&"books".into()).not_carried;
         let said: Vec<_> = not_carried
             .iter()
-            .map(|rule| (rule.rules.to_string(), rule.because))
+            .map(|rule| (rule.author.to_string(), rule.because))
             .collect();
         assert_eq!(said.len(), 1);
-        assert_eq!(said[0].0, "books/reviews");
+        assert_eq!(said[0].0, "VirtualService books/reviews");
         assert!(said[0].1.contains(because), "{said:?}");
         assert_eq!(destinations(&world), ["reviews.books:8080"; 2]);
     }

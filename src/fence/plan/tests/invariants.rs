@@ -48,6 +48,8 @@ enum Happening {
     /// Rules of a namespace come from another one's VirtualService.
     Root(usize, (usize, usize), usize),
     Delegate(usize, Option<((usize, usize), bool)>),
+    /// A route of this name is bound to a Service and leads to another, or is gone.
+    Route(usize, usize, Option<[(usize, usize); 2]>),
     GatewayReady(bool),
     MeshConfig(&'static str),
     /// Who serves the misses of a namespace: the gateway, or nobody.
@@ -148,6 +150,8 @@ fn happening() -> impl Strategy<Value = Happening> {
             .prop_map(|(namespace, to, from)| Happening::Root(namespace, to, from)),
         (0..NAMESPACES.len(), prop::option::of((service(), any::<bool>())))
             .prop_map(|(namespace, to)| Happening::Delegate(namespace, to)),
+        (service(), prop::option::of([service(), service()]))
+            .prop_map(|((namespace, name), bound)| Happening::Route(namespace, name, bound)),
         any::<bool>().prop_map(Happening::GatewayReady),
         (
             prop::sample::select(&["a", "b", "istio-system"][..]),
@@ -304,6 +308,13 @@ fn happens(world: &mut World, happening: &Happening) {
         }
         Happening::Delegate(namespace, None) => {
             world.gone(Watched::VirtualServices, NAMESPACES[*namespace], "delegate");
+        }
+        Happening::Route(namespace, name, Some(bound)) => {
+            let [from, to] = bound.map(|(of, name)| (NAMESPACES[of], NAMES[name]));
+            super::gateway_api::lead(world, NAMESPACES[*namespace], NAMES[*name], from, to);
+        }
+        Happening::Route(namespace, name, None) => {
+            world.gone(Watched::HttpRoutes, NAMESPACES[*namespace], NAMES[*name]);
         }
         Happening::Jwks(namespace, of, Some(keys)) => {
             let selector: std::collections::BTreeMap<_, _> =

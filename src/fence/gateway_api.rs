@@ -1,0 +1,178 @@
+//! Routes of Gateway API that are bound to Services: HTTPRoutes and GRPCRoutes of the mesh.
+//!
+//! Flows in: routes, one at a time. Flows out: the VirtualServices that istiod makes of them for itself
+//! (`HTTPRouteCollection`, `mergeHTTPRoutes`), so that the rest knows one kind of rules. Invariant: they follow from all
+//! routes, in whatever order these came.
+
+mod fit;
+mod merge;
+mod translate;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use jiff::Timestamp;
+use servicefence_crd::gateway_api::{ObjectRef, RouteSpec};
+
+pub use self::merge::MadeOf;
+pub use self::translate::Matched;
+use super::delegate::Rule;
+use super::facts::VirtualServiceFacts;
+use super::name::{ConfigKey, ServiceKey};
+
+/// A kind of routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RouteKind {
+    /// HTTPRoute.
+    Http,
+    /// GRPCRoute.
+    Grpc,
+}
+
+impl RouteKind {
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "HTTPRoute",
+            Self::Grpc => "GRPCRoute",
+        }
+    }
+}
+
+/// A route.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RouteKey {
+    /// Its namespace and name.
+    pub config: ConfigKey,
+    /// Its kind.
+    pub kind: RouteKind,
+}
+
+impl fmt::Display for RouteKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind.as_str(), self.config)
+    }
+}
+
+/// A route that is bound to Services.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteFacts {
+    /// The Services.
+    parents: BTreeSet<Parent>,
+    /// What istiod makes of its rules, before they are merged and sorted.
+    rules: Vec<Rule>,
+    /// Older routes come first.
+    created: Timestamp,
+}
+
+/// A Service that a route is bound to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Parent {
+    service: ServiceKey,
+    /// The only port that it is about.
+    port: Option<u16>,
+}
+
+impl Parent {
+    /// Reads a reference of a route in `namespace`. Without group and kind it would be a Gateway.
+    fn of(parent: &ObjectRef, namespace: &str) -> Option<Self> {
+        let is_service = parent.group.as_deref() == Some("") && parent.kind.as_deref() == Some("Service");
+        let namespace = parent.namespace.as_deref().unwrap_or(namespace);
+        let service = ServiceKey::new(namespace, parent.name.as_str());
+        // A name may be any text. One that no Service can have would be taken for a wildcard, or for another namespace.
+        let is_name = |name: &str| {
+            let is_in_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '-';
+            !name.is_empty() && name.chars().all(is_in_name)
+        };
+        (is_service && is_name(&service.name) && is_name(namespace)).then_some(Self {
+            service,
+            port: parent.port,
+        })
+    }
+
+    /// The VirtualService that routes of `namespace` bound to this are merged into. It has istiod's name, which no
+    /// VirtualService of a user can have.
+    fn virtual_service(&self, namespace: &str) -> ConfigKey {
+        let port = self.port.map(|port| format!("~{port}"));
+        let host = self.service.host();
+        ConfigKey::new(
+            namespace,
+            format!("{namespace}{}~{host}", port.unwrap_or_default()),
+        )
+    }
+}
+
+impl RouteFacts {
+    /// Reads a route; `None` where it is about no Service or istiod makes nothing of its rules.
+    pub fn of<M: Matched>(spec: &RouteSpec<M>, key: &ConfigKey, created: Timestamp) -> Option<Self> {
+        let parents = spec.parent_refs.iter();
+        let parents: BTreeSet<_> = parents
+            .filter_map(|parent| Parent::of(parent, &key.namespace))
+            .collect();
+        if parents.is_empty() {
+            return None;
+        }
+        let rules = translate::rules(spec, key);
+        (!rules.is_empty()).then_some(Self {
+            parents,
+            rules,
+            created,
+        })
+    }
+}
+
+/// All routes that are bound to Services.
+#[derive(Default)]
+pub struct GatewayApi {
+    routes: BTreeMap<RouteKey, RouteFacts>,
+    /// The routes that each VirtualService is merged of, and what they are bound to.
+    merged_of: BTreeMap<ConfigKey, (Parent, BTreeSet<RouteKey>)>,
+}
+
+impl GatewayApi {
+    /// Adds, replaces or removes a route; returns the VirtualServices that istiod now makes anew or no longer makes.
+    pub fn set(
+        &mut self,
+        key: &RouteKey,
+        facts: Option<RouteFacts>,
+    ) -> Vec<(ConfigKey, Option<VirtualServiceFacts>)> {
+        if self.routes.get(key) == facts.as_ref() {
+            return Vec::new();
+        }
+        let namespace = &key.config.namespace;
+        let mut touched = BTreeSet::new();
+        for parent in self.routes.remove(key).iter().flat_map(|old| &old.parents) {
+            let of = parent.virtual_service(namespace);
+            if let Some((_, routes)) = self.merged_of.get_mut(&of) {
+                routes.remove(key);
+                if routes.is_empty() {
+                    self.merged_of.remove(&of);
+                }
+            }
+            touched.insert(of);
+        }
+        if let Some(facts) = facts {
+            for parent in &facts.parents {
+                let of = parent.virtual_service(namespace);
+                let merged = self.merged_of.entry(of.clone());
+                let (_, routes) = merged.or_insert_with(|| (parent.clone(), BTreeSet::new()));
+                routes.insert(key.clone());
+                touched.insert(of);
+            }
+            self.routes.insert(key.clone(), facts);
+        }
+        let merged = touched.into_iter().map(|of| {
+            let facts = self.merged_of.get(&of).map(|(parent, routes)| {
+                let routes = routes
+                    .iter()
+                    .filter_map(|route| Some((route, self.routes.get(route)?)));
+                merge::virtual_service(parent, &of.namespace, routes)
+            });
+            (of, facts)
+        });
+        merged.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,177 @@
+//! Routes of Gateway API, whose CustomResourceDefinitions need not be installed.
+//!
+//! Flows in: what the API server serves, asked again and again, and the routes while it does. Flows out: changes.
+//! Invariants: readiness waits for the routes that there are and never for a kind that is not served; a kind that is no
+//! longer served has no routes.
+
+use std::time::Duration;
+
+use kube::api::{Api, DynamicObject};
+use kube::runtime::watcher;
+use tokio::time::sleep;
+
+use super::{Context, Watch};
+use crate::fence::gateway_api::RouteKind;
+use crate::readiness::Readiness;
+use crate::source::convert::Watched;
+use crate::supervisor::Supervisor;
+use crate::writer::resource;
+
+/// How often it is asked whether a kind is served: one small request.
+const ASK_EVERY: Duration = Duration::from_secs(30);
+
+/// The same while the API server does not say, and readiness may wait for it.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+pub(super) fn start(context: &Context, tasks: &mut Supervisor, readiness: &Readiness) {
+    for watched in [RouteKind::Http, RouteKind::Grpc].map(Watched::routes) {
+        let synced = readiness.wait_for(watched.as_str());
+        let watch = Watch::new(watched, context.clone(), Some(synced));
+        tasks.critical(watched.as_str(), while_served(watch, ASK_EVERY));
+    }
+}
+
+/// Watches a kind for as long as it is served, and again when it is once more.
+async fn while_served(mut watch: Watch, ask_every: Duration) {
+    let (client, watched) = (watch.context.client.clone(), watch.watched);
+    loop {
+        while !is_served(&client, watched).await {
+            watch.synced.take();
+            sleep(ask_every).await;
+        }
+        tracing::info!(watch = watched.as_str(), "Gateway API is installed");
+        let routes: Api<DynamicObject> = Api::all_with(client.clone(), &resource(watched));
+        let gone = async {
+            while is_served(&client, watched).await {
+                sleep(ask_every).await;
+            }
+        };
+        tokio::select! {
+            () = watch.run(watcher::watcher(routes, watcher::Config::default())) => return,
+            () = gone => {}
+        }
+        tracing::info!(watch = watched.as_str(), "Gateway API is no longer installed");
+        watch.forget_all();
+    }
+}
+
+/// Whether the API server serves a kind. It is asked until it says so or not.
+async fn is_served(client: &kube::Client, watched: Watched) -> bool {
+    let resource = resource(watched);
+    loop {
+        match client.list_api_group_resources(&resource.api_version).await {
+            Ok(served) => return served.resources.iter().any(|one| one.name == resource.plural),
+            Err(kube::Error::Api(status)) if status.code == 404 => return false,
+            Err(error) => {
+                tracing::warn!(watch = watched.as_str(), %error, "the API server does not say what it serves and is asked again");
+                sleep(RETRY_AFTER).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use axum::extract::{Query, State as Shared};
+    use axum::http::StatusCode;
+    use axum::routing::get;
+    use axum::{Json, Router};
+    use serde::Deserialize;
+    use serde_json::{Value, json};
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::fence::Engine;
+    use crate::fence::world::{SYSTEM, settings};
+    use crate::metrics::Metrics;
+    use crate::state::State;
+    use crate::writer::Events;
+
+    const SOON: Duration = Duration::from_millis(10);
+    const HOST: &str = "reviews.books.svc.cluster.local";
+
+    type Installed = Shared<Arc<AtomicBool>>;
+
+    #[derive(Deserialize)]
+    struct Asked {
+        watch: Option<bool>,
+    }
+
+    async fn kinds(Shared(installed): Installed) -> Result<Json<Value>, (StatusCode, &'static str)> {
+        if !installed.load(Ordering::Relaxed) {
+            return Err((StatusCode::NOT_FOUND, "404 page not found"));
+        }
+        let kind = json!({"name": "httproutes", "singularName": "", "namespaced": true, "kind": "HTTPRoute", "verbs": []});
+        Ok(Json(
+            json!({"groupVersion": "gateway.networking.k8s.io/v1", "resources": [kind]}),
+        ))
+    }
+
+    async fn routes(Query(asked): Query<Asked>) -> Json<Value> {
+        if asked.watch == Some(true) {
+            std::future::pending::<()>().await;
+        }
+        let parent = json!({"group": "", "kind": "Service", "name": "reviews"});
+        let rule = json!({"backendRefs": [{"name": "v2", "port": 8080}]});
+        let version = "gateway.networking.k8s.io/v1";
+        let route = json!({
+            "apiVersion": version, "kind": "HTTPRoute", "metadata": {"namespace": "books", "name": "reviews"},
+            "spec": {"parentRefs": [parent], "rules": [rule]},
+        });
+        let list = json!({"apiVersion": version, "kind": "HTTPRouteList", "metadata": {"resourceVersion": "1"}, "items": [route]});
+        Json(list)
+    }
+
+    /// An API server of which only this is asked, and a client of it.
+    async fn api_server(installed: Arc<AtomicBool>) -> kube::Client {
+        let all = Router::new()
+            .route("/apis/gateway.networking.k8s.io/v1", get(kinds))
+            .route("/apis/gateway.networking.k8s.io/v1/httproutes", get(routes))
+            .with_state(installed);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, all).await });
+        kube::Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap()
+    }
+
+    #[tokio::test]
+    async fn readiness_does_not_wait_for_what_is_not_installed_and_routes_come_and_go_with_it() {
+        let installed = Arc::new(AtomicBool::new(false));
+        let client = api_server(installed.clone()).await;
+        let (state, _dirty) = State::new(Engine::new(settings()));
+        let state = Arc::new(state);
+        let context = Context {
+            events: Events::new(client.clone(), None),
+            client,
+            state: state.clone(),
+            metrics: Arc::new(Metrics::new().unwrap()),
+            system_namespace: SYSTEM.into(),
+            root_namespace: "istio-system".into(),
+            mesh_config_map: "istio".into(),
+            service_cidrs: [].into(),
+        };
+        let readiness = Readiness::default();
+        let synced = readiness.wait_for("httproutes");
+        let watch = Watch::new(Watched::HttpRoutes, context.clone(), Some(synced));
+        let watching = tokio::spawn(while_served(watch, SOON));
+        timeout(Duration::from_secs(5), readiness.ready()).await.unwrap();
+
+        let has_rules = || state.engine().registry().rules_of_host(HOST).next().is_some();
+        for is_installed in [true, false, true] {
+            installed.store(is_installed, Ordering::Relaxed);
+            let seen = async {
+                while has_rules() != is_installed {
+                    sleep(SOON).await;
+                }
+            };
+            timeout(Duration::from_secs(5), seen).await.unwrap();
+        }
+        watching.abort();
+        let errors = context.metrics.watch_errors.with_label_values(&["httproutes"]);
+        assert_eq!(errors.get(), 0);
+    }
+}
