@@ -8,9 +8,10 @@ mod build;
 mod debian;
 mod prerequisites;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 pub use prerequisites::{can_run, install_missing, missing, raise_limits};
 
@@ -68,6 +69,16 @@ impl Tools {
     pub fn envoy_bootstrap(&self) -> PathBuf {
         self.folder.join("envoy_bootstrap.json")
     }
+}
+
+/// The CustomResourceDefinitions of Gateway API's routes as YAML, copied from its module first when they are not there.
+/// Blocking. A mesh has them only where a test applies them.
+pub fn gateway_api_crds() -> Result<String> {
+    let file = folder()?.join("gateway-api-crds.yaml");
+    if !file.exists() {
+        build::gateway_api_crds(&file)?;
+    }
+    fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))
 }
 
 /// The top folder of the checkout.

