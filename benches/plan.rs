@@ -16,7 +16,7 @@ use servicefence::fence::name::{ConfigKey, FenceKey, Name, ScopeHost, ServiceKey
 use servicefence::fence::render::{Kind, Write};
 use servicefence::fence::{Change, Engine, Settings};
 use servicefence_crd::{
-    Fallback, LearnedHost, Mode, ServiceFence, ServiceFenceSpec, ServiceFenceStatus, Source,
+    Fallback, LearnedHost, Mode, Selector, ServiceFence, ServiceFenceSpec, ServiceFenceStatus, Source,
 };
 
 const NAMESPACES: u32 = 100;
@@ -80,6 +80,7 @@ fn engine() -> Engine {
         default_fallback: Fallback::Gateway,
         has_gateway: true,
         excluded_namespaces: [Name::from("servicefence-system")].into(),
+        namespace_selector: Selector::default(),
         settle_time: SignedDuration::ZERO,
         baseline: Vec::new(),
         expire_after: SignedDuration::from_hours(336),

@@ -2,15 +2,17 @@
 //! environment variable.
 
 mod prometheus;
+mod selector;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use clap::{Args, ValueEnum};
 use jiff::SignedDuration;
-use servicefence_crd::{Fallback, Mode};
+use servicefence_crd::{Fallback, Mode, Selector};
 
 pub use self::prometheus::PrometheusConfig;
+use self::selector::selector;
 use crate::fence::Settings;
 use crate::fence::name::{Cidr, DEFAULT_CLUSTER_DOMAIN, Name, ScopeHost};
 
@@ -92,6 +94,11 @@ pub struct Config {
         value_delimiter = ','
     )]
     pub exclude_namespaces: Vec<String>,
+
+    /// Nothing is fenced in namespaces whose labels it does not match: a LabelSelector of Kubernetes as JSON, such as
+    /// {"matchLabels":{"team":"a"}}. {} matches all.
+    #[arg(long, env = "SERVICEFENCE_NAMESPACE_SELECTOR", default_value = "{}", value_parser = selector)]
+    pub namespace_selector: Selector,
 
     /// A range of Service addresses. Repeatable; default: those of the cluster's ServiceCIDR objects.
     #[arg(
@@ -200,6 +207,7 @@ impl Config {
             },
             has_gateway: self.fallback_gateway,
             excluded_namespaces: excluded,
+            namespace_selector: self.namespace_selector.clone(),
             settle_time: self.settle_time,
             baseline: self.baseline_hosts.clone(),
             expire_after: self.expire_after,
@@ -296,6 +304,7 @@ mod tests {
             "--istio-root-namespace=mesh",
             "--baseline-host=mesh/zipkin.mesh.svc.cluster.local,data/api.example.com",
             "--expire-after=48h",
+            r#"--namespace-selector={"matchLabels":{"team":"a"}}"#,
         ])
         .unwrap();
         assert_eq!(is.default_mode, Mode::Observe);
@@ -304,6 +313,7 @@ mod tests {
             is.excluded_namespaces,
             names(&["kube-system", "mesh", "monitoring", "servicefence-system"])
         );
+        assert_eq!(is.namespace_selector.match_labels["team"], "a");
         let hosts: Vec<_> = is.baseline.iter().map(ToString::to_string).collect();
         assert_eq!(
             hosts,
@@ -323,6 +333,7 @@ mod tests {
             ("--expire-after=1h", "too short or too long: write 24h to 8760h"),
             ("--settle-time=-1s", "is negative: write 0s or more"),
             ("--settle-time=soon", "is not a duration: write 500ms, 1s or 2m"),
+            ("--namespace-selector=team=a", "is not a LabelSelector"),
             ("--default-mode=on", "possible values: off, observe, enforce"),
         ] {
             let error = settings(&[flag]).unwrap_err();

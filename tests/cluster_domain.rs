@@ -8,7 +8,7 @@ use servicefence::fence::name::{ServiceKey, cluster_domain, qualify, set_cluster
 use servicefence::fence::render::{Write, envoy_filter_spec};
 use servicefence::fence::{Change, Engine, HostPattern, Settings};
 use servicefence::source::convert::Observe;
-use servicefence_crd::{Fallback, Mode};
+use servicefence_crd::{Fallback, Mode, Selector};
 
 const DOMAIN: &str = "k8s.example";
 const SYSTEM: &str = "servicefence-system";
@@ -27,6 +27,7 @@ fn engine() -> Engine {
         default_fallback: Fallback::Gateway,
         has_gateway: true,
         excluded_namespaces: [].into(),
+        namespace_selector: Selector::default(),
         settle_time: SignedDuration::ZERO,
         baseline: Vec::new(),
         expire_after: SignedDuration::ZERO,

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use jiff::{SignedDuration, Timestamp};
-use servicefence_crd::{Fallback, LearnedHost, Mode, ServiceFence, names};
+use servicefence_crd::{Fallback, LearnedHost, Mode, Selector, ServiceFence, names};
 
 use super::allow::{Allowed, What, Wishes};
 use super::change::Target;
@@ -42,6 +42,8 @@ pub struct Settings {
     pub has_gateway: bool,
     /// Namespaces in which nothing is fenced, the system and Istio's root namespace among them.
     pub excluded_namespaces: BTreeSet<Name>,
+    /// Namespaces whose labels it does not match are excluded as well; an empty one matches all.
+    pub namespace_selector: Selector,
     /// How long a host is warm before and after it moves; zero turns the warm phase off.
     pub settle_time: SignedDuration,
     /// Hosts of every scope.

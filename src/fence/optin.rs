@@ -10,7 +10,7 @@ use std::fmt;
 use servicefence_crd::{Mode, ServiceFenceSpec, names};
 
 use super::engine::{Engine, Fence};
-use super::facts::{Labels, PodFacts, ServiceFacts, ServiceKind, SidecarFacts};
+use super::facts::{Labels, NamespaceFacts, PodFacts, ServiceFacts, ServiceKind, SidecarFacts};
 use super::name::{ConfigKey, FenceKey, Name, PodKey, ServiceKey};
 use super::render::{self, Kind};
 
@@ -27,6 +27,15 @@ pub enum Conflict {
     NameTaken(Kind, ConfigKey),
     /// An older fence has the same pods.
     OlderFence(FenceKey),
+}
+
+/// Why the operator lets nothing in a namespace be fenced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exclusion {
+    /// Its name is on the list.
+    Named,
+    /// Its labels do not match the selector.
+    NotSelected,
 }
 
 /// What labels ask for in a Namespace.
@@ -125,7 +134,20 @@ impl Engine {
 
     /// Whether nothing in the namespace is fenced: it must not be, or istiod does not look into it.
     pub(super) fn is_excluded(&self, namespace: &str) -> bool {
-        self.settings.excluded_namespaces.contains(namespace) || !self.is_discovered(namespace)
+        self.exclusion(namespace).is_some() || !self.is_discovered(namespace)
+    }
+
+    /// Why nothing in the namespace may be fenced. One that is not known has no labels that could exclude it: what it
+    /// has stays until they are seen.
+    pub(super) fn exclusion(&self, namespace: &str) -> Option<Exclusion> {
+        let unlike = |facts: &NamespaceFacts| !self.settings.namespace_selector.matches(&facts.labels);
+        if self.settings.excluded_namespaces.contains(namespace) {
+            Some(Exclusion::Named)
+        } else if self.registry.namespace(namespace).is_some_and(unlike) {
+            Some(Exclusion::NotSelected)
+        } else {
+            None
+        }
     }
 
     /// The mode that labels and the default give to a Service's pods.

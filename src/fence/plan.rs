@@ -20,7 +20,7 @@ pub use status::{Reason, Said};
 
 use super::history::History;
 use super::name::{Name, ServiceKey};
-use super::optin::Conflict;
+use super::optin::{Conflict, Exclusion};
 use super::telemetry::Blind;
 
 /// Why the mesh is not as a fence asks.
@@ -30,8 +30,8 @@ pub(crate) enum Held {
     Off,
     /// Its mode is Observe.
     Observing,
-    /// Its namespace is never fenced.
-    Excluded,
+    /// Nothing in its namespace may be fenced.
+    Excluded(Exclusion),
     /// istiod does not look into this namespace.
     Undiscovered(Name),
     /// Its Service does not exist.

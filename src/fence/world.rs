@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use servicefence_crd::{Fallback, Forgot, Mode, ServiceFence, ServiceFenceStatus, Source, names};
+use servicefence_crd::{Fallback, Forgot, Mode, Selector, ServiceFence, ServiceFenceStatus, Source, names};
 
 pub(crate) use self::objects::call;
 use self::objects::{dynamic, merge, observe};
@@ -38,6 +38,7 @@ pub(crate) fn settings() -> Settings {
         default_fallback: Fallback::Gateway,
         has_gateway: true,
         excluded_namespaces: [SYSTEM, "istio-system", "kube-system"].map(Name::from).into(),
+        namespace_selector: Selector::default(),
         settle_time: SignedDuration::from_secs(1),
         baseline: Vec::new(),
         expire_after: SignedDuration::from_hours(336),

@@ -108,6 +108,7 @@ pub fn values_of_flags() -> BTreeMap<String, String> {
             "{{ include \"servicefence.istiodMetricsUrl\" . }}" => Some("istio.metricsUrl"),
             "{{ include \"servicefence.meshConfigMap\" . }}" => Some("istio.meshConfigMap"),
             "%s=%s\" $name $value | quote }}" => Some("prometheus.headers"),
+            "%s\" (.Values.namespaceSelector | toJson) | quote }}" => Some("namespaceSelector"),
             "%s\" .Values.prometheus.username | quote }}" => Some("prometheus.username"),
             file if file.starts_with("/etc/servicefence/prometheus/") => Some("prometheus.secretKeys"),
             "$(POD_NAMESPACE)" => Some("the release's namespace"),

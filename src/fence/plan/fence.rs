@@ -114,8 +114,8 @@ impl Engine {
 
     fn goal<'a>(&'a self, case: &Case<'a>) -> Goal<'a> {
         let (key, fence) = (case.key, case.fence);
-        if self.settings.excluded_namespaces.contains(&key.namespace) {
-            return Goal::Unscoped(Held::Excluded);
+        if let Some(why) = self.exclusion(&key.namespace) {
+            return Goal::Unscoped(Held::Excluded(why));
         }
         if self.is_out_of_sight(&key.namespace) {
             return Goal::Unscoped(Held::Undiscovered(key.namespace.clone()));

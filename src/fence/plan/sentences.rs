@@ -6,7 +6,7 @@ use super::Held;
 use super::status::{Reason, Said};
 use crate::fence::history::History;
 use crate::fence::name::{Name, ServiceKey};
-use crate::fence::optin::Conflict;
+use crate::fence::optin::{Conflict, Exclusion};
 use crate::fence::telemetry::{Blind, PROVIDER};
 
 /// What becomes of calls to hosts out of scope.
@@ -72,9 +72,13 @@ fn say_blind(why: &Blind) -> String {
 pub(super) fn say_held(held: &Held, workload: &str, system: &Name) -> Said {
     let (reason, message) = match held {
         Held::Observing | Held::Off => (Reason::Off, format!("the proxies of {workload} know the whole mesh")),
-        Held::Excluded => (
+        Held::Excluded(Exclusion::Named) => (
             Reason::NamespaceExcluded,
             "nothing is fenced in this namespace: it is the system's, Istio's, or named by excludedNamespaces of the chart".to_owned(),
+        ),
+        Held::Excluded(Exclusion::NotSelected) => (
+            Reason::NamespaceExcluded,
+            "nothing is fenced in this namespace: namespaceSelector of the chart does not match its labels".to_owned(),
         ),
         Held::Undiscovered(namespace) => (
             Reason::NamespaceNotDiscovered,

@@ -206,7 +206,11 @@ impl Engine {
             && matches!(
                 held,
                 Some(
-                    Held::Off | Held::Observing | Held::Conflict(_) | Held::Excluded | Held::Undiscovered(_)
+                    Held::Off
+                        | Held::Observing
+                        | Held::Conflict(_)
+                        | Held::Excluded(_)
+                        | Held::Undiscovered(_)
                 )
             )
         {

@@ -14,6 +14,7 @@ mod invariants;
 mod jwks;
 mod metrics;
 mod months;
+mod namespaces;
 mod observe;
 mod optin;
 mod passthrough;
@@ -42,6 +43,10 @@ fn shop() -> World {
     world.pod("shop", "web-1", &[("app", "web")]);
     world.settle();
     world
+}
+
+fn fences(world: &World) -> Vec<String> {
+    world.engine.fences().map(|(key, _)| key.to_string()).collect()
 }
 
 fn web() -> FenceKey {

@@ -10,10 +10,6 @@ use crate::fence::render::{Kind, services_of_warm};
 use crate::fence::world::{mode_label, settings};
 use crate::source::convert::Watched;
 
-fn fences(world: &World) -> Vec<String> {
-    world.engine.fences().map(|(key, _)| key.to_string()).collect()
-}
-
 #[test]
 fn services_without_pods_of_their_own_are_never_fenced() {
     let mut world = World::new();
