@@ -83,6 +83,7 @@ fn engine() -> Engine {
         namespace_selector: Selector::default(),
         settle_time: SignedDuration::ZERO,
         baseline: Vec::new(),
+        aliases: Vec::new(),
         expire_after: SignedDuration::from_hours(336),
         reads_history: false,
     });

@@ -13,8 +13,8 @@ use servicefence_crd::{Fallback, Mode, Selector};
 
 pub use self::prometheus::PrometheusConfig;
 use self::selector::selector;
-use crate::fence::Settings;
 use crate::fence::name::{Cidr, DEFAULT_CLUSTER_DOMAIN, Name, ScopeHost};
+use crate::fence::{Alias, Settings};
 
 /// Flags of `servicefence run`.
 #[derive(Args, Clone, Debug)]
@@ -111,6 +111,11 @@ pub struct Config {
     /// A host of every scope, as namespace/host. Repeatable.
     #[arg(long = "baseline-host", env = "SERVICEFENCE_BASELINE_HOST", value_delimiter = ',', value_parser = baseline_host)]
     pub baseline_hosts: Vec<ScopeHost>,
+
+    /// A further host of every scope that has a host which matches: a regular expression of the whole name, and the host
+    /// that is made of its groups, as $1 or $name. Only if the mesh has it. Repeatable.
+    #[arg(long = "alias", env = "SERVICEFENCE_ALIAS", value_name = "PATTERN=TEMPLATE")]
+    pub aliases: Vec<Alias>,
 
     /// After how long without a call learned hosts are forgotten, where metrics are read; 0s: never. A fence may say
     /// otherwise.
@@ -210,6 +215,7 @@ impl Config {
             namespace_selector: self.namespace_selector.clone(),
             settle_time: self.settle_time,
             baseline: self.baseline_hosts.clone(),
+            aliases: self.aliases.clone(),
             expire_after: self.expire_after,
             reads_history: self.prometheus.settings().is_some(),
         }
@@ -304,6 +310,8 @@ mod tests {
             "--istio-root-namespace=mesh",
             "--baseline-host=mesh/zipkin.mesh.svc.cluster.local,data/api.example.com",
             "--expire-after=48h",
+            r"--alias=(.+)\.books\.(svc\.cluster\.local)=$1.archive.$2",
+            r"--alias=a{1,2}\.com=a.org",
             r#"--namespace-selector={"matchLabels":{"team":"a"}}"#,
         ])
         .unwrap();
@@ -313,6 +321,8 @@ mod tests {
             is.excluded_namespaces,
             names(&["kube-system", "mesh", "monitoring", "servicefence-system"])
         );
+        let patterns: Vec<_> = is.aliases.iter().map(|alias| &*alias.pattern).collect();
+        assert_eq!(patterns, [r"(.+)\.books\.(svc\.cluster\.local)", r"a{1,2}\.com"]);
         assert_eq!(is.namespace_selector.match_labels["team"], "a");
         let hosts: Vec<_> = is.baseline.iter().map(ToString::to_string).collect();
         assert_eq!(
@@ -334,6 +344,7 @@ mod tests {
             ("--settle-time=-1s", "is negative: write 0s or more"),
             ("--settle-time=soon", "is not a duration: write 500ms, 1s or 2m"),
             ("--namespace-selector=team=a", "is not a LabelSelector"),
+            ("--alias=(a=b", "is not a regular expression: unclosed group"),
             ("--default-mode=on", "possible values: off, observe, enforce"),
         ] {
             let error = settings(&[flag]).unwrap_err();

@@ -3,6 +3,7 @@
 //! One [`Engine`] serves the controller, tests and every tool that explains: [`Engine::apply`]
 //! takes in a change and says what it touches, `Engine::plan_*` says what to write.
 
+mod alias;
 mod allow;
 mod change;
 mod connections;
@@ -33,6 +34,7 @@ mod transition;
 #[cfg(test)]
 pub(crate) mod world;
 
+pub use alias::Alias;
 pub use allow::{Allowed, HostPattern, Wishes};
 pub use change::{Change, Dirty, Target, UnknownLabel};
 pub use engine::{Engine, Fence, Settings};

@@ -30,6 +30,7 @@ fn engine() -> Engine {
         namespace_selector: Selector::default(),
         settle_time: SignedDuration::ZERO,
         baseline: Vec::new(),
+        aliases: Vec::new(),
         expire_after: SignedDuration::ZERO,
         reads_history: false,
     })

@@ -14,9 +14,10 @@ use std::path::{Path, PathBuf};
 use source::{Source, modules};
 
 /// Crates of plain data.
-const PURE: [&str; 7] = [
+const PURE: [&str; 8] = [
     "jiff",
     "k8s_openapi",
+    "regex",
     "regex_syntax",
     "serde",
     "serde_json",

@@ -14,6 +14,7 @@ use std::sync::{Arc, OnceLock};
 use jiff::{SignedDuration, Timestamp};
 use servicefence_crd::{Fallback, LearnedHost, Mode, Selector, ServiceFence, names};
 
+use super::alias::Alias;
 use super::allow::{Allowed, What, Wishes};
 use super::change::Target;
 use super::discovery::Aside;
@@ -48,6 +49,8 @@ pub struct Settings {
     pub settle_time: SignedDuration,
     /// Hosts of every scope.
     pub baseline: Vec<ScopeHost>,
+    /// Further hosts that come into a scope with those that match a pattern.
+    pub aliases: Vec<Alias>,
     /// After how long without a call learned hosts are forgotten; zero: never.
     pub expire_after: SignedDuration,
     /// Whether metrics tell of the past: no fence is enforced then before its past was read.
@@ -157,7 +160,7 @@ impl Engine {
     /// An engine that knows nothing yet.
     pub fn new(settings: Settings) -> Self {
         Self {
-            registry: Registry::new(settings.system_namespace.clone()),
+            registry: Registry::new(settings.system_namespace.clone(), settings.aliases.clone()),
             gateway_api: GatewayApi::default(),
             pods: BTreeMap::new(),
             pods_known: BTreeSet::new(),

@@ -3,6 +3,8 @@
 //! Flows in: the engine, a fence and a host. Flows out: an [`Explanation`], from the same scope that
 //! the Sidecar is made of. It changes nothing.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde::Serialize;
 use servicefence_crd::{Mode, NonHttp, Source};
@@ -42,7 +44,7 @@ pub struct Explanation {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Because {
-    /// Where it comes from: `Spec`, `AccessLog`, `Prometheus`, `Policy`, `Baseline`, `Protocol` or `Route`.
+    /// Where it comes from: `Spec`, `AccessLog`, `Prometheus`, `Policy`, `Baseline`, `Protocol`, `Alias` or `Route`.
     pub source: &'static str,
     /// What exactly.
     pub detail: String,
@@ -187,6 +189,10 @@ impl Engine {
             Why::PortCollision => protocol(
                 "it has a port that is not HTTP, with a number whose HTTP listener would swallow its connections",
             ),
+            Why::Alias => {
+                because.extend(self.say_aliased(key, fence, host, now));
+                return;
+            }
             Why::Route => {
                 let rules = self.registry.rules_of_host(&host.name);
                 let rules = rules.filter(|(rules, facts)| {
@@ -231,6 +237,19 @@ impl Engine {
                 }
             })
             .collect()
+    }
+
+    fn say_aliased(&self, key: &FenceKey, fence: &Fence, host: &ScopeHost, now: Timestamp) -> Vec<Because> {
+        let scope = self.scope_of(key, fence, now);
+        let aliased = scope.aliased(&self.registry, &key.namespace);
+        let here = aliased.filter(|(_, _, import)| import == host);
+        let of: BTreeSet<_> = here.map(|(of, alias, _)| (of, &alias.pattern)).collect();
+        let said = of.into_iter().map(|(of, pattern)| {
+            let detail =
+                format!("aliases of the chart make it of {of}, which is in scope, by the pattern {pattern}");
+            Because::new("Alias", detail)
+        });
+        said.collect()
     }
 
     fn answer(&self, key: &FenceKey, fence: &Fence, said: &Explanation) -> String {

@@ -4,6 +4,7 @@
 //! "which rules concern this host", "which ports does the mesh have". Invariant: every index
 //! follows from the maps beside it; `set_*` is the only way to change either.
 
+mod aliases;
 mod delegates;
 mod index;
 
@@ -11,9 +12,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Add as _;
 
+use self::aliases::Aliases;
+pub use self::aliases::Further;
 pub use self::delegates::ChangedRules;
 use self::delegates::Roots;
 use self::index::{count, forget, index, naming};
+use super::alias::Alias;
 use super::facts::{
     EndpointsFacts, Labels, NamespaceFacts, Protocol, ServiceEntryFacts, ServiceFacts, ServiceKind,
     VirtualServiceFacts, Visibility,
@@ -35,6 +39,7 @@ pub struct Registry {
     namespaces: BTreeMap<Name, NamespaceFacts>,
     services: BTreeMap<ServiceKey, ServiceFacts>,
     service_entries: BTreeMap<ConfigKey, ServiceEntryFacts>,
+    service_entries_by_host: HashMap<Name, BTreeSet<ConfigKey>>,
     /// As they apply: delegates are merged into their roots.
     virtual_services: BTreeMap<ConfigKey, VirtualServiceFacts>,
     roots: Roots,
@@ -57,16 +62,18 @@ pub struct Registry {
     size_for_all: Size,
     /// Services that some namespaces do not see.
     hidden_somewhere: BTreeSet<ServiceKey>,
+    aliases: Aliases,
 }
 
 impl Registry {
     /// A mesh of which nothing is known yet.
-    pub fn new(system_namespace: Name) -> Self {
+    pub fn new(system_namespace: Name, aliases: Vec<Alias>) -> Self {
         Self {
             system_namespace,
             namespaces: BTreeMap::new(),
             services: BTreeMap::new(),
             service_entries: BTreeMap::new(),
+            service_entries_by_host: HashMap::new(),
             virtual_services: BTreeMap::new(),
             roots: Roots::default(),
             policies: BTreeMap::new(),
@@ -82,6 +89,7 @@ impl Registry {
             endpoints: Endpoints::default(),
             size_for_all: Size::default(),
             hidden_somewhere: BTreeSet::new(),
+            aliases: Aliases::new(aliases),
         }
     }
 
@@ -127,6 +135,11 @@ impl Registry {
     /// Adds, replaces or removes a Service; returns what was there.
     pub fn set_service(&mut self, key: &ServiceKey, facts: Option<ServiceFacts>) -> Option<ServiceFacts> {
         let old = self.services.remove(key);
+        if self.aliases.are_used() && old.is_some() != facts.is_some() {
+            let host = key.host();
+            let (before, now) = (old.is_some().then_some(&host), facts.is_some().then_some(&host));
+            self.aliases.replace(before, now);
+        }
         let endpoints = self.endpoints.of(key);
         if let Some(old) = &old {
             if old.visibility == Visibility::All {
@@ -217,10 +230,18 @@ impl Registry {
         key: &ConfigKey,
         facts: Option<ServiceEntryFacts>,
     ) -> Option<ServiceEntryFacts> {
-        match facts {
-            Some(facts) => self.service_entries.insert(key.clone(), facts),
-            None => self.service_entries.remove(key),
-        }
+        let old = self.service_entries.remove(key);
+        let hosts = |entry: &Option<ServiceEntryFacts>| {
+            let hosts = entry.as_ref().map(|entry| entry.hosts.clone());
+            hosts.unwrap_or_default()
+        };
+        let (before, now) = (hosts(&old), hosts(&facts));
+        self.aliases.replace(&before, &now);
+        forget(&mut self.service_entries_by_host, &before, key);
+        index(&mut self.service_entries_by_host, &now, key);
+        self.service_entries
+            .extend(facts.map(|facts| (key.clone(), facts)));
+        old
     }
 
     /// Adds, replaces or removes an AuthorizationPolicy that names callers; returns what was there.
@@ -348,10 +369,19 @@ impl Registry {
             .filter(move |(_, entry)| entry.visibility.to(namespace))
     }
 
+    /// ServiceEntries that have this very host.
+    pub fn service_entries_of<'a>(
+        &'a self,
+        host: &str,
+    ) -> impl Iterator<Item = (&'a ConfigKey, &'a ServiceEntryFacts)> {
+        let keys = self.service_entries_by_host.get(host).into_iter().flatten();
+        keys.filter_map(|key| Some((key, self.service_entries.get(key)?)))
+    }
+
     /// Whether a ServiceEntry that proxies of `namespace` see has this host.
     pub fn declares(&self, namespace: &str, host: &str) -> bool {
-        self.service_entries_for(namespace)
-            .any(|(_, entry)| entry.hosts.iter().any(|name| **name == *host))
+        self.service_entries_of(host)
+            .any(|(_, entry)| entry.visibility.to(namespace))
     }
 
     /// VirtualServices for sidecars that proxies of `namespace` see.

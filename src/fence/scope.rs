@@ -14,7 +14,7 @@ use super::engine::Engine;
 use super::facts::{Protocol, ServiceFacts, ServiceKind};
 use super::name::{Name, ScopeHost, ServiceKey};
 use super::policy::Caller;
-use super::registry::Registry;
+use super::registry::{Further, Registry};
 
 /// Why a host is in a scope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,12 +48,14 @@ pub enum Why {
     NonHttp,
     /// It is not HTTP, and a listener for all addresses in scope would swallow its connections.
     PortCollision,
+    /// It is an alias, by the chart, of a host in scope.
+    Alias,
     /// A VirtualService has rules for a host in scope, and is looked up by its own namespace.
     Route,
 }
 
 impl Why {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::Own,
         Self::Baseline,
         Self::Provider,
@@ -68,22 +70,30 @@ impl Why {
         Self::SubsetRule,
         Self::NonHttp,
         Self::PortCollision,
+        Self::Alias,
         Self::Route,
     ];
 }
 
 /// All reasons of one host.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub struct Whys(u16);
+pub struct Whys(u32);
+
+const _: () = assert!(Why::ALL.len() <= u32::BITS as usize, "each reason has a bit");
 
 impl Whys {
     fn insert(&mut self, why: Why) {
-        self.0 |= 1 << why as u16;
+        self.0 |= 1 << why as u32;
+    }
+
+    /// Whether there is a reason besides those that come along with another host.
+    fn has_its_own(self) -> bool {
+        self.iter().any(|why| !matches!(why, Why::Alias | Why::Route))
     }
 
     /// Whether a reason is among them.
     pub fn contains(self, why: Why) -> bool {
-        self.0 & (1 << why as u16) != 0
+        self.0 & (1 << why as u32) != 0
     }
 
     /// The reasons, in the order of [`Why`].
@@ -114,6 +124,22 @@ impl Scope {
         let is_new = *whys == Whys::default();
         whys.insert(why);
         is_new
+    }
+
+    /// What proxies of `namespace` see of the aliases of its hosts: of which host, the alias, and what to import for it.
+    pub(super) fn aliased<'a>(
+        &'a self,
+        registry: &'a Registry,
+        namespace: &'a Name,
+    ) -> impl Iterator<Item = (&'a Name, &'a Further, ScopeHost)> {
+        let by_themselves = self.hosts.iter().filter(|(_, whys)| whys.has_its_own());
+        by_themselves.flat_map(move |(host, _)| {
+            let aliases = registry.aliases_of(&host.name).iter();
+            aliases.flat_map(move |alias| {
+                let seen = registry.seen_of(alias, namespace);
+                seen.map(move |import| (&host.name, alias, import))
+            })
+        })
     }
 
     /// The imported hosts.
@@ -226,13 +252,28 @@ pub fn scope(
             scope.add(service.scope_host(), Why::Policy);
         }
     }
-    add_protocol(&mut scope, registry, namespace, fence.keeps_non_http);
+    let mut listeners = add_protocol(&mut scope, registry, namespace, fence.keeps_non_http);
+    // What one of the two brings may bring more by the other.
+    loop {
+        if !fence.keeps_non_http {
+            add_swallowed(&mut scope, registry, namespace, &mut listeners);
+        }
+        if !add_aliases(&mut scope, registry, fence) {
+            break;
+        }
+    }
     add_routes(&mut scope, registry, namespace);
     scope
 }
 
-/// Hosts that the fallback gateway cannot serve, or that cannot leave without harm.
-fn add_protocol(scope: &mut Scope, registry: &Registry, namespace: &Name, keeps_non_http: bool) {
+/// Hosts that the fallback gateway cannot serve, or that cannot leave without harm. Answers with the ports of listeners
+/// for all addresses that ServiceEntries bring.
+fn add_protocol(
+    scope: &mut Scope,
+    registry: &Registry,
+    namespace: &Name,
+    keeps_non_http: bool,
+) -> BTreeSet<u16> {
     let mut shared_listeners = BTreeSet::new();
     for (key, entry) in registry.service_entries_for(namespace) {
         shared_listeners.extend(&entry.wildcard_ports);
@@ -256,12 +297,7 @@ fn add_protocol(scope: &mut Scope, registry: &Registry, namespace: &Name, keeps_
             };
         }
     }
-    let visible = || {
-        registry
-            .protocol_bound()
-            .filter(|(_, facts)| facts.visibility.to(namespace))
-    };
-    for (key, facts) in visible() {
+    for (key, facts) in protocol_bound(registry, namespace) {
         if facts.kind == ServiceKind::Headless {
             scope.add(key.scope_host(), Why::Headless);
         } else if !registry.is_seen_by_gateway(facts) {
@@ -271,9 +307,26 @@ fn add_protocol(scope: &mut Scope, registry: &Registry, namespace: &Name, keeps_
             scope.add(key.scope_host(), Why::NonHttp);
         }
     }
-    if keeps_non_http {
-        return;
-    }
+    shared_listeners
+}
+
+/// Services that a protocol rule may put into the scopes of a namespace.
+fn protocol_bound<'a>(
+    registry: &'a Registry,
+    namespace: &'a Name,
+) -> impl Iterator<Item = (&'a ServiceKey, &'a ServiceFacts)> {
+    registry
+        .protocol_bound()
+        .filter(|(_, facts)| facts.visibility.to(namespace))
+}
+
+/// Hosts that are not HTTP and have a port on which something in scope listens for all addresses.
+fn add_swallowed(
+    scope: &mut Scope,
+    registry: &Registry,
+    namespace: &Name,
+    shared_listeners: &mut BTreeSet<u16>,
+) {
     let in_scope: Vec<_> = scope
         .hosts
         .keys()
@@ -290,8 +343,8 @@ fn add_protocol(scope: &mut Scope, registry: &Registry, namespace: &Name, keeps_
     };
     loop {
         let mut grew = false;
-        for (key, facts) in visible() {
-            if swallowed(facts, &shared_listeners) && scope.add(key.scope_host(), Why::PortCollision) {
+        for (key, facts) in protocol_bound(registry, namespace) {
+            if swallowed(facts, shared_listeners) && scope.add(key.scope_host(), Why::PortCollision) {
                 shared_listeners.extend(facts.port_numbers(Protocol::Http));
                 grew = true;
             }
@@ -300,6 +353,22 @@ fn add_protocol(scope: &mut Scope, registry: &Registry, namespace: &Name, keeps_
             return;
         }
     }
+}
+
+/// Aliases of what is in scope by itself: one that is there as an alias only brings none of its own. Says whether there is a new
+/// host.
+fn add_aliases(scope: &mut Scope, registry: &Registry, fence: &Asking<'_>) -> bool {
+    if !registry.has_aliases() {
+        return false;
+    }
+    let aliased = scope.aliased(registry, fence.namespace);
+    let aliased = aliased.filter(|(_, _, import)| !fence.wishes.denies(&import.name));
+    let imports: Vec<_> = aliased.map(|(_, _, import)| import).collect();
+    let mut grew = false;
+    for import in imports {
+        grew |= scope.add(import, Why::Alias);
+    }
+    grew
 }
 
 /// VirtualServices are imported by their own namespace, so the rules that namespace `a` has for

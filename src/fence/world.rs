@@ -41,6 +41,7 @@ pub(crate) fn settings() -> Settings {
         namespace_selector: Selector::default(),
         settle_time: SignedDuration::from_secs(1),
         baseline: Vec::new(),
+        aliases: Vec::new(),
         expire_after: SignedDuration::from_hours(336),
         reads_history: false,
     }

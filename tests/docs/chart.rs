@@ -107,6 +107,7 @@ pub fn values_of_flags() -> BTreeMap<String, String> {
             // Made of several values, of which this one is the operator's.
             "{{ include \"servicefence.istiodMetricsUrl\" . }}" => Some("istio.metricsUrl"),
             "{{ include \"servicefence.meshConfigMap\" . }}" => Some("istio.meshConfigMap"),
+            "%s=%s\" $alias.pattern . | replace \"$\" \"$$\" | quote }}" => Some("aliases"),
             "%s=%s\" $name $value | quote }}" => Some("prometheus.headers"),
             "%s\" (.Values.namespaceSelector | toJson) | quote }}" => Some("namespaceSelector"),
             "%s\" .Values.prometheus.username | quote }}" => Some("prometheus.username"),

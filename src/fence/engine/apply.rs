@@ -225,6 +225,9 @@ impl Engine {
         }
         let labels = |facts: &Option<ServiceFacts>| facts.as_ref().map(|facts| facts.labels.clone());
         let named_otherwise = labels(&old) != labels(&new) || visibility(&old) != visibility(&new);
+        if visibility(&old) != visibility(&new) {
+            self.dirty_fences_by_alias([&key.host()], dirty);
+        }
         // A new port may be one whose listener swallows what is not HTTP.
         if named_otherwise || ports(&old) != ports(&new) {
             self.dirty_fences_naming(key, &either().collect::<Vec<_>>(), dirty);
@@ -244,6 +247,7 @@ impl Engine {
                     .cloned()
                     .map(Target::Fence),
             );
+            self.dirty_fences_by_alias(old.iter().chain(&new).flat_map(|entry| &entry.hosts), dirty);
         }
     }
 

@@ -36,6 +36,7 @@ impl Engine {
             return;
         }
         self.dirty_routes_of(hosts.iter().copied(), dirty);
+        self.dirty_fences_by_alias(hosts.iter().copied(), dirty);
         // A host that a rule of its own puts into every scope concerns every fence that sees it.
         let everywhere = hosts.iter().any(|host| match ServiceKey::of_host(host) {
             Some(service) => {

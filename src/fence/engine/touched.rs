@@ -114,6 +114,24 @@ impl Engine {
             .extend(concerned.map(|(fence, _)| Target::Fence(fence.clone())));
     }
 
+    /// Fences whose aliases may be others because hosts came or went: they have one of these in scope, or one whose alias
+    /// it is. What a fence without a Sidecar has in scope stands nowhere.
+    pub(super) fn dirty_fences_by_alias<'a>(
+        &self,
+        hosts: impl IntoIterator<Item = &'a Name>,
+        dirty: &mut Dirty,
+    ) {
+        let tied = self.registry.tied_by_aliases(hosts);
+        if tied.is_empty() {
+            return;
+        }
+        let concerned = self.fences.keys().filter(|fence| {
+            self.own_sidecar(fence)
+                .is_none_or(|sidecar| sidecar.hosts.iter().any(|import| tied.contains(&import.name)))
+        });
+        dirty.targets.extend(concerned.cloned().map(Target::Fence));
+    }
+
     /// Whether a fence's Sidecar imports a host: it is in its scope for whatever reason.
     pub(super) fn imports(&self, fence: &FenceKey, host: &str) -> bool {
         self.own_sidecar(fence)

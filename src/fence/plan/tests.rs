@@ -1,5 +1,6 @@
 //! Decisions, from the outside: what happens in a cluster, and what is written.
 
+mod aliases;
 mod conditions;
 mod connections;
 mod delegates;
@@ -35,6 +36,11 @@ use crate::source::convert::Observe as _;
 /// A shop that calls books, in a mesh with another Service; everything enforced and at rest.
 fn shop() -> World {
     let mut world = World::new();
+    stock(&mut world);
+    world
+}
+
+fn stock(world: &mut World) {
     world.namespace("shop", Some("enforce"));
     world.namespace("books", None);
     world.service("shop", "web", &["http:8080"]);
@@ -42,7 +48,6 @@ fn shop() -> World {
     world.service("books", "ratings", &["http:8080"]);
     world.pod("shop", "web-1", &[("app", "web")]);
     world.settle();
-    world
 }
 
 fn fences(world: &World) -> Vec<String> {

@@ -81,6 +81,11 @@ impl Registry {
             index(&mut self.rules_by_destination, &new.destinations, key);
             self.virtual_services.insert(key.clone(), new.clone());
         }
+        let [before, now] = [&old, &new].map(|rules| {
+            let rules = rules.iter().filter(|rules| rules.mesh);
+            rules.flat_map(|rules| &rules.hosts)
+        });
+        self.aliases.replace(before, now);
         ChangedRules {
             key: key.clone(),
             old,

@@ -6,8 +6,9 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::fence::Settings;
 use crate::fence::render::Kind;
-use crate::fence::world::call;
+use crate::fence::world::{call, settings};
 use crate::source::convert::Watched;
 
 const NAMESPACES: [&str; 3] = ["a", "b", "c"];
@@ -24,6 +25,9 @@ const MESH_CONFIGS: [&str; 9] = [
     "defaultDestinationRuleExportTo: ['.']",
 ];
 const NAMES: [&str; 4] = ["s", "t", "u", "v"];
+
+/// So that some hosts bring others, and those are aliased in turn.
+const ALIASES: [&str; 2] = [r"s\.(.+)=t.$1", r"t\.[ab]\.(.+)=u.c.$1"];
 
 #[derive(Clone, Debug)]
 enum Happening {
@@ -346,7 +350,10 @@ fn happens(world: &mut World, happening: &Happening) {
 }
 
 fn a_world(happenings: &[Happening]) -> World {
-    let mut world = World::new();
+    let mut world = World::with(Settings {
+        aliases: ALIASES.iter().map(|alias| alias.parse().unwrap()).collect(),
+        ..settings()
+    });
     for namespace in NAMESPACES {
         world.namespace(namespace, Some("enforce"));
     }
