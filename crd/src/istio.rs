@@ -235,6 +235,9 @@ pub struct AuthorizationRule {
     /// One of them must match.
     #[serde(default)]
     pub from: Vec<AuthorizationFrom>,
+    /// All of them must hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub when: Vec<Value>,
 }
 
 /// Who may call.

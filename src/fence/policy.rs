@@ -1,7 +1,8 @@
 //! AuthorizationPolicies as declared dependencies.
 //!
 //! An ALLOW policy that names certain callers refuses everybody else, the fallback gateway among them. So a caller that
-//! it names must reach the destination directly from the first call on, and the policy says which.
+//! it names must reach the destination directly from the first call on, and the policy says which. Any policy that asks who
+//! calls may refuse a call without mutual TLS, which says nothing of that.
 //! Flows in: policies, read for whom they name and what they protect. Flows out: whether one names a caller, and
 //! whether it protects a Service. In doubt the answer is yes: a host too many in a scope harms nobody.
 //!
@@ -9,17 +10,17 @@
 
 use std::collections::BTreeSet;
 
-use servicefence_crd::istio::{AuthorizationPolicySpec, AuthorizationSource};
+use servicefence_crd::istio::{AuthorizationPolicySpec, AuthorizationRule, AuthorizationSource};
 
 use super::facts::{Labels, ServiceFacts};
 use super::name::Name;
 
-/// An ALLOW policy that names callers.
+/// A policy that asks who calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyFacts {
     /// The pods that it protects; empty: all of its namespace.
     selector: Labels,
-    /// Whom its rules let in; one of them must hold.
+    /// Whom its rules let in by name; one of them must hold.
     sources: Vec<AuthorizationSource>,
     /// Its namespace, to which service accounts without one belong.
     namespace: Name,
@@ -35,22 +36,21 @@ pub struct Caller<'a> {
 }
 
 impl PolicyFacts {
-    /// Reads a policy; `None` where it names nobody in particular, or does not allow.
+    /// Reads a policy; `None` where it decides nothing at a sidecar, or treats all callers alike.
     pub fn of(spec: &AuthorizationPolicySpec, namespace: &str) -> Option<Self> {
-        let allows = spec.action.is_empty() || spec.action == "ALLOW";
-        if !allows || spec.target_ref.is_some() || !spec.target_refs.is_empty() {
+        let at_sidecar = spec.target_ref.is_none() && spec.target_refs.is_empty();
+        if spec.action == "AUDIT" || !at_sidecar {
             return None;
         }
-        let sources = spec
-            .rules
-            .iter()
-            .flat_map(|rule| &rule.from)
-            .map(|from| &from.source);
-        let sources: Vec<_> = sources.filter(|source| is_particular(source)).cloned().collect();
-        let selector = spec.selector.clone().unwrap_or_default().match_labels;
-        (!sources.is_empty()).then(|| Self {
-            selector,
-            sources,
+        let asks = |rule: &AuthorizationRule| !rule.from.is_empty() || !rule.when.is_empty();
+        // Whom a provider of the user's lets in, nobody else knows.
+        let asks = spec.action == "CUSTOM" || spec.rules.iter().any(asks);
+        let allows = spec.action.is_empty() || spec.action == "ALLOW";
+        let rules = spec.rules.iter().filter(|_| allows);
+        let sources = rules.flat_map(|rule| &rule.from).map(|from| &from.source);
+        asks.then(|| Self {
+            selector: spec.selector.clone().unwrap_or_default().match_labels,
+            sources: sources.filter(|source| is_particular(source)).cloned().collect(),
             namespace: namespace.into(),
         })
     }
@@ -232,23 +232,51 @@ mod tests {
     }
 
     #[test]
-    fn only_what_allows_at_a_sidecar_counts() {
-        let source = json!([{"from": [{"source": {"namespaces": ["shop"]}}]}]);
-        for (more, counts) in [
-            (json!({}), true),
-            (json!({"action": "ALLOW"}), true),
-            (json!({"action": "DENY"}), false),
-            (json!({"action": "AUDIT"}), false),
-            (json!({"action": "CUSTOM"}), false),
-            (
-                json!({"targetRefs": [{"kind": "Gateway", "name": "edge"}]}),
-                false,
-            ),
+    fn only_what_decides_at_a_sidecar_counts_and_only_what_allows_names_callers() {
+        let accounts = BTreeSet::new();
+        let shop = Caller {
+            namespace: "shop",
+            accounts: &accounts,
+        };
+        let from = json!([{"from": [{"source": {"namespaces": ["shop"]}}]}]);
+        let edge = json!({"targetRefs": [{"kind": "Gateway", "name": "edge"}]});
+        for (more, counts, names) in [
+            (json!({}), true, true),
+            (json!({"action": "ALLOW"}), true, true),
+            (json!({"action": "DENY"}), true, false),
+            (json!({"action": "CUSTOM"}), true, false),
+            (json!({"action": "AUDIT"}), false, false),
+            (edge, false, false),
         ] {
             let mut spec = more.clone();
-            spec["rules"] = source.clone();
+            spec["rules"] = from.clone();
             let spec: AuthorizationPolicySpec = serde_json::from_value(spec).unwrap();
-            assert_eq!(PolicyFacts::of(&spec, "books").is_some(), counts, "{more}");
+            let facts = PolicyFacts::of(&spec, "books");
+            let named = facts.as_ref().is_some_and(|facts| facts.names(&shop));
+            assert_eq!((facts.is_some(), named), (counts, names), "{more}");
+        }
+    }
+
+    #[test]
+    fn a_policy_asks_who_calls_unless_its_rules_are_about_the_request_alone() {
+        for (spec, asks) in [
+            (json!({}), false),
+            (
+                json!({"rules": [{"to": [{"operation": {"methods": ["GET"]}}]}]}),
+                false,
+            ),
+            (
+                json!({"action": "DENY", "rules": [{"from": [{"source": {"notPrincipals": ["*"]}}]}]}),
+                true,
+            ),
+            (
+                json!({"rules": [{"when": [{"key": "source.namespace", "values": ["shop"]}]}]}),
+                true,
+            ),
+            (json!({"action": "CUSTOM", "rules": [{}]}), true),
+        ] {
+            let is: AuthorizationPolicySpec = serde_json::from_value(spec.clone()).unwrap();
+            assert_eq!(PolicyFacts::of(&is, "books").is_some(), asks, "{spec}");
         }
     }
 }
