@@ -79,6 +79,7 @@ fn engine() -> Engine {
         default_mode: Mode::Off,
         default_fallback: Fallback::Gateway,
         has_gateway: true,
+        gateway_passes_on: true,
         excluded_namespaces: [Name::from("servicefence-system")].into(),
         namespace_selector: Selector::default(),
         settle_time: SignedDuration::ZERO,

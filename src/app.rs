@@ -247,21 +247,23 @@ impl als::Sink for Sink {
         match self.state.engine().attribute(miss, now) {
             Attribution::Known => Outcome::Recorded,
             Attribution::Unattributed(why) => Outcome::Ignored(why.as_str()),
-            Attribution::New(observation) => {
+            Attribution::New(observations) => {
                 let sighting = Sighting {
                     period: Period::at(now),
                     arrived: Some(Instant::now()),
                 };
-                let seen = Seen {
-                    observation,
-                    sighting,
-                };
-                if self.observations.try_send(seen).is_ok() {
-                    Outcome::Recorded
-                } else {
-                    self.metrics.observations_dropped.inc();
-                    Outcome::Busy
+                let mut outcome = Outcome::Recorded;
+                for observation in observations {
+                    let seen = Seen {
+                        observation,
+                        sighting,
+                    };
+                    if self.observations.try_send(seen).is_err() {
+                        self.metrics.observations_dropped.inc();
+                        outcome = Outcome::Busy;
+                    }
                 }
+                outcome
             }
         }
     }

@@ -40,6 +40,15 @@ pub struct Config {
     )]
     pub fallback_gateway: bool,
 
+    /// Whether the fallback gateway sends calls to addresses that it has no rule for on to them, as plain text.
+    #[arg(
+        long,
+        env = "SERVICEFENCE_FALLBACK_PASSTHROUGH",
+        default_value_t = true,
+        action = clap::ArgAction::Set
+    )]
+    pub fallback_passthrough: bool,
+
     /// Address on which the fallback gateway's access logs arrive (gRPC).
     #[arg(long, env = "SERVICEFENCE_LOG_LISTEN", default_value = "0.0.0.0:18090")]
     pub log_listen: SocketAddr,
@@ -211,6 +220,7 @@ impl Config {
                 DefaultFallback::Passthrough => Fallback::Passthrough,
             },
             has_gateway: self.fallback_gateway,
+            gateway_passes_on: self.fallback_passthrough,
             excluded_namespaces: excluded,
             namespace_selector: self.namespace_selector.clone(),
             settle_time: self.settle_time,

@@ -15,6 +15,7 @@ mod explain;
 pub mod facts;
 mod fallback;
 pub mod gateway_api;
+mod headless;
 pub mod history;
 pub mod jwks;
 mod learn;

@@ -82,7 +82,7 @@ impl State {
                 | Change::Namespace(..)
                 | Change::Sidecar(..)
                 | Change::MeshConfig(..)
-        );
+        ) || matches!(&change, Change::Endpoints(_, Some(facts)) if !facts.addresses.is_empty());
         let is_fence = matches!(change, Change::Fence(..));
         let dirty = self.engine.write().apply(change, Timestamp::now());
         if is_fence {
@@ -133,5 +133,31 @@ impl State {
     /// Forgets an object that is gone.
     pub fn forget(&self, id: &ObjectId) {
         self.newest.lock().remove(id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fence::facts::EndpointsFacts;
+    use crate::fence::name::{ConfigKey, ServiceKey};
+    use crate::fence::world::settings;
+
+    #[test]
+    fn answers_are_asked_for_again_when_an_address_may_be_of_another_headless_service() {
+        let (state, _dirty) = State::new(Engine::new(settings()));
+        let moves = |addresses: &[&str]| {
+            let before = state.epoch();
+            let facts = EndpointsFacts {
+                service: ServiceKey::new("data", "peers"),
+                ready: 1,
+                ipv6: false,
+                addresses: addresses.iter().map(|one| one.parse().unwrap()).collect(),
+            };
+            state.apply(Change::Endpoints(ConfigKey::new("data", "peers-1"), Some(facts)));
+            state.epoch() != before
+        };
+        assert!(moves(&["10.1.0.7"]));
+        assert!(!moves(&[]));
     }
 }

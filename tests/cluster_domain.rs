@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::Service;
 use serde_json::{Value, json};
 use servicefence::fence::facts::{Asks, NamespaceFacts};
 use servicefence::fence::name::{ServiceKey, cluster_domain, qualify, set_cluster_domain};
-use servicefence::fence::render::{Write, envoy_filter_spec};
+use servicefence::fence::render::{Authorities, Write, envoy_filter_spec};
 use servicefence::fence::{Change, Engine, HostPattern, Settings};
 use servicefence::source::convert::Observe;
 use servicefence_crd::{Fallback, Mode, Selector};
@@ -26,6 +26,7 @@ fn engine() -> Engine {
         default_mode: Mode::Off,
         default_fallback: Fallback::Gateway,
         has_gateway: true,
+        gateway_passes_on: true,
         excluded_namespaces: [].into(),
         namespace_selector: Selector::default(),
         settle_time: SignedDuration::ZERO,
@@ -94,7 +95,13 @@ fn what_is_written_names_the_domain_and_no_other() {
     let Some(Write::Apply(routes)) = plan.writes.first() else {
         panic!("{plan:?}");
     };
-    let filter: Value = envoy_filter_spec(&SYSTEM.into(), &[&"books".into()].into(), &[].into());
+    let books = "books".into();
+    let authorities = Authorities {
+        namespaces: &[&books].into(),
+        headless: &[].into(),
+        cidrs: &[].into(),
+    };
+    let filter: Value = envoy_filter_spec(&SYSTEM.into(), &authorities);
     for (text, named) in [
         (routes.body.to_string(), "reviews.books.svc.k8s.example"),
         (filter.to_string(), r"k8s\\.example"),

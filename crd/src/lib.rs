@@ -12,7 +12,7 @@ mod service_fence;
 
 pub use definition::definition;
 pub use service_fence::{
-    Allow, Connections, Duration, Fallback, Forgot, LearnedHost, Learning, Mode, NonHttp, Operator,
+    Allow, Connections, Duration, Fallback, Forgot, Headless, LearnedHost, Learning, Mode, NonHttp, Operator,
     Requirement, Savings, Scope, Selector, ServiceFence, ServiceFenceSpec, ServiceFenceStatus, Source,
     Workload,
 };

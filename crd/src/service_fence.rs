@@ -345,6 +345,10 @@ pub struct Learning {
     /// What happens to services that are not HTTP. Default: `Auto`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub non_http: Option<NonHttp>,
+
+    /// What happens to headless Services. Default: `Keep`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headless: Option<Headless>,
 }
 
 /// What happens to services that are not HTTP. When such a host leaves a scope, Envoy closes the
@@ -367,6 +371,21 @@ pub enum NonHttp {
     Learn,
     /// Always in scope.
     Keep,
+}
+
+/// What happens to headless Services. Default: `Keep`.
+///
+/// `Keep`: always in scope.
+///
+/// `Learn`: like other Services, in scope once they have been called, where that is safe: all ports are HTTP, and nothing
+/// refuses a call without mutual TLS, since calls to the address of a pod go out so until the host is learned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
+pub enum Headless {
+    /// Always in scope.
+    #[default]
+    Keep,
+    /// Like other Services, where that is safe.
+    Learn,
 }
 
 /// A length of time, written as in `336h`.

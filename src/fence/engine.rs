@@ -41,6 +41,8 @@ pub struct Settings {
     pub default_fallback: Fallback,
     /// Whether the fallback gateway is installed.
     pub has_gateway: bool,
+    /// Whether it sends calls to addresses that it has no rule for on to them, as plain text.
+    pub gateway_passes_on: bool,
     /// Namespaces in which nothing is fenced, the system and Istio's root namespace among them.
     pub excluded_namespaces: BTreeSet<Name>,
     /// Namespaces whose labels it does not match are excluded as well; an empty one matches all.

@@ -12,6 +12,7 @@ use servicefence_crd::{Mode, NonHttp, Source};
 use super::connections::non_http;
 use super::engine::{Engine, Fence};
 use super::facts::{ServiceFacts, VirtualServiceFacts};
+use super::headless::Kept;
 use super::name::{FenceKey, ScopeHost, ServiceKey};
 use super::policy::Caller;
 use super::render::sidecar_name;
@@ -172,9 +173,15 @@ impl Engine {
                 }));
                 return;
             }
-            Why::Headless => protocol(
-                "it is headless: calls go to its pods' addresses, for which the fallback gateway has no route",
-            ),
+            Why::Headless => {
+                let service = self.service_of(&host.name);
+                let kept =
+                    service.and_then(|(service, facts)| self.keeps_headless(key, fence, &service, facts));
+                let why = kept.map_or("", Kept::as_str);
+                protocol(&format!(
+                    "it is headless, so calls go to the addresses of its pods, and {why}"
+                ))
+            }
             Why::Hidden => protocol("it is not exported to the fallback gateway's namespace"),
             Why::ServiceEntry => {
                 protocol("a ServiceEntry declares it, and the fallback gateway serves Services only")
@@ -287,16 +294,21 @@ impl Engine {
                 } else {
                     "nothing allows it and no call to it was seen"
                 };
-                let unreachable = self
-                    .service_of(host)
-                    .is_some_and(|(service, facts)| !self.registry.has_routes(&service, facts));
-                let served = if unreachable {
-                    "the fallback gateway has no route to it, so a call to it is Istio's own affair"
-                } else {
-                    "calls to it go by the fallback gateway"
-                };
-                format!("{host} is not in scope: {why}; {served}")
+                format!("{host} is not in scope: {why}; {}", self.served(key, host))
             }
+        }
+    }
+
+    /// What becomes of calls to a host out of scope.
+    fn served(&self, key: &FenceKey, host: &str) -> &'static str {
+        match self.service_of(host) {
+            Some((_, facts)) if facts.is_told_by_pods() && self.falls_back_to_gateway(&key.namespace) => {
+                "calls to it go by the fallback gateway, and from there to the pod as plain text"
+            }
+            Some((service, facts)) if !self.registry.has_routes(&service, facts) => {
+                "the fallback gateway has no route to it, so a call to it is Istio's own affair"
+            }
+            _ => "calls to it go by the fallback gateway",
         }
     }
 

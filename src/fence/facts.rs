@@ -105,6 +105,8 @@ pub struct EndpointsFacts {
     pub ready: u64,
     /// Of which kind their addresses are.
     pub ipv6: bool,
+    /// Their addresses, ready or not, where the Service is headless: its callers dial them.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// Who sees a Service, ServiceEntry or VirtualService (`exportTo`).
@@ -218,6 +220,17 @@ impl ServiceFacts {
     /// Whether every TCP port is HTTP.
     pub fn is_http(&self) -> bool {
         self.ports.iter().all(|port| port.protocol == Protocol::Http)
+    }
+
+    /// Whether it is headless and a call to the address of one of its pods can be told to be to it: HTTP is taken where
+    /// its listener is, whatever the address, and Kubernetes itself tells the addresses of what has a selector.
+    pub fn is_told_by_pods(&self) -> bool {
+        self.kind == ServiceKind::Headless && self.is_http() && !self.selector.is_empty()
+    }
+
+    /// Whether it has a port of this number.
+    pub fn has_port(&self, number: u16) -> bool {
+        self.ports.iter().any(|port| port.number == number)
     }
 
     /// The port numbers of one protocol.

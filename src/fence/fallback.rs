@@ -91,6 +91,7 @@ impl Engine {
                 .keys()
                 .filter(|key| !self.falls_back_to_gateway(&key.namespace));
             dirty.targets.extend(concerned.cloned().map(Target::Fence));
+            self.dirty_learning_headless(dirty);
         }
     }
 }

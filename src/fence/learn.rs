@@ -7,8 +7,9 @@
 use jiff::Timestamp;
 use servicefence_crd::{LearnedHost, Source};
 
-use super::engine::Engine;
+use super::engine::{Engine, Fence};
 use super::expiry::Expiry;
+use super::facts::ServiceFacts;
 use super::miss::Miss;
 use super::name::{FenceKey, PodKey, ServiceKey};
 
@@ -57,8 +58,8 @@ impl Period {
 /// What a miss means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Attribution {
-    /// Something to remember.
-    New(Observation),
+    /// Something to remember: one Service, or all that share the pod that was called.
+    New(Vec<Observation>),
     /// It is remembered already.
     Known,
     /// It belongs to no fence or no Service.
@@ -99,37 +100,69 @@ impl Unattributed {
 impl Engine {
     /// Finds the caller's fence and the destination of a miss.
     pub fn attribute(&self, miss: &Miss<'_>, now: Timestamp) -> Attribution {
-        let visible = |service: &&ServiceKey| {
-            self.registry
-                .service(service)
-                .is_some_and(|facts| facts.visibility.to(miss.namespace))
-        };
-        let Some(service) = self.registry.at(miss.destination).filter(visible) else {
-            return Attribution::Unattributed(Unattributed::NotMesh);
-        };
         let pod = PodKey::new(miss.namespace, miss.pod);
+        let caller = self.fence_of_pod(&pod);
+        let called = self.called(miss, caller);
+        if called.is_empty() {
+            return Attribution::Unattributed(Unattributed::NotMesh);
+        }
         if !self.pods.contains_key(&pod) {
             return Attribution::Unattributed(Unattributed::UnknownPod);
         }
-        let Some((key, fence)) = self.fence_of_pod(&pod) else {
+        let Some((key, fence)) = caller else {
             return Attribution::Unattributed(Unattributed::NotFenced);
         };
         if !fence.resource.spec.learns_from(Source::AccessLog) {
             return Attribution::Unattributed(Unattributed::SourceOff);
         }
-        if fence.wishes.denies(&service.host()) {
-            return Attribution::Unattributed(Unattributed::Denied);
-        }
-        match fence.learned_host(&service.host()) {
-            Some(host) if now.duration_since(host.last_seen) < self.expiry(fence).lag() => Attribution::Known,
-            None if fence.learned().len() >= MOST_LEARNED => {
-                Attribution::Unattributed(Unattributed::ListFull)
+        let mut new = Vec::new();
+        let mut otherwise = Attribution::Known;
+        for service in called {
+            match self.is_news(fence, service, now) {
+                Ok(true) => new.push(Observation {
+                    fence: key.clone(),
+                    service: service.clone(),
+                    source: Source::AccessLog,
+                }),
+                Ok(false) => {}
+                Err(why) => otherwise = Attribution::Unattributed(why),
             }
-            _ => Attribution::New(Observation {
-                fence: key.clone(),
-                service: service.clone(),
-                source: Source::AccessLog,
-            }),
+        }
+        if new.is_empty() {
+            otherwise
+        } else {
+            Attribution::New(new)
+        }
+    }
+
+    /// The Services that a miss may be to, of those that the caller sees: the one whose address it is, or headless ones
+    /// with that pod. Which of these was called, nobody tells but the caller. Those that are in its scope were not missed.
+    fn called(&self, miss: &Miss<'_>, caller: Option<(&FenceKey, &Fence)>) -> Vec<&ServiceKey> {
+        let visible = |service: &ServiceKey| {
+            let facts = self.registry.service(service);
+            facts.filter(|facts| facts.visibility.to(miss.namespace))
+        };
+        let at = self.registry.at(miss.destination);
+        let at = at.filter(|service| visible(service).is_some());
+        let by_pod = self.registry.headless_at(miss.destination).filter(|service| {
+            let learned = |facts: &ServiceFacts| {
+                caller.is_some_and(|(key, fence)| self.keeps_headless(key, fence, service, facts).is_none())
+            };
+            visible(service).is_some_and(learned)
+        });
+        at.into_iter().chain(by_pod).collect()
+    }
+
+    /// Whether a call to a Service is worth a write, or why it teaches nothing.
+    fn is_news(&self, fence: &Fence, service: &ServiceKey, now: Timestamp) -> Result<bool, Unattributed> {
+        let host = service.host();
+        if fence.wishes.denies(&host) {
+            return Err(Unattributed::Denied);
+        }
+        match fence.learned_host(&host) {
+            Some(host) => Ok(now.duration_since(host.last_seen) >= self.expiry(fence).lag()),
+            None if fence.learned().len() >= MOST_LEARNED => Err(Unattributed::ListFull),
+            None => Ok(true),
         }
     }
 }

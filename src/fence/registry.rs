@@ -6,6 +6,7 @@
 
 mod aliases;
 mod delegates;
+mod endpoints;
 mod index;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -16,16 +17,17 @@ use self::aliases::Aliases;
 pub use self::aliases::Further;
 pub use self::delegates::ChangedRules;
 use self::delegates::Roots;
+use self::endpoints::Endpoints;
 use self::index::{count, forget, index, naming};
 use super::alias::Alias;
 use super::facts::{
-    EndpointsFacts, Labels, NamespaceFacts, Protocol, ServiceEntryFacts, ServiceFacts, ServiceKind,
-    VirtualServiceFacts, Visibility,
+    Labels, NamespaceFacts, Protocol, ServiceEntryFacts, ServiceFacts, ServiceKind, VirtualServiceFacts,
+    Visibility,
 };
 use super::jwks::JwksFacts;
 use super::name::{ConfigKey, Name, ServiceKey};
 use super::policy::{Caller, PolicyFacts};
-use super::savings::{Endpoints, Size};
+use super::savings::Size;
 
 /// Port numbers that every istio-proxy listens on itself.
 /// <https://istio.io/latest/docs/ops/deployment/application-requirements/>
@@ -57,6 +59,9 @@ pub struct Registry {
     other_ports: BTreeMap<u16, usize>,
     /// Services with routes at the fallback gateway, per namespace.
     routed: BTreeMap<Name, usize>,
+    /// Of headless Services that [`ServiceFacts::is_told_by_pods`]: their names, and how many there are per namespace.
+    headless_names: BTreeMap<Name, usize>,
+    headless_in: BTreeMap<Name, usize>,
     endpoints: Endpoints,
     /// What all Services take in a proxy that every namespace sees.
     size_for_all: Size,
@@ -86,6 +91,8 @@ impl Registry {
             http_ports: BTreeMap::new(),
             other_ports: BTreeMap::new(),
             routed: BTreeMap::new(),
+            headless_names: BTreeMap::new(),
+            headless_in: BTreeMap::new(),
             endpoints: Endpoints::default(),
             size_for_all: Size::default(),
             hidden_somewhere: BTreeSet::new(),
@@ -183,29 +190,10 @@ impl Registry {
         if self.has_routes(key, facts) {
             count(&mut self.routed, &key.namespace, add);
         }
-    }
-
-    /// Adds, replaces or removes an EndpointSlice.
-    pub fn set_endpoints(&mut self, key: &ConfigKey, facts: Option<EndpointsFacts>) {
-        let concerned: BTreeSet<ServiceKey> = self
-            .endpoints
-            .service_of(key)
-            .into_iter()
-            .chain(facts.as_ref().map(|facts| &facts.service))
-            .cloned()
-            .collect();
-        let size = |registry: &Self| {
-            let seen_by_all = concerned.iter().filter(|service| {
-                let facts = registry.services.get(*service);
-                facts.is_some_and(|facts| facts.visibility == Visibility::All)
-            });
-            seen_by_all
-                .map(|service| registry.size_of(service))
-                .fold(Size::default(), Size::add)
-        };
-        let before = size(self);
-        self.endpoints.set(key.clone(), facts);
-        self.size_for_all = self.size_for_all - before + size(self);
+        if facts.is_told_by_pods() {
+            count(&mut self.headless_names, &key.name, add);
+            count(&mut self.headless_in, &key.namespace, add);
+        }
     }
 
     /// What a Service takes in a proxy that knows it.
@@ -244,7 +232,7 @@ impl Registry {
         old
     }
 
-    /// Adds, replaces or removes an AuthorizationPolicy that names callers; returns what was there.
+    /// Adds, replaces or removes an AuthorizationPolicy that asks who calls; returns what was there.
     pub fn set_policy(&mut self, key: &ConfigKey, facts: Option<PolicyFacts>) -> Option<PolicyFacts> {
         let under = |facts: &PolicyFacts| match facts.caller_namespaces() {
             Some(all) => all.into_iter().map(Some).collect(),
@@ -269,7 +257,7 @@ impl Registry {
         }
     }
 
-    /// All AuthorizationPolicies that name callers.
+    /// All AuthorizationPolicies that ask who calls.
     pub fn policies(&self) -> impl Iterator<Item = (&ConfigKey, &PolicyFacts)> {
         self.policies.iter()
     }
@@ -287,7 +275,7 @@ impl Registry {
         })
     }
 
-    /// The AuthorizationPolicies of a namespace that name callers.
+    /// The AuthorizationPolicies of a namespace that ask who calls.
     pub fn policies_in<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a PolicyFacts> {
         self.policies
             .range(ConfigKey::new(namespace, "")..)
@@ -426,11 +414,7 @@ impl Registry {
     pub fn at(&self, address: SocketAddr) -> Option<&ServiceKey> {
         let key = self.by_address.get(&address.ip())?;
         let facts = self.services.get(key)?;
-        facts
-            .ports
-            .iter()
-            .any(|port| port.number == address.port())
-            .then_some(key)
+        facts.has_port(address.port()).then_some(key)
     }
 
     /// Namespaces that have a Service with routes at the fallback gateway.
@@ -444,9 +428,14 @@ impl Registry {
     pub fn placeholder_ports(&self) -> BTreeSet<u16> {
         self.http_ports
             .keys()
-            .filter(|number| !self.other_ports.contains_key(number) && !PROXY_PORTS.contains(number))
+            .filter(|number| self.may_be_placeholder_port(**number))
             .copied()
             .collect()
+    }
+
+    /// Whether no Service declares anything but HTTP on a port number, and no proxy has it itself.
+    pub fn may_be_placeholder_port(&self, number: u16) -> bool {
+        !self.other_ports.contains_key(&number) && !PROXY_PORTS.contains(&number)
     }
 
     /// How many hosts an unscoped proxy of `namespace` knows.

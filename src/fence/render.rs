@@ -8,7 +8,7 @@ mod sidecar;
 mod telemetry;
 mod warm;
 
-pub use envoy_filter::{ENVOY_FILTER, envoy_filter, envoy_filter_spec};
+pub use envoy_filter::{Authorities, ENVOY_FILTER, envoy_filter, envoy_filter_spec};
 pub use ports::ports;
 pub use routes::{NotCarried, Routes, namespace_of_routes, routes};
 pub use sidecar::{fence_of_sidecar, sidecar, sidecar_name};

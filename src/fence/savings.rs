@@ -3,15 +3,15 @@
 //! Flows in: the Services of the mesh, how many endpoints each has, and a scope. Flows out: [`Size`]s, and what a
 //! fence's status says of them. Invariant: at rest it says the same again, so nothing is written.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::ops::{Add, Sub};
 
 use jiff::{SignedDuration, Timestamp};
 use servicefence_crd::{Savings, Scope};
 
 use super::engine::{Engine, Fence};
-use super::facts::{EndpointsFacts, Protocol, ServiceFacts, ServiceKind};
-use super::name::{ConfigKey, FenceKey, ScopeHost, ServiceKey};
+use super::facts::{Protocol, ServiceFacts, ServiceKind};
+use super::name::{FenceKey, ScopeHost};
 use super::optin::{Pods, Workload, matches};
 
 /// How often a status may say anew what a scope saves.
@@ -75,43 +75,6 @@ impl Sub for Size {
             endpoints: self.endpoints.saturating_sub(other.endpoints),
             bytes: self.bytes.saturating_sub(other.bytes),
         }
-    }
-}
-
-/// How many endpoints Services have.
-#[derive(Default)]
-pub(super) struct Endpoints {
-    slices: BTreeMap<ConfigKey, EndpointsFacts>,
-    /// Of IPv4 and of IPv6: one endpoint has an address of each in a dual-stack cluster.
-    of_service: HashMap<ServiceKey, [u64; 2]>,
-}
-
-impl Endpoints {
-    /// Adds, replaces or removes an EndpointSlice.
-    pub(super) fn set(&mut self, key: ConfigKey, facts: Option<EndpointsFacts>) {
-        if let Some(old) = self.slices.remove(&key)
-            && let Some(counts) = self.of_service.get_mut(&old.service)
-        {
-            counts[usize::from(old.ipv6)] -= old.ready;
-            if *counts == [0, 0] {
-                self.of_service.remove(&old.service);
-            }
-        }
-        if let Some(new) = facts {
-            self.of_service.entry(new.service.clone()).or_default()[usize::from(new.ipv6)] += new.ready;
-            self.slices.insert(key, new);
-        }
-    }
-
-    /// Whose endpoints a slice is known to have.
-    pub(super) fn service_of(&self, key: &ConfigKey) -> Option<&ServiceKey> {
-        self.slices.get(key).map(|facts| &facts.service)
-    }
-
-    /// The endpoints of a Service.
-    pub(super) fn of(&self, service: &ServiceKey) -> u64 {
-        let counts = self.of_service.get(service);
-        counts.map_or(0, |[ipv4, ipv6]| *ipv4.max(ipv6))
     }
 }
 

@@ -33,7 +33,7 @@ pub enum Why {
     Learned,
     /// An AuthorizationPolicy lets this caller in and not the gateway.
     Policy,
-    /// It is headless: calls go to its pods' addresses, for which the gateway has no route.
+    /// It is headless: calls go to its pods' addresses, for which the gateway has no route. See `headless::Kept`.
     Headless,
     /// It is not exported to the gateway's namespace.
     Hidden,
@@ -204,6 +204,8 @@ pub struct Asking<'a> {
     pub key_servers: &'a BTreeSet<&'a ServiceKey>,
     /// Whether hosts that are not HTTP are in, called or not.
     pub keeps_non_http: bool,
+    /// Headless Services that are learned like others.
+    pub learned_headless: &'a BTreeSet<&'a ServiceKey>,
 }
 
 /// The scope of a fence.
@@ -252,7 +254,7 @@ pub fn scope(
             scope.add(service.scope_host(), Why::Policy);
         }
     }
-    let mut listeners = add_protocol(&mut scope, registry, namespace, fence.keeps_non_http);
+    let mut listeners = add_protocol(&mut scope, registry, fence);
     // What one of the two brings may bring more by the other.
     loop {
         if !fence.keeps_non_http {
@@ -268,12 +270,8 @@ pub fn scope(
 
 /// Hosts that the fallback gateway cannot serve, or that cannot leave without harm. Answers with the ports of listeners
 /// for all addresses that ServiceEntries bring.
-fn add_protocol(
-    scope: &mut Scope,
-    registry: &Registry,
-    namespace: &Name,
-    keeps_non_http: bool,
-) -> BTreeSet<u16> {
+fn add_protocol(scope: &mut Scope, registry: &Registry, fence: &Asking<'_>) -> BTreeSet<u16> {
+    let namespace = fence.namespace;
     let mut shared_listeners = BTreeSet::new();
     for (key, entry) in registry.service_entries_for(namespace) {
         shared_listeners.extend(&entry.wildcard_ports);
@@ -299,11 +297,13 @@ fn add_protocol(
     }
     for (key, facts) in protocol_bound(registry, namespace) {
         if facts.kind == ServiceKind::Headless {
-            scope.add(key.scope_host(), Why::Headless);
+            if !fence.learned_headless.contains(key) {
+                scope.add(key.scope_host(), Why::Headless);
+            }
         } else if !registry.is_seen_by_gateway(facts) {
             scope.add(key.scope_host(), Why::Hidden);
         }
-        if keeps_non_http && facts.kind != ServiceKind::Headless && !facts.is_http() {
+        if fence.keeps_non_http && facts.kind != ServiceKind::Headless && !facts.is_http() {
             scope.add(key.scope_host(), Why::NonHttp);
         }
     }

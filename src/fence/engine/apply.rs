@@ -10,7 +10,8 @@ use super::{Engine, Fence};
 use crate::fence::allow::Allowed;
 use crate::fence::change::{Change, Dirty, Target, UnknownLabel};
 use crate::fence::facts::{
-    Asks, ByLabel, NamespaceFacts, PodFacts, ServiceEntryFacts, ServiceFacts, SidecarFacts, Written,
+    Asks, ByLabel, NamespaceFacts, PodFacts, ServiceEntryFacts, ServiceFacts, ServiceKind, SidecarFacts,
+    Written,
 };
 use crate::fence::jwks::JwksFacts;
 use crate::fence::name::{ConfigKey, FenceKey, Name, PodKey, ServiceKey};
@@ -162,6 +163,10 @@ impl Engine {
         let either = || old.iter().chain(&new);
         if self.registry.placeholder_ports() != ports_before {
             dirty.targets.insert(Target::Ports);
+            self.dirty_learning_headless(dirty);
+        }
+        if either().any(ServiceFacts::is_told_by_pods) {
+            self.dirty_envoy_filters(dirty);
         }
         let routed = |facts: &Option<ServiceFacts>| {
             let facts = facts
@@ -194,6 +199,9 @@ impl Engine {
             self.dirty_fences_named_by(&here.chain(root).collect::<Vec<_>>(), dirty);
         }
         if workload(&old) != workload(&new) {
+            if either().any(|facts| facts.kind == ServiceKind::Headless) {
+                self.dirty_learning_headless(dirty);
+            }
             let fences = &self.fences;
             self.history_read.retain(|fence, _| {
                 let of = fences.get(fence).and_then(|fence| fence.workload.service());
@@ -287,6 +295,7 @@ impl Engine {
         if old != new {
             let policies: Vec<_> = old.iter().chain(&new).collect();
             self.dirty_fences_named_by(&policies, dirty);
+            self.dirty_learning_headless(dirty);
         }
     }
 
@@ -319,6 +328,7 @@ impl Engine {
         }
         let shape = |fence: &Fence| (fence.generated, fence.resource.spec.clone());
         let before = old.as_ref().map(shape);
+        let learns_headless = old.as_ref().is_some_and(Fence::learns_headless);
         let after = if let Some(resource) = resource {
             let fence = Fence::new(key, resource, old.and_then(|old| old.sidecar_changed));
             let after = shape(&fence);
@@ -333,6 +343,9 @@ impl Engine {
         self.note_learned(key);
         dirty.targets.insert(Target::Fence(key.clone()));
         if before != after {
+            if learns_headless != self.fences.get(key).is_some_and(Fence::learns_headless) {
+                self.dirty_envoy_filters(dirty);
+            }
             self.forget_asked(&key.namespace);
             self.dirty_fences_in(&key.namespace, dirty);
             dirty.targets.insert(Target::Namespace(key.namespace.clone()));

@@ -164,6 +164,7 @@ impl Engine {
             spec: &fence.resource.spec,
             wishes: &fence.wishes,
             learned: fence.learned(),
+            learned_headless: &self.learned_headless(key, fence),
         };
         let always = scope::Always {
             own: &own,
@@ -252,11 +253,11 @@ impl Engine {
         let joining = current.map_or_else(BTreeSet::new, |_| &wanted - &known);
         let mut stays = BTreeSet::new();
         let unserved = self.unserved(key, fence);
-        if unserved.is_some() {
+        let passes_through = !self.falls_back_to_gateway(&key.namespace);
+        if unserved.is_some() || !(passes_through || self.has_envoy_filter(&key.namespace)) {
             // Nobody would serve a host that leaves now, or bring it back.
             stays = std::mem::take(&mut leaving);
         }
-        let passes_through = !self.falls_back_to_gateway(&key.namespace);
         // A call that is passed through may be failing: it waits for nothing.
         let joining = if passes_through { BTreeSet::new() } else { joining };
         let step = self.step(case, joining, leaving);
@@ -346,12 +347,13 @@ impl Engine {
         if self.ports_write().is_some() {
             return Some(Held::NoPorts);
         }
-        let wanted = self.wanted_envoy_filter();
-        let ready = self
-            .envoy_filters
-            .get(namespace)
-            .is_some_and(|is| is.ours && is.fingerprint == wanted);
-        (!ready).then_some(Held::NoEnvoyFilter)
+        (!self.has_envoy_filter(namespace)).then_some(Held::NoEnvoyFilter)
+    }
+
+    /// Whether the calls of a namespace to all that may be out of scope are led to the gateway.
+    fn has_envoy_filter(&self, namespace: &Name) -> bool {
+        let is = self.envoy_filters.get(namespace);
+        is.is_some_and(|is| is.ours && is.fingerprint == self.wanted_envoy_filter())
     }
 
     /// A namespace whose routes have not been seen to be as they must since the start.
@@ -370,8 +372,20 @@ impl Engine {
     }
 
     pub(in crate::fence) fn envoy_filter_spec(&self) -> Value {
-        let namespaces = self.registry.routed_namespaces();
-        render::envoy_filter_spec(&self.settings.system_namespace, &namespaces, &self.service_cidrs)
+        let mut namespaces = self.registry.routed_namespaces();
+        let mut headless = BTreeSet::new();
+        // Where all of them are in every scope, no call to one is a miss.
+        if self.fences.values().any(Fence::learns_headless) {
+            let [names, in_namespaces] = self.registry.told_by_pods();
+            headless.extend(names);
+            namespaces.extend(in_namespaces);
+        }
+        let authorities = render::Authorities {
+            namespaces: &namespaces,
+            headless: &headless,
+            cidrs: &self.service_cidrs,
+        };
+        render::envoy_filter_spec(&self.settings.system_namespace, &authorities)
     }
 
     /// What the mesh's default Sidecar says about proxies, and ours would lose, since Istio merges none.
@@ -388,11 +402,12 @@ impl Engine {
     }
 
     /// The Services that an unscoped proxy of a namespace has and that can be kept warm: those that
-    /// the fallback gateway routes. All others are in every scope.
+    /// the fallback gateway routes, and headless ones that may be learned. All others are in every scope.
     pub(in crate::fence) fn warmable(&self, namespace: &str) -> BTreeSet<ServiceKey> {
         self.registry
             .services()
-            .filter(|(key, facts)| self.registry.has_routes(key, facts) && facts.visibility.to(namespace))
+            .filter(|(key, facts)| self.registry.has_routes(key, facts) || facts.is_told_by_pods())
+            .filter(|(_, facts)| facts.visibility.to(namespace))
             .map(|(key, _)| key.clone())
             .collect()
     }

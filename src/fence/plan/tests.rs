@@ -11,6 +11,7 @@ mod expiry;
 mod explain;
 mod gateway;
 mod gateway_api;
+mod headless;
 mod invariants;
 mod jwks;
 mod metrics;

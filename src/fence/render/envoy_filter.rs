@@ -12,8 +12,8 @@ use crate::fence::name::{Cidr, Name, ServiceKey, cluster_domain};
 /// Name of the object in each namespace.
 pub const ENVOY_FILTER: &str = "servicefence";
 
-/// Longest list of namespace names in the pattern: RE2 refuses programs of more than 32,768
-/// instructions in Istio's proxies, and a character costs one or two.
+/// Longest list of names in the pattern: RE2 refuses programs of more than 32,768 instructions in Istio's proxies, and a
+/// character costs one or two. Half of it at most are names of headless Services.
 const LONGEST_NAMES: usize = 12_000;
 
 /// Istio's virtual host and route for what it does not know, where the mesh lets it pass.
@@ -21,6 +21,17 @@ const ALLOW_ANY: &str = "allow_any";
 
 /// The same where the mesh is `REGISTRY_ONLY`: 502.
 const BLOCK_ALL: &str = "block_all";
+
+/// What the Host header of a miss may name.
+#[derive(Clone, Copy)]
+pub struct Authorities<'a> {
+    /// Namespaces with Services that may be out of scope.
+    pub namespaces: &'a BTreeSet<&'a Name>,
+    /// Headless Services that may be: each of their pods may have a name of its own, `<pod>.<service>`.
+    pub headless: &'a BTreeSet<&'a Name>,
+    /// Ranges of Service addresses.
+    pub cidrs: &'a BTreeSet<Cidr>,
+}
 
 /// The EnvoyFilter of a namespace.
 pub fn envoy_filter(namespace: &Name, spec: &Value) -> Object {
@@ -37,17 +48,14 @@ pub fn envoy_filter(namespace: &Name, spec: &Value) -> Object {
 ///
 /// A name alone does not say that the address is one of the mesh. Only the gateway knows, and so it
 /// is told where it must refuse all others, as `block_all` would have.
-pub fn envoy_filter_spec(
-    system_namespace: &Name,
-    namespaces: &BTreeSet<&Name>,
-    cidrs: &BTreeSet<Cidr>,
-) -> Value {
+pub fn envoy_filter_spec(system_namespace: &Name, authorities: &Authorities<'_>) -> Value {
+    let pattern = authority_pattern(authorities);
     let mut patches = vec![
-        http_miss(ALLOW_ANY, system_namespace, namespaces, cidrs),
-        http_miss(BLOCK_ALL, system_namespace, namespaces, cidrs),
+        http_miss(ALLOW_ANY, system_namespace, &pattern),
+        http_miss(BLOCK_ALL, system_namespace, &pattern),
     ];
-    if !cidrs.is_empty() {
-        patches.push(tcp_miss(system_namespace, cidrs));
+    if !authorities.cidrs.is_empty() {
+        patches.push(tcp_miss(system_namespace, authorities.cidrs));
     }
     json!({"configPatches": patches})
 }
@@ -74,12 +82,7 @@ fn header(key: &str, value: &str) -> Value {
     })
 }
 
-fn http_miss(
-    catch_all: &str,
-    system_namespace: &Name,
-    namespaces: &BTreeSet<&Name>,
-    cidrs: &BTreeSet<Cidr>,
-) -> Value {
+fn http_miss(catch_all: &str, system_namespace: &Name, authority_pattern: &str) -> Value {
     let mut add = vec![
         header(names::ORIGINAL_DST_HEADER, "%DOWNSTREAM_LOCAL_ADDRESS%"),
         source_header(),
@@ -104,7 +107,7 @@ fn http_miss(
                     "prefix": "/",
                     "headers": [{
                         "name": ":authority",
-                        "string_match": {"safe_regex": {"regex": authority_pattern(namespaces, cidrs)}},
+                        "string_match": {"safe_regex": {"regex": authority_pattern}},
                     }],
                 },
                 "route": {
@@ -166,22 +169,33 @@ fn tcp_miss(system_namespace: &Name, cidrs: &BTreeSet<Cidr>) -> Value {
     })
 }
 
-/// Matches, in whole: `reviews`, `reviews.<namespace>`, `reviews.<any>.svc`, `….svc.cluster.local`,
-/// each with an optional trailing dot and port and in any case, and addresses of Services.
-fn authority_pattern(namespaces: &BTreeSet<&Name>, cidrs: &BTreeSet<Cidr>) -> String {
-    let names: Vec<&str> = namespaces.iter().map(|name| &***name).collect();
-    let names = match names.join("|") {
-        none if none.is_empty() => "[^.:]+".to_owned(),
-        long if long.len() > LONGEST_NAMES => "[^.:]+".to_owned(),
-        names => names,
+/// Matches, in whole: `reviews`, `reviews.<namespace>`, `reviews.<any>.svc`, `….svc.cluster.local`, the same behind the
+/// name of a pod where `reviews` is headless, each with an optional trailing dot and port and in any case, and addresses of
+/// Services.
+fn authority_pattern(authorities: &Authorities<'_>) -> String {
+    let headless = any_of(authorities.headless, LONGEST_NAMES / 2);
+    let namespaces = any_of(authorities.namespaces, LONGEST_NAMES - headless.len());
+    let pod = if authorities.headless.is_empty() {
+        String::new()
+    } else {
+        format!(r"(\.({headless}))?")
     };
     let domain = cluster_domain().replace('.', r"\.");
-    let mut pattern = format!(r"[^.:]+(\.({names})|\.[^.:]+\.svc(\.{domain})?)?\.?");
-    for addresses in cidrs.iter().filter_map(address_pattern) {
+    let mut pattern = format!(r"[^.:]+{pod}(\.({namespaces})|\.[^.:]+\.svc(\.{domain})?)?\.?");
+    for addresses in authorities.cidrs.iter().filter_map(address_pattern) {
         pattern.push('|');
         pattern.push_str(&addresses);
     }
     format!("(?i)({pattern})(:[0-9]+)?")
+}
+
+/// Matches one of these names; any label where there are none, or too many of them.
+fn any_of(names: &BTreeSet<&Name>, longest: usize) -> String {
+    let names: Vec<&str> = names.iter().map(|name| &***name).collect();
+    match names.join("|") {
+        names if names.is_empty() || names.len() > longest => "[^.:]+".to_owned(),
+        names => names,
+    }
 }
 
 /// Matches the addresses of a range as a Host header has them.
@@ -241,7 +255,12 @@ mod tests {
 
     /// The route in front of a catch-all.
     fn route(catch_all: &str) -> Value {
-        let spec = envoy_filter_spec(&"system".into(), &BTreeSet::new(), &BTreeSet::new());
+        let none = Authorities {
+            namespaces: &BTreeSet::new(),
+            headless: &BTreeSet::new(),
+            cidrs: &BTreeSet::new(),
+        };
+        let spec = envoy_filter_spec(&"system".into(), &none);
         let patches = spec["configPatches"].as_array().unwrap();
         let of = |patch: &&Value| patch["match"]["routeConfiguration"]["vhost"]["name"] == catch_all;
         patches.iter().find(of).unwrap()["patch"]["value"].clone()
@@ -331,7 +350,30 @@ mod tests {
     #[test]
     fn very_many_namespaces_become_any_name() {
         let names: Vec<Name> = (0..2000).map(|n| format!("namespace-{n}").into()).collect();
-        let pattern = authority_pattern(&names.iter().collect(), &BTreeSet::new());
-        assert!(pattern.len() < 200, "{pattern}");
+        let all = names.iter().collect();
+        let none = BTreeSet::new();
+        for headless in [&none, &all] {
+            let pattern = authority_pattern(&Authorities {
+                namespaces: &all,
+                headless,
+                cidrs: &BTreeSet::new(),
+            });
+            assert!(pattern.len() < 200, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn the_pods_of_headless_services_are_named_too() {
+        let [books, peers] = ["books", "peers"].map(Name::from);
+        let pattern = |headless: &[&Name]| {
+            authority_pattern(&Authorities {
+                namespaces: &[&books].into(),
+                headless: &headless.iter().copied().collect(),
+                cidrs: &BTreeSet::new(),
+            })
+        };
+        let rest = r"(\.(books)|\.[^.:]+\.svc(\.cluster\.local)?)?\.?)(:[0-9]+)?";
+        assert_eq!(pattern(&[]), format!("(?i)([^.:]+{rest}"));
+        assert_eq!(pattern(&[&peers]), format!(r"(?i)([^.:]+(\.(peers))?{rest}"));
     }
 }

@@ -8,6 +8,9 @@ use crate::fence::Change;
 use crate::fence::facts::{EndpointsFacts, PodFacts};
 use crate::fence::name::{ConfigKey, PodKey, ServiceKey};
 
+/// Kubernetes' label of the EndpointSlices of headless Services.
+const HEADLESS: &str = "service.kubernetes.io/headless";
+
 /// A pod without all that decisions do not need: it is dropped while the object is decoded.
 pub type TrimmedPod = kube::api::Object<TrimmedPodSpec, kube::api::NotUsed>;
 
@@ -43,15 +46,14 @@ impl Observe for EndpointSlice {
     fn observe(&self, _: &str) -> Result<Change, Unreadable> {
         let key = ConfigKey::new(namespace_of(&self.metadata), name_of(&self.metadata));
         let service = label(&self.metadata, "kubernetes.io/service-name");
+        let endpoints = || self.endpoints.iter().flatten();
+        let is_headless = label(&self.metadata, HEADLESS).is_some();
+        let addresses = endpoints().filter(|_| is_headless).flat_map(|one| &one.addresses);
         let facts = service.map(|service| EndpointsFacts {
             service: ServiceKey::new(key.namespace.clone(), service),
-            ready: self
-                .endpoints
-                .iter()
-                .flatten()
-                .filter(|one| is_ready(one))
-                .count() as u64,
+            ready: endpoints().filter(|one| is_ready(one)).count() as u64,
             ipv6: self.address_type == "IPv6",
+            addresses: addresses.filter_map(|address| address.parse().ok()).collect(),
         });
         Ok(Change::Endpoints(key, facts))
     }

@@ -51,7 +51,7 @@ fn learned(world: &World, destination: &str) -> Option<ServiceKey> {
         destination: destination.parse().unwrap(),
     };
     match world.engine.attribute(&miss, world.now) {
-        Attribution::New(observation) => Some(observation.service),
+        Attribution::New(mut seen) => seen.pop().map(|seen| seen.service),
         Attribution::Known | Attribution::Unattributed(_) => None,
     }
 }

@@ -35,6 +35,7 @@ enum Happening {
     Service(usize, usize, &'static [&'static str]),
     /// It selects the pods of another name.
     Selects(usize, usize, usize),
+    Headless(usize, usize),
     NoService(usize, usize),
     Endpoints(usize, usize, u64),
     Call(usize, usize, (usize, usize)),
@@ -100,7 +101,7 @@ fn spec(wishes: &[Wish]) -> serde_json::Value {
             Wish::Deny(namespace, name) => deny.push(host((*namespace, *name))),
         }
     }
-    json!({"allow": allow, "deny": deny, "learning": {"nonHttp": "Learn"}})
+    json!({"allow": allow, "deny": deny, "learning": {"nonHttp": "Learn", "headless": "Learn"}})
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -125,6 +126,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         (service(), ports).prop_map(|((namespace, name), ports)| Happening::Service(namespace, name, ports)),
         (service(), 0..NAMES.len())
             .prop_map(|((namespace, name), pods)| Happening::Selects(namespace, name, pods)),
+        service().prop_map(|(namespace, name)| Happening::Headless(namespace, name)),
         service().prop_map(|(namespace, name)| Happening::NoService(namespace, name)),
         (service(), 0..4_u64)
             .prop_map(|((namespace, name), ready)| Happening::Endpoints(namespace, name, ready)),
@@ -185,6 +187,10 @@ fn happens(world: &mut World, happening: &Happening) {
             let selector = json!({"spec": {"selector": {"app": NAMES[*pods]}}});
             world.service_with(NAMESPACES[*namespace], NAMES[*name], &["http:8080"], &selector);
         }
+        Happening::Headless(namespace, name) => {
+            let headless = json!({"spec": {"clusterIP": "None"}});
+            world.service_with(NAMESPACES[*namespace], NAMES[*name], &["http:8080"], &headless);
+        }
         Happening::NoService(namespace, name) => {
             world.no_service(&ServiceKey::new(NAMESPACES[*namespace], NAMES[*name]));
         }
@@ -194,6 +200,7 @@ fn happens(world: &mut World, happening: &Happening) {
                 service: ServiceKey::new(namespace, name),
                 ready: *ready,
                 ipv6: false,
+                addresses: Vec::new(),
             };
             let key = crate::fence::name::ConfigKey::new(namespace, format!("{name}-1"));
             world.apply(crate::fence::Change::Endpoints(

@@ -16,6 +16,7 @@ fn endpoints(world: &mut World, service: &str, slice: usize, ready: u64) {
         service: ServiceKey::new(namespace, name),
         ready,
         ipv6: false,
+        addresses: Vec::new(),
     };
     let key = ConfigKey::new(namespace, format!("{name}-{slice}"));
     world.apply(Change::Endpoints(key, (ready > 0).then_some(facts)));

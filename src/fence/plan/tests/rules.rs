@@ -39,7 +39,12 @@ fn outcome(world: &World, source: &str, peer: &str, destination: &str) -> String
         Err(reject) => return reject.category().to_owned(),
     };
     match world.engine.attribute(&miss, world.now) {
-        Attribution::New(seen) => format!("{} calls {} ({:?})", seen.fence, seen.service, seen.source),
+        Attribution::New(seen) => {
+            let said = seen
+                .iter()
+                .map(|seen| format!("{} calls {} ({:?})", seen.fence, seen.service, seen.source));
+            said.collect::<Vec<_>>().join(", ")
+        }
         Attribution::Known => "known".to_owned(),
         Attribution::Unattributed(why) => why.as_str().to_owned(),
     }

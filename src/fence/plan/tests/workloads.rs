@@ -3,10 +3,10 @@
 use serde_json::json;
 
 use super::*;
+use crate::fence::Attribution;
 use crate::fence::miss::Miss;
 use crate::fence::render::Kind;
 use crate::fence::world::mode_label;
-use crate::fence::{Attribution, Observation};
 use crate::source::convert::Watched;
 
 /// A namespace `jobs` with three pods and no Services.
@@ -42,7 +42,7 @@ fn learner(world: &World, pod: &str) -> Option<String> {
         destination: (address, 8080).into(),
     };
     match world.engine.attribute(&miss, world.now) {
-        Attribution::New(Observation { fence, .. }) => Some(fence.name.to_string()),
+        Attribution::New(seen) => Some(seen[0].fence.name.to_string()),
         _ => None,
     }
 }

@@ -1,0 +1,147 @@
+//! Headless Services: which of them need not be in every scope.
+//!
+//! Their callers dial the addresses of pods. The gateway has no rule for these: it sends such a call on to where it was going,
+//! as plain text, and so does Istio without a gateway. Flows in: a headless Service. Flows out: what keeps it in the scopes
+//! of fences that learn such Services, if anything does. Invariant: one that is out of scope is reached there as it would be
+//! in scope, and the call is seen.
+
+use std::collections::BTreeSet;
+
+use servicefence_crd::Headless;
+
+use super::change::{Dirty, Target};
+use super::engine::{Engine, Fence};
+use super::facts::{Protocol, ServiceFacts, ServiceKind};
+use super::name::{FenceKey, ServiceKey};
+
+/// What keeps a headless Service in every scope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// The fence does not learn such Services.
+    Asked,
+    /// It has no selector: who writes its EndpointSlices need not tell its addresses as Kubernetes does.
+    NoSelector,
+    /// It has a port that is not HTTP: a connection to the address of a pod is no miss that anybody sees.
+    NotHttp,
+    /// The same, for want of an HTTP listener on one of its port numbers.
+    NoListener,
+    /// A VirtualService has rules for it, which nobody would follow.
+    Rules,
+    /// Its pods may take mutual TLS only.
+    MutualTls,
+    /// A policy for its pods asks who calls, which plain text does not tell.
+    Policy,
+    /// What the mesh does not know is refused.
+    RegistryOnly,
+    /// The gateway is told not to send calls on.
+    NotPassedOn,
+}
+
+impl Kept {
+    /// In words, after "it is headless".
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Asked => "learning.headless keeps such hosts",
+            Self::NoSelector => "it has no selector, so a call to its addresses may not be told to be to it",
+            Self::NotHttp => "it has a port that is not HTTP, so a call to it would not be seen",
+            Self::NoListener => {
+                "it has a port with a number that is not HTTP everywhere in the mesh, so a call to it would not be seen"
+            }
+            Self::Rules => "a VirtualService has rules for it, which a first call would not follow",
+            Self::MutualTls => {
+                "its pods may refuse a first call, which is not mutual TLS (PeerAuthentication)"
+            }
+            Self::Policy => {
+                "an AuthorizationPolicy for its pods asks who calls, which a first call does not tell"
+            }
+            Self::RegistryOnly => "the mesh is REGISTRY_ONLY, so a first call would be refused",
+            Self::NotPassedOn => {
+                "fallback.passthrough.enabled of the chart is false, so the fallback gateway would refuse a first call"
+            }
+        }
+    }
+}
+
+impl Fence {
+    /// Whether headless Services are in its scope only once they have been called, where that is safe.
+    pub fn learns_headless(&self) -> bool {
+        let learning = self.resource.spec.learning.as_ref();
+        learning.and_then(|learning| learning.headless) == Some(Headless::Learn)
+    }
+}
+
+impl Engine {
+    /// The headless Services that need not be in a fence's scope.
+    pub(super) fn learned_headless(&self, key: &FenceKey, fence: &Fence) -> BTreeSet<&ServiceKey> {
+        if self.keeps_all_headless(key, fence).is_some() {
+            return BTreeSet::new();
+        }
+        let bound = self.registry.protocol_bound();
+        bound
+            .filter(|(_, facts)| facts.kind == ServiceKind::Headless)
+            .filter(|(service, facts)| self.keeps_one(key, service, facts).is_none())
+            .map(|(service, _)| service)
+            .collect()
+    }
+
+    /// What keeps a headless Service in a fence's scope.
+    pub(super) fn keeps_headless(
+        &self,
+        key: &FenceKey,
+        fence: &Fence,
+        service: &ServiceKey,
+        facts: &ServiceFacts,
+    ) -> Option<Kept> {
+        self.keeps_all_headless(key, fence)
+            .or_else(|| self.keeps_one(key, service, facts))
+    }
+
+    fn keeps_all_headless(&self, key: &FenceKey, fence: &Fence) -> Option<Kept> {
+        if !fence.learns_headless() {
+            return Some(Kept::Asked);
+        }
+        if self.is_registry_only() {
+            return Some(Kept::RegistryOnly);
+        }
+        let refused = !self.settings.gateway_passes_on && self.falls_back_to_gateway(&key.namespace);
+        refused.then_some(Kept::NotPassedOn)
+    }
+
+    fn keeps_one(&self, key: &FenceKey, service: &ServiceKey, facts: &ServiceFacts) -> Option<Kept> {
+        if !facts.is_http() {
+            return Some(Kept::NotHttp);
+        }
+        if !facts.is_told_by_pods() {
+            return Some(Kept::NoSelector);
+        }
+        let mut numbers = facts.port_numbers(Protocol::Http);
+        if !numbers.all(|number| self.registry.may_be_placeholder_port(number)) {
+            return Some(Kept::NoListener);
+        }
+        if self.mutual_tls.may_refuse(service, facts) {
+            return Some(Kept::MutualTls);
+        }
+        if self.asks_who_calls(service, facts) {
+            return Some(Kept::Policy);
+        }
+        let host = service.host();
+        let mut rules = self.registry.rules_of_host(&host);
+        let seen = rules.any(|(_, rules)| rules.visibility.to(&key.namespace));
+        seen.then_some(Kept::Rules)
+    }
+
+    /// Whether an AuthorizationPolicy for pods of a Service asks who calls.
+    fn asks_who_calls(&self, service: &ServiceKey, facts: &ServiceFacts) -> bool {
+        let here = self.registry.policies_in(&service.namespace);
+        let mut all = here.chain(self.registry.policies_in(&self.settings.root_namespace));
+        all.any(|policy| policy.protects(facts))
+    }
+
+    /// Fences for which it may be another question now which headless Services are in scope.
+    pub(super) fn dirty_learning_headless(&self, dirty: &mut Dirty) {
+        let learning = self.fences.iter().filter(|(_, fence)| fence.learns_headless());
+        dirty
+            .targets
+            .extend(learning.map(|(key, _)| Target::Fence(key.clone())));
+    }
+}

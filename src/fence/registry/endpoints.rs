@@ -1,0 +1,104 @@
+//! What EndpointSlices tell: how many endpoints Services have, and to which headless ones an address belongs.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Add as _;
+
+use super::Registry;
+use crate::fence::facts::{EndpointsFacts, ServiceKind, Visibility};
+use crate::fence::name::{ConfigKey, Name, ServiceKey};
+use crate::fence::savings::Size;
+
+/// All EndpointSlices.
+#[derive(Default)]
+pub(super) struct Endpoints {
+    slices: BTreeMap<ConfigKey, EndpointsFacts>,
+    /// Of IPv4 and of IPv6: one endpoint has an address of each in a dual-stack cluster.
+    of_service: HashMap<ServiceKey, [u64; 2]>,
+    /// The slices that an address of a headless Service stands in: several while endpoints move from one to another, and
+    /// where Services share their pods.
+    by_address: BTreeSet<(IpAddr, ConfigKey)>,
+}
+
+impl Endpoints {
+    /// Adds, replaces or removes an EndpointSlice.
+    pub(super) fn set(&mut self, key: ConfigKey, facts: Option<EndpointsFacts>) {
+        if let Some(old) = self.slices.remove(&key) {
+            if let Some(counts) = self.of_service.get_mut(&old.service) {
+                counts[usize::from(old.ipv6)] -= old.ready;
+                if *counts == [0, 0] {
+                    self.of_service.remove(&old.service);
+                }
+            }
+            for address in old.addresses {
+                self.by_address.remove(&(address, key.clone()));
+            }
+        }
+        if let Some(new) = facts {
+            self.of_service.entry(new.service.clone()).or_default()[usize::from(new.ipv6)] += new.ready;
+            let addresses = new.addresses.iter();
+            self.by_address
+                .extend(addresses.map(|address| (*address, key.clone())));
+            self.slices.insert(key, new);
+        }
+    }
+
+    /// Whose endpoints a slice is known to have.
+    pub(super) fn service_of(&self, key: &ConfigKey) -> Option<&ServiceKey> {
+        self.slices.get(key).map(|facts| &facts.service)
+    }
+
+    /// The endpoints of a Service.
+    pub(super) fn of(&self, service: &ServiceKey) -> u64 {
+        let counts = self.of_service.get(service);
+        counts.map_or(0, |[ipv4, ipv6]| *ipv4.max(ipv6))
+    }
+
+    /// The headless Services that have a pod at this address.
+    pub(super) fn at(&self, address: IpAddr) -> BTreeSet<&ServiceKey> {
+        self.by_address
+            .range((address, ConfigKey::new("", ""))..)
+            .take_while(|(is, _)| *is == address)
+            .filter_map(|(_, slice)| self.service_of(slice))
+            .collect()
+    }
+}
+
+impl Registry {
+    /// Adds, replaces or removes an EndpointSlice.
+    pub fn set_endpoints(&mut self, key: &ConfigKey, facts: Option<EndpointsFacts>) {
+        let concerned: BTreeSet<ServiceKey> = self
+            .endpoints
+            .service_of(key)
+            .into_iter()
+            .chain(facts.as_ref().map(|facts| &facts.service))
+            .cloned()
+            .collect();
+        let size = |registry: &Self| {
+            let seen_by_all = concerned.iter().filter(|service| {
+                let facts = registry.services.get(*service);
+                facts.is_some_and(|facts| facts.visibility == Visibility::All)
+            });
+            seen_by_all
+                .map(|service| registry.size_of(service))
+                .fold(Size::default(), Size::add)
+        };
+        let before = size(self);
+        self.endpoints.set(key.clone(), facts);
+        self.size_for_all = self.size_for_all - before + size(self);
+    }
+
+    /// The headless Services that have a pod at an address, and its port.
+    pub fn headless_at(&self, address: SocketAddr) -> impl Iterator<Item = &ServiceKey> {
+        let all = self.endpoints.at(address.ip()).into_iter();
+        all.filter(move |key| {
+            let facts = self.services.get(*key);
+            facts.is_some_and(|facts| facts.kind == ServiceKind::Headless && facts.has_port(address.port()))
+        })
+    }
+
+    /// Headless Services that are told by their pods: their names, and their namespaces.
+    pub fn told_by_pods(&self) -> [impl Iterator<Item = &Name>; 2] {
+        [&self.headless_names, &self.headless_in].map(|counts| counts.keys())
+    }
+}
