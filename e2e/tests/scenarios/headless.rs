@@ -1,16 +1,19 @@
 //! Headless Services: callers dial the addresses of pods, for which the gateway has no route. They stay in scope, or are
 //! learned where a first call may be plain text.
 
-use anyhow::{Result, anyhow, ensure};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
 use servicefence_e2e::install::SOON;
 use servicefence_e2e::wait::{Hopeless, until};
-use servicefence_e2e::{Call, Protocol, ServiceSpec, Via};
+use servicefence_e2e::{Call, LoadSpec, Protocol, ServiceSpec, Via};
 
 use crate::scene::Scene;
 
 crate::scenarios![
     headless_services_are_called_directly_before_and_after_scoping,
     peers_behind_a_headless_service_are_learned_where_plain_text_is_taken,
+    traffic_to_headless_services_survives_their_way_out_of_a_scope_and_back,
 ];
 
 async fn headless_services_are_called_directly_before_and_after_scoping(scene: Scene) -> Result<()> {
@@ -61,29 +64,32 @@ async fn headless_services_are_called_directly_before_and_after_scoping(scene: S
     Ok(())
 }
 
-/// Each has a pod of its own: one call teaches all that share a pod.
-async fn peers_behind_a_headless_service_are_learned_where_plain_text_is_taken(scene: Scene) -> Result<()> {
-    for (namespace, pod, name) in [
-        ("soft", "one", "peers"),
-        ("soft", "two", "quorum"),
-        ("strict", "three", "vault"),
-    ] {
-        let server = scene.app(&format!("{namespace}/{pod}")).http(8080);
-        scene.mesh.add_pod(server).await?;
-        let name = scene.pod(&format!("{namespace}/{name}"));
-        let service = ServiceSpec::new(&name).selects(pod).headless();
-        scene
-            .mesh
-            .add_service(&service.port(Protocol::Http, 8080))
-            .await?;
+/// A headless Service with a pod of its own: one call teaches all that share a pod.
+async fn headless(scene: &Scene, pod: &str, name: &str) -> Result<()> {
+    scene.mesh.add_pod(scene.app(pod).http(8080)).await?;
+    let (namespace, app) = pod.split_once('/').context("namespace/name")?;
+    let name = scene.pod(&format!("{namespace}/{name}"));
+    let service = ServiceSpec::new(&name).selects(app).headless();
+    scene.mesh.add_service(&service.port(Protocol::Http, 8080)).await
+}
+
+/// The same twice, in namespace `soft`, whose pods take plain text too.
+async fn permissive(scene: &Scene, pods: [(&str, &str); 2]) -> Result<()> {
+    for (pod, name) in pods {
+        headless(scene, &format!("soft/{pod}"), name).await?;
     }
-    scene.add([scene.app("shop/web").http(8080)]).await?;
     scene
         .yaml(
             "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, \
               metadata: {name: default, namespace: $P-soft}, spec: {mtls: {mode: PERMISSIVE}}}",
         )
-        .await?;
+        .await
+}
+
+async fn peers_behind_a_headless_service_are_learned_where_plain_text_is_taken(scene: Scene) -> Result<()> {
+    permissive(&scene, [("one", "peers"), ("two", "quorum")]).await?;
+    headless(&scene, "strict/three", "vault").await?;
+    scene.add([scene.app("shop/web").http(8080)]).await?;
     scene.fence("shop/web", "learning: {headless: Learn}").await?;
     let scope = scene.scope("shop/web").await?;
     ensure!(
@@ -128,5 +134,50 @@ async fn peers_behind_a_headless_service_are_learned_where_plain_text_is_taken(s
     let learned = scene.learned_hosts("shop/web").await?;
     let expected = ["soft/peers", "soft/quorum"].map(|name| scene.host(name));
     ensure!(learned == expected.into(), "learned: {learned:?}");
+    Ok(())
+}
+
+/// One is called all the time, so it is learned as it leaves. Of the other, one call is under way until its clusters are gone.
+async fn traffic_to_headless_services_survives_their_way_out_of_a_scope_and_back(scene: Scene) -> Result<()> {
+    const UNDER_WAY: &str = "8000";
+    permissive(&scene, [("one", "peers"), ("two", "quorum")]).await?;
+    scene.add([scene.app("shop/web").http(8080)]).await?;
+    scene.fence("shop/web", "learning: {headless: Keep}").await?;
+    let url = |name: &str, path: &str| format!("http://{}:8080/{path}", scene.host(name));
+    let from = scene.pod("shop/web");
+    let load = LoadSpec::new(&from)
+        .clients(4)
+        .pause(Duration::from_millis(5))
+        .get(&url("soft/peers", ""));
+    let load = scene.mesh.start_load(&load).await?;
+    load.more(50).await?;
+    let slow = Call::get(&url("soft/quorum", &format!("slow?ms={UNDER_WAY}")));
+    let meanwhile = async {
+        scene.fence("shop/web", "learning: {headless: Learn}").await?;
+        scene.learned("shop/web", "soft/peers").await?;
+        let namespace = scene.ns("shop");
+        scene.mesh.wait_at_rest(&namespace).await?;
+        anyhow::Ok(Instant::now())
+    };
+    let called = async {
+        let reply = scene.mesh.call(&from, &slow).await;
+        (reply, Instant::now())
+    };
+    let ((reply, ended), at_rest) = tokio::join!(called, meanwhile);
+    ensure!(at_rest? < ended, "the call did not outlive the clusters");
+    ensure!(
+        reply.is_from(&scene.pod("soft/two")) && reply.via == Some(Via::Direct),
+        "the call under way: {reply}"
+    );
+    let scope = scene.scope("shop/web").await?;
+    ensure!(
+        !scope.contains(&scene.import("soft/quorum")),
+        "it did not leave: {scope:?}"
+    );
+    load.more(50).await?;
+    let met = load.stop().await;
+    ensure!(met.failed == 0, "{met}");
+    let plain = met.count(|via| *via == Via::Plaintext);
+    ensure!(plain > 0 && plain < met.calls, "no call was a miss: {met}");
     Ok(())
 }
