@@ -148,7 +148,8 @@ fn settle(engine: &mut Engine, key: &FenceKey) {
             .flatten()
             .filter_map(|host| ScopeHost::parse(host.as_str()?))
             .collect(),
-        fingerprint: object.fingerprint(),
+        owners: Vec::new(),
+        says_more: false,
     };
     let name = ConfigKey::new(key.namespace.clone(), &*object.name);
     engine.apply(Change::Sidecar(name, Some(facts)), now());

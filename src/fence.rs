@@ -46,5 +46,5 @@ pub use plan::{FencePlan, NamespacePlan, PortsPlan, Reason, RoutesPlan, Said};
 pub use registry::Registry;
 pub use savings::Size;
 pub use scope::{Scope, Why, Whys};
-pub use traffic::{Call, LABELS, Teller, Traffic};
+pub use traffic::{Call, Counted, LABELS, Teller, Told, Traffic};
 pub use transition::Moving;

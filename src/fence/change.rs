@@ -17,6 +17,7 @@ use super::mutual_tls::PeerAuthenticationFacts;
 use super::name::{Cidr, ConfigKey, FenceKey, Name, PodKey, ServiceKey};
 use super::policy::PolicyFacts;
 use super::telemetry::{MeshConfigFacts, TelemetryFacts};
+use super::traffic::Told;
 use super::transition::Moving;
 
 /// One thing that changed. `None` means that it is gone.
@@ -76,7 +77,7 @@ pub enum Change {
     /// The past of these fences was read.
     HistoryRead(history::Read),
     /// Metrics tell of calls of these fences, news or not.
-    Told(BTreeSet<FenceKey>),
+    Told(Told),
     /// Metrics leave out connections of these fences, or their bytes.
     Uncounted(BTreeSet<FenceKey>),
     /// Metrics could not be read for so long that what was read of the past has a gap.

@@ -15,7 +15,7 @@ use servicefence_crd::{Connections, Mode, NonHttp, Source};
 use super::engine::{Engine, Fence};
 use super::history::{MOST_SILENT, Past};
 use super::learn::MOST_LEARNED;
-use super::name::{ConfigKey, FenceKey};
+use super::name::{ConfigKey, FenceKey, ServiceKey};
 use super::optin::Workload;
 use super::plan::seconds;
 
@@ -55,14 +55,52 @@ impl fmt::Display for Unknown {
     }
 }
 
+/// Which hosts that are not HTTP are in a scope, called or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeptNonHttp {
+    /// All of them.
+    All,
+    /// Those for which a VirtualService has rules: metrics name the Service that answered, not the one that was called.
+    Routed,
+    /// None.
+    None,
+}
+
 impl Engine {
-    /// Whether hosts that are not HTTP are in a fence's scope, called or not.
-    pub(super) fn keeps_non_http(&self, key: &FenceKey, fence: &Fence) -> bool {
+    /// Which hosts that are not HTTP are in a fence's scope, called or not.
+    pub(super) fn kept_non_http(&self, key: &FenceKey, fence: &Fence, now: Timestamp) -> KeptNonHttp {
         match non_http(fence) {
-            NonHttp::Keep => true,
-            NonHttp::Learn => false,
-            NonHttp::Auto => self.connections_stored(key, fence).is_none(),
+            NonHttp::Keep => KeptNonHttp::All,
+            NonHttp::Learn => KeptNonHttp::None,
+            NonHttp::Auto if self.connections_stored(key, fence).is_none() => KeptNonHttp::All,
+            // While proxies know the whole mesh nothing is a miss, so what was known once is not known still.
+            NonHttp::Auto
+                if self.is_unscoped(key) && self.connections_known_since(key, fence, now).is_err() =>
+            {
+                KeptNonHttp::All
+            }
+            NonHttp::Auto => KeptNonHttp::Routed,
         }
+    }
+
+    /// Those of `leaving` to which the workload may be connected, whatever they were in scope for: calls to them were no
+    /// misses, so only metrics would have told of them.
+    pub(super) fn maybe_connected(
+        &self,
+        key: &FenceKey,
+        fence: &Fence,
+        leaving: &BTreeSet<ServiceKey>,
+        now: Timestamp,
+    ) -> BTreeSet<ServiceKey> {
+        let is_concerned = |service: &&ServiceKey| {
+            let facts = self.registry.service(service);
+            facts.is_some_and(|facts| !facts.is_http() && facts.visibility.to(&key.namespace))
+        };
+        let concerned: BTreeSet<_> = leaving.iter().filter(is_concerned).cloned().collect();
+        let is_known = concerned.is_empty()
+            || non_http(fence) != NonHttp::Auto
+            || self.connections_known_since(key, fence, now).is_ok();
+        if is_known { BTreeSet::new() } else { concerned }
     }
 
     /// What the status is to say.
@@ -125,15 +163,32 @@ impl Engine {
             .past(key)
             .filter(|past| past.unstored.is_empty() && fence.learned().len() < MOST_LEARNED)
             .ok_or(Unknown::PastUnread)?;
-        if now.duration_since(past.told) >= MOST_SILENT {
-            return Err(Unknown::Untold);
-        }
         let since = past.connections_known_since;
+        if !expiry.is_over(since, now) {
+            return Err(Unknown::Since(seconds(since)));
+        }
+        let since = self.told_since(key, past, now).ok_or(Unknown::Untold)?.max(since);
         if expiry.is_over(since, now) {
             Ok(seconds(since))
         } else {
             Err(Unknown::Since(seconds(since)))
         }
+    }
+
+    /// Since when metrics have told of every workload that a fence's pods have now.
+    fn told_since(&self, key: &FenceKey, past: &Past, now: Timestamp) -> Option<Timestamp> {
+        let pods = self.pods_in(&key.namespace);
+        let own = pods.filter(|(pod, _)| self.fence_of_pod(pod).is_some_and(|(of, _)| of == key));
+        let workloads: BTreeSet<_> = own.map(|(_, pod)| &pod.workload).collect();
+        let mut since = None;
+        for workload in workloads {
+            let told = past.told_by.get(workload)?;
+            if now.duration_since(told.last) >= MOST_SILENT {
+                return None;
+            }
+            since = since.max(Some(told.since));
+        }
+        since
     }
 
     /// Since when silence about a host that is not HTTP says that it is not used; `None` where it does not say so.
@@ -148,8 +203,9 @@ impl Engine {
             // Its owner accepts that an open connection is cut.
             NonHttp::Learn => Some(past.known_since),
             NonHttp::Auto => {
-                let shown = self.hides_connections(key).is_none() && !self.keeps_non_http(key, fence);
-                shown.then_some(past.connections_known_since)
+                let stored = self.connections_stored(key, fence)?;
+                let shown = self.hides_connections(key).is_none();
+                shown.then_some(past.connections_known_since.max(stored.known_since))
             }
         }
     }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use servicefence_crd::{Mode, NonHttp, Source};
 
-use super::connections::non_http;
+use super::connections::{KeptNonHttp, non_http};
 use super::engine::{Engine, Fence};
 use super::facts::{ServiceFacts, VirtualServiceFacts};
 use super::headless::Kept;
@@ -221,6 +221,10 @@ impl Engine {
             (NonHttp::Auto, Err(unknown)) => format!(
                 "{CUT}: learning.nonHttp Auto keeps such hosts until metrics have shown all connections of the workload \
                  for as long as expireAfter, and {unknown}"
+            ),
+            (NonHttp::Auto, Ok(_)) if self.kept_non_http(key, fence, now) == KeptNonHttp::Routed => format!(
+                "{CUT}: a VirtualService has rules for it, and metrics name the Service that answers, so nothing tells that \
+                 it is not used"
             ),
             // It is on its way into the status.
             (NonHttp::Auto, Ok(since)) => {

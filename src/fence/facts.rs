@@ -400,11 +400,28 @@ pub struct SidecarFacts {
     pub proxy: Map<String, Value>,
     /// Among several for the same pods Istio takes the oldest.
     pub created: Timestamp,
-    /// Digest of its labels, owners and spec, for ours.
-    pub fingerprint: Fingerprint,
+    /// The uids of its owners.
+    pub owners: Vec<String>,
+    /// Whether its spec says anything besides all this.
+    pub says_more: bool,
 }
 
 impl SidecarFacts {
+    /// Whether it says just this.
+    pub fn says(
+        &self,
+        owner: Option<&str>,
+        selector: Option<&Labels>,
+        hosts: &BTreeSet<ScopeHost>,
+        proxy: &Map<String, Value>,
+    ) -> bool {
+        !self.says_more
+            && self.owners.iter().map(String::as_str).eq(owner)
+            && self.selector.as_ref() == selector
+            && self.hosts == *hosts
+            && self.proxy == *proxy
+    }
+
     /// Whether its proxies know a Service. One without hosts imports everything.
     pub fn imports(&self, service: &ServiceKey) -> bool {
         let (all, host) = ("*", service.host());

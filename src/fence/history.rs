@@ -15,6 +15,7 @@ use super::expiry::Expiry;
 use super::learn::MOST_LEARNED;
 use super::name::{FenceKey, Name};
 use super::plan::Held;
+use super::traffic::Told;
 
 /// How far the reading is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +39,18 @@ pub struct Past {
     pub connections_known_since: Timestamp,
     /// When they last told of a call of this fence.
     pub told: Timestamp,
+    /// Since when they have told of each of its workloads again and again, and when they did last: a Service may have the
+    /// pods of several, and not all need be scraped.
+    pub told_by: BTreeMap<Name, ToldBy>,
+}
+
+/// When metrics told of a workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ToldBy {
+    /// Again and again since then.
+    pub since: Timestamp,
+    /// Last.
+    pub last: Timestamp,
 }
 
 /// So long may metrics be silent about a fence, without a doubt that they tell of it at all.
@@ -134,12 +147,22 @@ impl Engine {
     }
 
     /// Metrics told of calls of these fences. One of which they had told nothing for long may not have been scraped.
-    pub(super) fn apply_told(&mut self, fences: &BTreeSet<FenceKey>, now: Timestamp) {
-        for fence in fences {
+    pub(super) fn apply_told(&mut self, told: &Told, now: Timestamp) {
+        for (fence, workloads) in told {
             if let Some(past) = self.history_read.get_mut(fence) {
+                for workload in workloads {
+                    let begun = ToldBy {
+                        since: now,
+                        last: now,
+                    };
+                    let known = past.told_by.entry(workload.clone()).or_insert(begun);
+                    if now.duration_since(known.last) > MOST_SILENT {
+                        *known = begun;
+                    }
+                    known.last = now;
+                }
                 if now.duration_since(past.told) > MOST_SILENT {
                     past.known_since = now;
-                    past.connections_known_since = now;
                 }
                 past.told = now;
             }

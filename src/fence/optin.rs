@@ -288,7 +288,9 @@ impl Engine {
         if let Some((user, _)) = user {
             return Some(Conflict::UserSidecar(user.clone()));
         }
-        if let Some(opted_out) = self.opted_out(&key.namespace).filter(|_| of.is_none()) {
+        if of.is_none()
+            && let Some(opted_out) = self.opted_out(&key.namespace)
+        {
             return Some(Conflict::OptedOut(opted_out));
         }
         let without = self.sidecar_without_fallback(&key.namespace);

@@ -11,7 +11,7 @@ mod warm;
 pub use envoy_filter::{Authorities, ENVOY_FILTER, envoy_filter, envoy_filter_spec};
 pub use ports::ports;
 pub use routes::{NotCarried, Routes, namespace_of_routes, routes};
-pub use sidecar::{fence_of_sidecar, sidecar, sidecar_name};
+pub use sidecar::{fence_of_sidecar, says_more, sidecar, sidecar_name};
 pub use telemetry::{TELEMETRY, telemetry};
 pub use warm::{services_of_warm, warm};
 
@@ -122,21 +122,6 @@ pub fn fingerprint(kind: Kind, body: &Value) -> Fingerprint {
         .into_iter()
         .flatten();
     let owners: Value = owners.map(|owner| owner["uid"].clone()).collect();
-    if kind == Kind::Sidecar {
-        // The order of hosts means nothing to Istio.
-        let mut spec = body["spec"].clone();
-        for listener in spec
-            .get_mut("egress")
-            .and_then(Value::as_array_mut)
-            .into_iter()
-            .flatten()
-        {
-            if let Some(hosts) = listener.get_mut("hosts").and_then(Value::as_array_mut) {
-                hosts.sort_by(|one, other| one.as_str().cmp(&other.as_str()));
-            }
-        }
-        return Fingerprint::of(&json!([owners, spec]));
-    }
     Fingerprint::of(&json!([owners, body["spec"]]))
 }
 

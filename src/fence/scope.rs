@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use servicefence_crd::{LearnedHost, ServiceFenceSpec, Source, names};
 
 use super::allow::Wishes;
+use super::connections::KeptNonHttp;
 use super::engine::Engine;
 use super::facts::{Protocol, ServiceFacts, ServiceKind};
 use super::name::{Name, ScopeHost, ServiceKey};
@@ -202,8 +203,8 @@ pub struct Asking<'a> {
     pub accounts: &'a BTreeSet<Name>,
     /// Where its proxies fetch the keys of tokens.
     pub key_servers: &'a BTreeSet<&'a ServiceKey>,
-    /// Whether hosts that are not HTTP are in, called or not.
-    pub keeps_non_http: bool,
+    /// Which hosts that are not HTTP are in, called or not.
+    pub kept_non_http: KeptNonHttp,
     /// Headless Services that are learned like others.
     pub learned_headless: &'a BTreeSet<&'a ServiceKey>,
 }
@@ -257,7 +258,7 @@ pub fn scope(
     let mut listeners = add_protocol(&mut scope, registry, fence);
     // What one of the two brings may bring more by the other.
     loop {
-        if !fence.keeps_non_http {
+        if fence.kept_non_http != KeptNonHttp::All {
             add_swallowed(&mut scope, registry, namespace, &mut listeners);
         }
         if !add_aliases(&mut scope, registry, fence) {
@@ -303,7 +304,17 @@ fn add_protocol(scope: &mut Scope, registry: &Registry, fence: &Asking<'_>) -> B
         } else if !registry.is_seen_by_gateway(facts) {
             scope.add(key.scope_host(), Why::Hidden);
         }
-        if fence.keeps_non_http && facts.kind != ServiceKind::Headless && !facts.is_http() {
+        let is_routed = || {
+            let host = key.host();
+            let mut rules = registry.rules_of_host(&host);
+            rules.any(|(_, rules)| rules.visibility.to(namespace))
+        };
+        let keeps = match fence.kept_non_http {
+            KeptNonHttp::All => true,
+            KeptNonHttp::Routed => !facts.is_http() && is_routed(),
+            KeptNonHttp::None => false,
+        };
+        if keeps && facts.kind != ServiceKind::Headless && !facts.is_http() {
             scope.add(key.scope_host(), Why::NonHttp);
         }
     }

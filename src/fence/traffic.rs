@@ -51,6 +51,19 @@ pub struct Call {
     pub host: Name,
 }
 
+/// Fences of which metrics tell, with the names of the workloads that they name.
+pub type Told = BTreeMap<FenceKey, BTreeSet<Name>>;
+
+/// How far metrics tell of connections, in some period.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Namespaces of which some workload tells its bytes, in both directions. Of others they may be dropped, and all that
+    /// there is of connections with them.
+    pub namespaces: BTreeSet<Name>,
+    /// Who has connections without bytes.
+    pub without_bytes: BTreeSet<Teller>,
+}
+
 /// What calls teach.
 #[derive(Debug, Default)]
 pub struct Traffic {
@@ -58,8 +71,8 @@ pub struct Traffic {
     pub observations: BTreeMap<Observation, Period>,
     /// Hosts that a fence has not learned yet and will by these observations.
     pub joining: BTreeMap<FenceKey, BTreeSet<Name>>,
-    /// Fences of which there was any call, news or not.
-    pub told: BTreeSet<FenceKey>,
+    /// Fences of which there was any call, news or not, with the workloads that called.
+    pub told: Told,
     /// How many calls teach nothing, by reason.
     pub unattributed: BTreeMap<Unattributed, usize>,
 }
@@ -92,8 +105,12 @@ impl Engine {
                 if only.is_some_and(|only| !only.contains(fence)) {
                     continue;
                 }
-                if !traffic.told.contains(fence) {
-                    traffic.told.insert(fence.clone());
+                let workloads = match traffic.told.get_mut(fence) {
+                    Some(workloads) => workloads,
+                    None => traffic.told.entry(fence.clone()).or_default(),
+                };
+                if !workloads.contains(&call.from.workload) {
+                    workloads.insert(call.from.workload.clone());
                 }
                 for service in &services {
                     self.learn_call(fence, service, *period, now, &mut traffic);
@@ -149,13 +166,14 @@ impl Engine {
             .or_insert(period);
     }
 
-    /// The fences that these are about.
-    pub fn fences_of_tellers<'a>(&self, tellers: impl IntoIterator<Item = &'a Teller>) -> BTreeSet<FenceKey> {
+    /// The fences of whose workloads there may be connections that metrics do not show.
+    pub fn uncounted(&self, counted: &Counted) -> BTreeSet<FenceKey> {
         let callers = self.fences_by_workload();
-        let fences = tellers
-            .into_iter()
-            .flat_map(|teller| self.fences_of(teller, &callers));
-        fences.cloned().collect()
+        let tellers = counted.without_bytes.iter();
+        let without_bytes = tellers.flat_map(|teller| self.fences_of(teller, &callers));
+        let silent = self.fences.keys();
+        let silent = silent.filter(|fence| !counted.namespaces.contains(&fence.namespace));
+        without_bytes.chain(silent).cloned().collect()
     }
 
     fn fences_of<'a>(&'a self, teller: &Teller, callers: &Callers<'a>) -> BTreeSet<&'a FenceKey> {

@@ -374,7 +374,6 @@ fn read_fence(object: &DynamicObject) -> Result<ServiceFence, Unreadable> {
 fn observe_sidecar(object: &DynamicObject, key: ConfigKey) -> Result<Change, Unreadable> {
     let spec: SidecarSpec = spec(object)?;
     let hosts = spec.egress.iter().flat_map(|listener| &listener.hosts);
-    let is = written(object, Kind::Sidecar);
     let proxy = [
         ("outboundTrafficPolicy", spec.outbound_traffic_policy),
         ("inboundConnectionPool", spec.inbound_connection_pool),
@@ -382,17 +381,22 @@ fn observe_sidecar(object: &DynamicObject, key: ConfigKey) -> Result<Change, Unr
     let proxy = proxy
         .into_iter()
         .filter_map(|(field, value)| Some((field.to_owned(), Value::Object(value?))));
+    let proxy = proxy.collect();
+    let hosts = hosts.filter_map(|host| ScopeHost::parse(host)).collect();
+    // Empty labels select every pod too.
+    let selector = spec
+        .workload_selector
+        .map(|selector| selector.labels)
+        .filter(|labels| !labels.is_empty());
+    let owners = object.metadata.owner_references.iter().flatten();
     let facts = SidecarFacts {
-        ours: is.ours,
-        // Empty labels select every pod too.
-        selector: spec
-            .workload_selector
-            .map(|selector| selector.labels)
-            .filter(|labels| !labels.is_empty()),
-        proxy: proxy.collect(),
+        ours: is_ours(&object.metadata),
+        says_more: render::says_more(&object.data["spec"], selector.as_ref(), &hosts, &proxy),
+        owners: owners.map(|owner| owner.uid.clone()).collect(),
         created: created(&object.metadata),
-        hosts: hosts.filter_map(|host| ScopeHost::parse(host)).collect(),
-        fingerprint: is.fingerprint,
+        selector,
+        proxy,
+        hosts,
     };
     Ok(Change::Sidecar(key, Some(facts)))
 }

@@ -110,8 +110,7 @@ impl Reader {
     /// Reads what was called since the last good cycle.
     async fn cycle(&mut self) -> Result<(), QueryError> {
         let client = self.client()?;
-        let look = client.look().await?;
-        let clock = look.clock;
+        let clock = client.clock().await?;
         let now = Timestamp::now();
         let most = self.settings.backfill.max(LATE);
         let since = (now.duration_since(self.read_until) + LATE).min(most);
@@ -123,16 +122,8 @@ impl Reader {
         self.metrics.count_unattributed(&traffic);
         self.state.apply(Change::Told(traffic.told.clone()));
         self.hand_on(traffic).await;
-        let (uncounted, warning) = client.uncounted(&clock, now, since, &BTreeSet::new()).await?;
-        let uncounted = if look.has_bytes {
-            self.state.engine().fences_of_tellers(&uncounted)
-        } else {
-            self.state
-                .engine()
-                .fences()
-                .map(|(fence, _)| fence.clone())
-                .collect()
-        };
+        let (counted, warning) = client.counted(&clock, now, since, &BTreeSet::new()).await?;
+        let uncounted = self.state.engine().uncounted(&counted);
         self.state.apply(Change::Uncounted(uncounted));
         if let Some(warning) = calls.warning.or(warning) {
             return Err(QueryError::Partial(warning));

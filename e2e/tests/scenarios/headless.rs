@@ -139,7 +139,8 @@ async fn peers_behind_a_headless_service_are_learned_where_plain_text_is_taken(s
 
 /// One is called all the time, so it is learned as it leaves. Of the other, one call is under way until its clusters are gone.
 async fn traffic_to_headless_services_survives_their_way_out_of_a_scope_and_back(scene: Scene) -> Result<()> {
-    const UNDER_WAY: &str = "8000";
+    // Milliseconds: several times as long as hosts take to leave.
+    const UNDER_WAY: &str = "25000";
     permissive(&scene, [("one", "peers"), ("two", "quorum")]).await?;
     scene.add([scene.app("shop/web").http(8080)]).await?;
     scene.fence("shop/web", "learning: {headless: Keep}").await?;

@@ -343,6 +343,12 @@ impl Engine {
         self.note_learned(key);
         dirty.targets.insert(Target::Fence(key.clone()));
         if before != after {
+            // One that had no pods because an older fence has them may have them now: what these called was not its own.
+            let (read, sidecars) = (&mut self.history_read, &self.sidecars);
+            read.retain(|other, _| {
+                let sidecar = ConfigKey::new(other.namespace.clone(), render::sidecar_name(&other.name));
+                other.namespace != key.namespace || sidecars.contains_key(&sidecar)
+            });
             if learns_headless != self.fences.get(key).is_some_and(Fence::learns_headless) {
                 self.dirty_envoy_filters(dirty);
             }

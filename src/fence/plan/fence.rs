@@ -159,7 +159,7 @@ impl Engine {
         let asking = scope::Asking {
             accounts: &accounts,
             key_servers: &key_servers,
-            keeps_non_http: self.keeps_non_http(key, fence),
+            kept_non_http: self.kept_non_http(key, fence, now),
             namespace: &key.namespace,
             spec: &fence.resource.spec,
             wishes: &fence.wishes,
@@ -258,6 +258,9 @@ impl Engine {
             // Nobody would serve a host that leaves now, or bring it back.
             stays = std::mem::take(&mut leaving);
         }
+        let connected = self.maybe_connected(key, fence, &leaving, now);
+        leaving.retain(|service| !connected.contains(service));
+        stays.extend(connected);
         // A call that is passed through may be failing: it waits for nothing.
         let joining = if passes_through { BTreeSet::new() } else { joining };
         let step = self.step(case, joining, leaving);
@@ -271,9 +274,9 @@ impl Engine {
         let hosts = self.next_hosts(&key.namespace, &target, current, &step.not_yet_in, &stays);
         plan.widens = current.is_some_and(|sidecar| sidecar.hosts.is_subset(&hosts));
         let uid = fence.resource.metadata.uid.as_deref();
-        let object = render::sidecar(key, uid, of, &hosts, self.proxy_defaults());
-        if current.is_none_or(|sidecar| sidecar.fingerprint != object.fingerprint()) {
-            plan.sidecar = Some(Write::Apply(object));
+        let proxy = self.proxy_defaults();
+        if !current.is_some_and(|sidecar| sidecar.says(uid, of, &hosts, &proxy)) {
+            plan.sidecar = Some(Write::Apply(render::sidecar(key, uid, of, &hosts, proxy)));
         }
         unserved
     }

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::answer::{Answer, Sample};
 use super::{Calls, MOST_SKEW, PrometheusMetrics, Settings, positive, query};
 use crate::fence::name::Name;
-use crate::fence::{Period, Teller};
+use crate::fence::{Counted, Period};
 
 /// The longest answer that is read.
 const MOST_BYTES: usize = 32 * 1024 * 1024;
@@ -127,13 +127,6 @@ pub struct Found {
     pub warning: Option<String>,
 }
 
-/// What a server has.
-pub(super) struct Look {
-    pub(super) clock: Clock,
-    /// Whether it has the bytes of connections, in both directions.
-    pub(super) has_bytes: bool,
-}
-
 /// At how many moments there is what.
 #[derive(Clone, Copy)]
 pub(super) struct Gapless {
@@ -185,27 +178,20 @@ impl Client {
     }
 
     /// Sees that the server has the metrics, and what time it has.
-    pub(super) async fn look(&self) -> Result<Look, QueryError> {
+    pub async fn clock(&self) -> Result<Clock, QueryError> {
         let body = self
             .ask("anything", &query::anything(&self.settings), None)
             .await?;
         let now = Timestamp::now();
         let (samples, _) = self.read(&body)?;
-        let has = |name: &str| samples.iter().any(|one| one.label(query::NAME) == name);
-        let of_calls = samples
-            .iter()
-            .find(|one| query::is_of_calls(one.label(query::NAME)));
-        let at = of_calls.and_then(Sample::at).ok_or(QueryError::Empty)?;
+        let at = samples.first().and_then(Sample::at).ok_or(QueryError::Empty)?;
         let ahead = at.duration_since(now);
         self.metrics.skew.set(ahead.as_secs_f64());
         let clock = Clock(ahead);
         if ahead.abs() > ABSURD_SKEW {
             clock.check()?;
         }
-        Ok(Look {
-            clock,
-            has_bytes: query::CONNECTION_BYTES.into_iter().all(has),
-        })
+        Ok(clock)
     }
 
     /// Whether there are metrics all through `window` before `end`, so that silence in it means something.
@@ -229,21 +215,29 @@ impl Client {
         })
     }
 
-    /// Who has connections in `window` before `end` whose bytes metrics leave out, and why there may be more.
-    pub(super) async fn uncounted(
+    /// How far there are bytes of connections in `window` before `end`, and why there may be more without.
+    pub(super) async fn counted(
         &self,
         clock: &Clock,
         end: Timestamp,
         window: SignedDuration,
         namespaces: &BTreeSet<Name>,
-    ) -> Result<(BTreeSet<Teller>, Option<String>), QueryError> {
-        let expression = query::uncounted(&self.settings, window, namespaces);
-        let body = self.ask("uncounted", &expression, Some(end + clock.0)).await?;
+    ) -> Result<(Counted, Option<String>), QueryError> {
+        let expression = query::counted(&self.settings, window, namespaces);
+        let body = self.ask("counted", &expression, Some(end + clock.0)).await?;
         let (samples, warned) = self.read(&body)?;
-        let tellers = samples
-            .iter()
-            .filter_map(|one| one.teller(&self.settings.namespace_label));
-        Ok((tellers.collect(), warned))
+        let mut counted = Counted::default();
+        for sample in &samples {
+            let Some(teller) = sample.teller(&self.settings.namespace_label) else {
+                continue;
+            };
+            if sample.label(query::OF) == query::OF_BYTES {
+                counted.namespaces.insert(teller.namespace);
+            } else {
+                counted.without_bytes.insert(teller);
+            }
+        }
+        Ok((counted, warned))
     }
 
     /// Who called whom in `window` before `end`.

@@ -8,9 +8,9 @@ use tokio::time::Instant;
 
 use super::client::{Client, Found, Gapless, QueryError};
 use super::{Calls, LATE};
-use crate::fence::history::{self, History, MOST_SILENT};
+use crate::fence::history::{self, History, MOST_SILENT, ToldBy};
 use crate::fence::name::{FenceKey, Name};
-use crate::fence::{Change, Teller, Traffic};
+use crate::fence::{Change, Counted, Told, Traffic};
 use crate::state::State;
 
 /// A piece. Smaller ones tell better when a host was called, bigger ones cost fewer queries.
@@ -43,6 +43,8 @@ pub(super) struct Past {
     uncounted: BTreeMap<FenceKey, Timestamp>,
     /// The newest moment at which metrics told of a fence, and since when they did again and again.
     told: BTreeMap<FenceKey, (Timestamp, Timestamp)>,
+    /// The same of each of its workloads.
+    told_by: BTreeMap<FenceKey, BTreeMap<Name, ToldBy>>,
     read: SignedDuration,
     of: SignedDuration,
     piece: SignedDuration,
@@ -68,6 +70,7 @@ impl Past {
             is_counted: true,
             uncounted: BTreeMap::new(),
             told: BTreeMap::new(),
+            told_by: BTreeMap::new(),
             read: SignedDuration::ZERO,
             of,
             piece: DAY,
@@ -105,6 +108,7 @@ impl Past {
                 known_since,
                 connections_known_since: known_since.max(self.end - self.counted).max(uncounted),
                 told,
+                told_by: self.told_by.get(fence).cloned().unwrap_or_default(),
             }
         };
         let mut known: history::Read = self
@@ -123,7 +127,7 @@ impl Past {
     /// Reads one more piece. After an error it goes on where it was; a piece with a warning was not read.
     pub(super) async fn read_on(&mut self, client: &Client, state: &State) -> Result<(), QueryError> {
         let piece = self.piece.min(self.of - self.read);
-        let (answer, gapless, uncounted) = match self.piece(client, piece).await {
+        let (answer, gapless, counted) = match self.piece(client, piece).await {
             Err(error) if error.is_too_much() && piece > HOUR => {
                 self.piece = (piece / 2).max(HOUR);
                 return Ok(());
@@ -152,9 +156,9 @@ impl Past {
         if self.is_counted {
             self.counted += piece;
         }
-        let uncounted = state.engine().fences_of_tellers(&uncounted);
+        let uncounted = counted.map(|counted| state.engine().uncounted(&counted));
         let end = self.end - self.read;
-        for fence in uncounted {
+        for fence in uncounted.into_iter().flatten() {
             // Pieces are read backward: the first is the newest.
             self.uncounted.entry(fence).or_insert(end);
         }
@@ -166,9 +170,19 @@ impl Past {
         Ok(())
     }
 
-    fn note_told(&mut self, fences: BTreeSet<FenceKey>, piece: SignedDuration) {
+    fn note_told(&mut self, told: Told, piece: SignedDuration) {
         let (begin, end) = (self.end - self.read - piece, self.end - self.read);
-        for fence in fences {
+        for (fence, workloads) in told {
+            let told_by = self.told_by.entry(fence.clone()).or_default();
+            for workload in workloads {
+                let known = told_by.entry(workload).or_insert(ToldBy {
+                    since: end,
+                    last: end,
+                });
+                if known.since.duration_since(end) <= MOST_SILENT {
+                    known.since = begin;
+                }
+            }
             let (_, since) = self.told.entry(fence).or_insert((end, end));
             if since.duration_since(end) <= MOST_SILENT {
                 *since = begin;
@@ -181,19 +195,19 @@ impl Past {
         &self,
         client: &Client,
         piece: SignedDuration,
-    ) -> Result<(Found, Gapless, BTreeSet<Teller>), QueryError> {
+    ) -> Result<(Found, Gapless, Option<Counted>), QueryError> {
         const NOTHING: Gapless = Gapless {
             calls: false,
             bytes: false,
         };
-        let clock = client.look().await?.clock;
+        let clock = client.clock().await?;
         clock.check()?;
         let namespaces: BTreeSet<Name> = self.fences.iter().map(|fence| fence.namespace.clone()).collect();
         let end = self.end - self.read;
         // A little more, since between the last sample of a piece and the first of the next a counter may grow too.
         let mut found = client.calls(&clock, end, piece + LATE, &namespaces).await?;
         if !self.is_gapless {
-            return Ok((found, NOTHING, BTreeSet::new()));
+            return Ok((found, NOTHING, None));
         }
         let gapless = match client.gapless(&clock, end, piece).await {
             // Not known is not gapless; nobody waits for it.
@@ -201,10 +215,10 @@ impl Past {
             gapless => gapless?,
         };
         if !self.is_counted || !gapless.bytes {
-            return Ok((found, gapless, BTreeSet::new()));
+            return Ok((found, gapless, None));
         }
-        let (uncounted, warning) = client.uncounted(&clock, end, piece + LATE, &namespaces).await?;
+        let (counted, warning) = client.counted(&clock, end, piece + LATE, &namespaces).await?;
         found.warning = found.warning.or(warning);
-        Ok((found, gapless, uncounted))
+        Ok((found, gapless, Some(counted)))
     }
 }

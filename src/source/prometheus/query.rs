@@ -19,8 +19,7 @@ const COUNTERS: [&str; 2] = ["istio_requests_total", "istio_tcp_connections_open
 
 /// What tells that connections are in use. Bytes alone are no proof that metrics are complete: the first two are asked for
 /// that.
-pub(super) const CONNECTION_BYTES: [&str; 2] =
-    ["istio_tcp_sent_bytes_total", "istio_tcp_received_bytes_total"];
+const CONNECTION_BYTES: [&str; 2] = ["istio_tcp_sent_bytes_total", "istio_tcp_received_bytes_total"];
 
 /// The labels that say who called.
 const WHO: [&str; 5] = [
@@ -41,30 +40,21 @@ const NOBODY: &str = r#"destination_service_name!~"PassthroughCluster|BlackHoleC
 /// Namespaces that a query is limited to, at most; more are read from the whole mesh.
 const MOST_NAMESPACES: usize = 200;
 
-/// The label under which [`anything`] says the name of a metric.
-pub(super) const NAME: &str = "__name__";
-
-/// Which of the metrics there are.
+/// Whether there is any of the metrics.
 pub(super) fn anything(settings: &Settings) -> String {
-    let all: Vec<_> = COUNTERS.into_iter().chain(CONNECTION_BYTES).collect();
-    format!("count by ({NAME}) ({})", any_of(settings, &all))
+    count_of(settings, &COUNTERS)
 }
 
-/// Whether a metric is one that shows that there are metrics of calls.
-pub(super) fn is_of_calls(metric: &str) -> bool {
-    COUNTERS.contains(&metric)
-}
-
-/// The series of callers that have one of these names.
-fn any_of(settings: &Settings, names: &[&str]) -> String {
+/// How many series of callers have one of these names.
+fn count_of(settings: &Settings, names: &[&str]) -> String {
     let matchers = matchers(
         settings,
         [
-            format!("{NAME}=~\"{}\"", names.join("|")),
+            format!("__name__=~\"{}\"", names.join("|")),
             "reporter=\"source\"".to_owned(),
         ],
     );
-    format!("{{{matchers}}}")
+    format!("count({{{matchers}}})")
 }
 
 /// How far apart the moments are at which it is looked whether there are metrics: a shorter gap is not noticed.
@@ -86,11 +76,10 @@ pub(super) fn moments(settings: &Settings, window: SignedDuration) -> (String, f
             "label_replace(count_over_time(({there})[{within}s:{step}s]), \"{OF}\", \"{of}\", \"\", \"\")"
         )
     };
-    let count = |names: &[&str]| format!("count({})", any_of(settings, names));
-    let [sent, received] = CONNECTION_BYTES.map(|name| count(&[name]));
+    let [sent, received] = CONNECTION_BYTES.map(|name| count_of(settings, &[name]));
     let expression = format!(
         "{} or {}",
-        number(OF_CALLS, count(&COUNTERS)),
+        number(OF_CALLS, anything(settings)),
         number(OF_BYTES, format!("{sent} and {received}"))
     );
     let expected = (window.as_secs() / step).max(1);
@@ -119,21 +108,37 @@ pub(super) fn calls(settings: &Settings, window: SignedDuration, namespaces: &BT
     [requests, connections].map(|called| format!("count by ({by}) ({called})"))
 }
 
-/// Who has connections in `window` before the time of the query of which metrics leave out the bytes of a direction.
-pub(super) fn uncounted(settings: &Settings, window: SignedDuration, namespaces: &BTreeSet<Name>) -> String {
+/// Who has connections in `window` before the time of the query of which metrics leave out the bytes of a direction; and,
+/// marked as [`OF_BYTES`], the namespaces of which they tell both. Where all that tells of connections is dropped, the
+/// first would not show it.
+pub(super) fn counted(settings: &Settings, window: SignedDuration, namespaces: &BTreeSet<Name>) -> String {
     let window = window.as_secs().max(1);
     let matchers = of_callers(settings, namespaces);
-    let by = who(settings);
-    let with = |counter: &str| format!("count by ({by}) (max_over_time({counter}{{{matchers}}}[{window}s]))");
-    let [_, opened] = COUNTERS.map(with);
-    let [sent, received] = CONNECTION_BYTES.map(with);
-    format!("{opened} unless ({sent} and {received})")
+    let with = |counter: &str, by: &str| {
+        format!("count by ({by}) (max_over_time({counter}{{{matchers}}}[{window}s]))")
+    };
+    let both = |by: &str| {
+        let [sent, received] = CONNECTION_BYTES.map(|counter| with(counter, by));
+        format!("({sent} and {received})")
+    };
+    let (by, of_namespace) = (who(settings), with_scraped(settings, &WHO[..1]));
+    let [_, opened] = COUNTERS.map(|counter| with(counter, &by));
+    format!(
+        "{opened} unless {} or label_replace({}, \"{OF}\", \"{OF_BYTES}\", \"\", \"\")",
+        both(&by),
+        both(&of_namespace)
+    )
 }
 
 /// The labels that say who called, and where that was scraped.
 fn who(settings: &Settings) -> String {
+    with_scraped(settings, &WHO)
+}
+
+fn with_scraped(settings: &Settings, labels: &[&str]) -> String {
     let scraped = Some(settings.namespace_label.as_str()).filter(|label| !label.is_empty());
-    WHO.into_iter().chain(scraped).collect::<Vec<_>>().join(", ")
+    let labels = labels.iter().copied().chain(scraped);
+    labels.collect::<Vec<_>>().join(", ")
 }
 
 /// What series of callers in `namespaces`, or in all where there is none, have.

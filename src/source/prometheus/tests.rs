@@ -176,19 +176,11 @@ fn vector(result: &Value) -> (u16, String) {
 /// The answer to whether there is any metric, at the server's own time.
 fn anything() -> (u16, String) {
     let now = Timestamp::now().as_millisecond() as f64 / 1000.0;
-    let all = [
-        "istio_requests_total",
-        "istio_tcp_connections_opened_total",
-        "istio_tcp_sent_bytes_total",
-        "istio_tcp_received_bytes_total",
-    ];
-    vector(&json!(all.map(
-        |name| json!({"metric": {"__name__": name}, "value": [now, "7"]})
-    )))
+    vector(&json!([{"metric": {}, "value": [now, "7"]}]))
 }
 
 fn is_probe(asked: &Asked) -> bool {
-    asked.query.starts_with("count by (__name__)")
+    asked.query.starts_with("count({")
 }
 
 /// Whether it is asked if there are metrics all through a period.
@@ -196,8 +188,8 @@ fn is_about_moments(asked: &Asked) -> bool {
     asked.query.starts_with("label_replace(count_over_time(")
 }
 
-/// Whether it is asked whose connections are left out.
-fn is_about_uncounted(asked: &Asked) -> bool {
+/// Whether it is asked how far there are bytes of connections.
+fn is_about_bytes(asked: &Asked) -> bool {
     asked.query.contains(" unless (count by ")
 }
 
@@ -223,11 +215,19 @@ fn of_web(more: &Value) -> Value {
     json!({"metric": metric, "value": [1.0, "1"]})
 }
 
+/// That there are bytes of connections of a namespace.
+fn bytes_of(namespace: &str) -> Value {
+    let metric = json!({"source_workload_namespace": namespace, "namespace": namespace, "of": "bytes"});
+    json!({"metric": metric, "value": [1.0, "1"]})
+}
+
 fn calls(asked: &Asked) -> (u16, String) {
     if is_probe(asked) {
         anything()
     } else if is_about_moments(asked) {
         moments(asked, [0, 0])
+    } else if is_about_bytes(asked) {
+        vector(&json!([bytes_of("shop")]))
     } else if asked.query.contains("istio_requests_total") {
         vector(&json!([of_web(&json!({}))]))
     } else {
@@ -403,7 +403,7 @@ async fn a_wrong_clock_is_said_and_queries_go_by_the_servers() {
     let behind = |asked: &Asked| {
         if is_probe(asked) {
             let then = Timestamp::now().as_second() as f64 - 600.0;
-            vector(&json!([{"metric": {"__name__": "istio_requests_total"}, "value": [then, "7"]}]))
+            vector(&json!([{"metric": {}, "value": [then, "7"]}]))
         } else {
             calls(asked)
         }
@@ -459,7 +459,7 @@ async fn credentials_headers_and_matchers_are_sent() {
         let matched = asked.query.matches(r#"cluster="east"}"#).count();
         let selectors = match () {
             () if is_probe(&asked) => 1,
-            () if is_about_uncounted(&asked) => 3,
+            () if is_about_bytes(&asked) => 5,
             () if asked.query.contains("istio_tcp_") => 3 * 3,
             () => 3,
         };

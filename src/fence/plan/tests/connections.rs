@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 
+use super::expiry::told_by;
 use super::*;
 use crate::fence::history::Past;
 use crate::fence::world::{call, settings};
@@ -40,6 +41,7 @@ fn read(world: &mut World, known_since: Timestamp, connections_known_since: Time
         known_since,
         connections_known_since,
         told: world.now,
+        told_by: told_by(world.now),
     };
     world.apply(Change::HistoryRead([(web(), past)].into()));
 }
@@ -146,6 +148,7 @@ fn nothing_leaves_that_was_seen_and_is_not_stored() {
         known_since: long_ago,
         connections_known_since: long_ago,
         told: now,
+        told_by: told_by(now),
     };
     world.apply(Change::HistoryRead([(web(), past)].into()));
     world.settle();
@@ -303,6 +306,80 @@ fn a_telemetry_that_hides_connections_keeps_all_and_begins_them_anew() {
     assert_eq!(scope(&world), [REVIEWS, DB], "one of other callers");
 }
 
+/// Rules of the user's for `db`, of TCP, that lead its calls to `cache`.
+fn rules_for_db(world: &mut World) {
+    let rules = json!({"hosts": ["db.data.svc.cluster.local"], "tcp": [{"route": [{"destination": {"host": "cache.data.svc.cluster.local"}}]}]});
+    world.object("VirtualService", "data", "db", rules);
+    world.settle();
+}
+
+#[test]
+fn a_host_that_rules_lead_elsewhere_stays_since_metrics_do_not_name_it() {
+    let mut world = shop(true);
+    rules_for_db(&mut world);
+    used(&mut world, &["reviews.books", "cache.data"], DAY * 14);
+    assert!(world.status("shop", "web").connections.is_some());
+    assert_eq!(scope(&world), [REVIEWS, CACHE, DB]);
+    let said = world.engine.explain(&web(), "db.data", world.now).unwrap();
+    assert!(
+        said.because[0]
+            .detail
+            .contains("a VirtualService has rules for it"),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn each_workload_of_a_fence_must_be_told_of() {
+    let mut world = shop(true);
+    // A second Deployment behind the Service, which nobody scrapes.
+    world.pod("shop", "other-1", &[("app", "web")]);
+    used(&mut world, &USED, DAY * 14);
+    assert_eq!(scope(&world), [REVIEWS, CACHE, DB]);
+    assert_eq!(kept(&world), "metrics do not tell of the workload at present");
+    world.apply(Change::Pod(
+        crate::fence::name::PodKey::new("shop", "other-1"),
+        None,
+    ));
+    world.resync();
+    world.settle();
+    assert_eq!(scope(&world), [REVIEWS, DB]);
+}
+
+#[test]
+fn what_was_known_while_a_fence_observed_does_not_count_when_it_is_enforced() {
+    let mut world = shop(true);
+    world.namespace("shop", Some("observe"));
+    world.settle();
+    used(&mut world, &USED, DAY * 14);
+    assert!(world.status("shop", "web").connections.is_some());
+    world.apply(Change::Uncounted([web()].into()));
+    world.namespace("shop", Some("enforce"));
+    world.settle();
+    assert_eq!(scope(&world), [REVIEWS, CACHE, DB]);
+}
+
+#[test]
+fn a_host_that_was_in_scope_for_another_reason_leaves_on_the_same_evidence() {
+    let mut world = shop(true);
+    // The HTTP listener of this number would take the connections of the other.
+    world.service("data", "queue", &["tcp:9000"]);
+    let clash = world.service("books", "clash", &["http:9000"]);
+    world.edit("shop", "web", json!({"allow": [{"host": "clash.books"}]}));
+    used(&mut world, &USED, DAY * 14);
+    let queue = "data/queue.data.svc.cluster.local".to_owned();
+    assert!(scope(&world).contains(&queue), "{:?}", scope(&world));
+    // Its calls are seen by metrics only, which nobody reads now.
+    world.apply(Change::HistoryLost);
+    world.no_service(&clash);
+    world.settle();
+    assert!(scope(&world).contains(&queue), "{:?}", scope(&world));
+    used(&mut world, &USED, DAY * 14);
+    world.resync();
+    world.settle();
+    assert!(!scope(&world).contains(&queue), "{:?}", scope(&world));
+}
+
 /// What happens to a fence and to the metrics that are read for it.
 #[derive(Clone, Debug)]
 enum Turn {
@@ -311,6 +388,9 @@ enum Turn {
     Use(usize),
     Uncounted,
     Lost,
+    Observe(bool),
+    /// Whether there is an HTTP Service in scope with the port of all these.
+    Clash(bool),
     /// The past is read again: so many hours of calls without a gap, and of connections.
     Read(i64, i64),
     Restart,
@@ -324,6 +404,8 @@ fn turn() -> impl Strategy<Value = Turn> {
         1 => Just(Turn::Lost),
         3 => (0..600_i64, 0..600_i64).prop_map(|(calls, bytes)| Turn::Read(calls, bytes)),
         1 => Just(Turn::Restart),
+        1 => any::<bool>().prop_map(Turn::Observe),
+        1 => any::<bool>().prop_map(Turn::Clash),
     ]
 }
 
@@ -343,7 +425,9 @@ proptest! {
         // Since when connections are known, as this test reckons.
         let mut known_since: Option<Timestamp> = None;
         for turn in turns {
-            let before = world.scope("shop", "web");
+            // Without a Sidecar the proxies know the whole mesh.
+            let all = || SERVICES.map(|service| format!("data/{service}.data.svc.cluster.local")).to_vec();
+            let before = world.scope("shop", "web").unwrap_or_else(all);
             match turn {
                 Turn::Pass(hours) => for _ in 0..hours {
                     world.pass(SignedDuration::from_hours(1));
@@ -384,14 +468,22 @@ proptest! {
                     }
                     world.settle();
                 }
+                Turn::Observe(observe) => {
+                    world.namespace("shop", Some(if observe { "observe" } else { "enforce" }));
+                    world.settle();
+                }
+                Turn::Clash(clash) => {
+                    world.service("books", "reviews", &[if clash { "http:5432" } else { "http:8080" }]);
+                    world.settle();
+                }
                 Turn::Restart => {
                     world = world.restarted(|changes| changes.retain(|change| !matches!(change, Change::HistoryRead(_))));
                     known_since = None;
                     world.settle();
                 }
             }
-            let after = world.scope("shop", "web").unwrap_or_default();
-            for left in before.unwrap_or_default().into_iter().filter(|host| !after.contains(host)) {
+            let after = world.scope("shop", "web").unwrap_or_else(all);
+            for left in before.into_iter().filter(|host| !after.contains(host)) {
                 let service = SERVICES.into_iter().find(|service| left.starts_with(&format!("data/{service}.")));
                 let Some(service) = service else { continue };
                 let known = known_since.expect("nothing leaves while metrics cannot be read");

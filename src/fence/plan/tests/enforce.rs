@@ -185,7 +185,8 @@ fn a_sidecar_that_somebody_deletes_or_edits_comes_back() {
             ours: true,
             selector: None,
             hosts,
-            fingerprint: crate::fence::render::fingerprint(Kind::Sidecar, &edited),
+            owners: Vec::new(),
+            says_more: false,
         }),
     ));
     let writes = world

@@ -6,7 +6,7 @@ use jiff::SignedDuration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::fence::history::Past;
+use crate::fence::history::{Past, ToldBy};
 use crate::fence::name::Name;
 use crate::fence::world::settings;
 use crate::fence::{Change, Settings};
@@ -53,8 +53,20 @@ fn read(world: &mut World, unstored: BTreeMap<Name, jiff::Timestamp>, known_sinc
         known_since,
         connections_known_since: known_since,
         told: world.now,
+        told_by: told_by(world.now),
     };
     world.apply(Change::HistoryRead([(web(), past)].into()));
+}
+
+/// The workloads of these tests are told of at all times.
+pub(super) fn told_by(now: jiff::Timestamp) -> BTreeMap<Name, ToldBy> {
+    let begun = ToldBy {
+        since: jiff::Timestamp::UNIX_EPOCH,
+        last: now,
+    };
+    ["web", "job", "shop"]
+        .map(|workload| (workload.into(), begun))
+        .into()
 }
 
 /// Metrics tell of a call.

@@ -204,6 +204,7 @@ fn read(world: &World, called: &[&str]) -> Change {
             known_since,
             connections_known_since: world.now,
             told: world.now,
+            told_by: BTreeMap::new(),
         },
     )]))
 }

@@ -99,6 +99,7 @@ impl Store {
                         known_since,
                         connections_known_since: known_since,
                         told: world.now,
+                        told_by: super::expiry::told_by(world.now),
                     },
                 )
             })

@@ -307,7 +307,7 @@ fn a_silent_host_is_forgotten_only_where_the_next_call_would_be_taken() {
     world.apply(Change::GatewayReady(false));
     for _ in 0..60 {
         world.pass(SignedDuration::from_hours(12));
-        world.apply(Change::Told([web()].into()));
+        world.apply(Change::Told([(web(), ["web".into()].into())].into()));
         world.resync();
         world.settle();
     }

@@ -19,7 +19,7 @@ async fn a_host_to_which_only_bytes_flow_is_called() {
     let server = Server::start(|asked| {
         if !is_probe(asked)
             && !is_about_moments(asked)
-            && !is_about_uncounted(asked)
+            && !is_about_bytes(asked)
             && BYTES.iter().all(|counter| asked.query.contains(counter))
         {
             vector(&json!([of_web(&json!({}))]))
@@ -73,20 +73,8 @@ fn is_of_yesterday(asked: &Asked) -> bool {
         .is_some_and(|time| time < Timestamp::now().as_second() as f64 - 80_000.0)
 }
 
-fn metrics(names: &[&str]) -> (u16, String) {
-    let now = Timestamp::now().as_millisecond() as f64 / 1000.0;
-    let all: Vec<_> = names
-        .iter()
-        .map(|name| json!({"metric": {"__name__": name}, "value": [now, "7"]}))
-        .collect();
-    vector(&json!(all))
-}
-
 #[tokio::test]
 async fn bytes_alone_do_not_show_that_there_are_metrics_of_calls() {
-    let mut reading = reading_of(|asked| is_probe(asked).then(|| metrics(&BYTES))).await;
-    let error = reading.reader.cycle().await.unwrap_err();
-    assert!(matches!(error, QueryError::Empty), "{error}");
     let mut reading = reading_of(|asked| is_about_moments(asked).then(|| moments(asked, [1, 0]))).await;
     reading.look_back().await;
     let engine = reading.state.engine();
@@ -119,7 +107,8 @@ async fn a_workload_whose_bytes_were_left_out_is_known_since_then() {
     let left_out = |name: &'static str| {
         move |asked: &Asked| {
             let more = json!({"source_workload": name, "source_app": name, "source_canonical_service": name});
-            (is_about_uncounted(asked) && is_of_yesterday(asked)).then(|| vector(&json!([of_web(&more)])))
+            (is_about_bytes(asked) && is_of_yesterday(asked))
+                .then(|| vector(&json!([of_web(&more), bytes_of("shop")])))
         }
     };
     let mut reading = reading_of(left_out("web")).await;
@@ -132,22 +121,29 @@ async fn a_workload_whose_bytes_were_left_out_is_known_since_then() {
 
 #[tokio::test]
 async fn a_cycle_that_misses_bytes_begins_anew() {
-    let probe = |names: &'static [&'static str]| move |asked: &Asked| is_probe(asked).then(|| metrics(names));
-    let left_out = |asked: &Asked| is_about_uncounted(asked).then(|| vector(&json!([of_web(&json!({}))])));
-    let of_requests_only = reading_of(probe(&["istio_requests_total"])).await;
-    let of_sent_only = reading_of(probe(&["istio_requests_total", BYTES[0]])).await;
-    for mut reading in [of_requests_only, of_sent_only, reading_of(left_out).await] {
+    let left_out =
+        |asked: &Asked| is_about_bytes(asked).then(|| vector(&json!([of_web(&json!({})), bytes_of("shop")])));
+    // All that tells of connections in this namespace is dropped.
+    let dropped = |asked: &Asked| is_about_bytes(asked).then(|| vector(&json!([bytes_of("books")])));
+    for (mut reading, is_known) in [
+        (reading_of(left_out).await, false),
+        (reading_of(dropped).await, false),
+        (reading_of(|_| None).await, true),
+    ] {
         let past = crate::fence::history::Past {
             unstored: std::collections::BTreeMap::new(),
             known_since: Timestamp::UNIX_EPOCH,
             connections_known_since: Timestamp::UNIX_EPOCH,
             told: Timestamp::now(),
+            told_by: std::collections::BTreeMap::new(),
         };
         reading.state.apply(Change::HistoryRead([(web(), past)].into()));
         reading.reader.cycle().await.unwrap();
-        assert_eq!(hours_of_connections(&reading), 0);
+        assert_eq!(hours_of_connections(&reading) > 0, is_known);
         let engine = reading.state.engine();
-        assert_eq!(engine.past(&web()).unwrap().known_since, Timestamp::UNIX_EPOCH);
+        let past = engine.past(&web()).unwrap();
+        assert_eq!(past.known_since, Timestamp::UNIX_EPOCH);
+        assert!(past.told_by.contains_key("web"));
     }
 }
 
@@ -155,7 +151,7 @@ async fn a_cycle_that_misses_bytes_begins_anew() {
 async fn a_part_of_whose_connections_are_left_out_completes_nothing() {
     let partly = |asked: &Asked| {
         let answer = json!({"status": "success", "warnings": ["eu is down"], "data": {"resultType": "vector", "result": []}});
-        is_about_uncounted(asked).then(|| (200, answer.to_string()))
+        is_about_bytes(asked).then(|| (200, answer.to_string()))
     };
     let mut reading = reading_of(partly).await;
     let error = reading.reader.cycle().await.unwrap_err();
