@@ -107,6 +107,16 @@ impl Engine {
         refused.then_some(Kept::NotPassedOn)
     }
 
+    /// Whether some fence learns them.
+    pub(super) fn some_learn_headless(&self) -> bool {
+        self.fences.values().any(Fence::learns_headless)
+    }
+
+    /// Whether a first call to one may be the gateway's to send on.
+    pub(super) fn leads_headless_to_gateway(&self) -> bool {
+        self.settings.gateway_passes_on && !self.is_registry_only() && self.some_learn_headless()
+    }
+
     fn keeps_one(&self, key: &FenceKey, service: &ServiceKey, facts: &ServiceFacts) -> Option<Kept> {
         if !facts.is_http() {
             return Some(Kept::NotHttp);

@@ -370,7 +370,8 @@ impl Engine {
             return;
         }
         let ours = old.into_iter().chain(&facts).all(|sidecar| sidecar.ours);
-        if key.namespace == self.settings.root_namespace {
+        let of_mesh = key.namespace == self.settings.root_namespace;
+        if of_mesh {
             let fences = self.fences.keys().cloned().map(Target::Fence);
             let namespaces = self.fenced_namespaces().into_iter().map(Target::Namespace);
             dirty.targets.extend(fences.chain(namespaces));
@@ -393,6 +394,10 @@ impl Engine {
         }
         dirty.targets.insert(Target::Namespace(key.namespace.clone()));
         set(&mut self.sidecars, key, facts);
+        // The default one may say whether the mesh is REGISTRY_ONLY.
+        if of_mesh && self.some_learn_headless() {
+            self.dirty_envoy_filters(dirty);
+        }
     }
 
     /// What a Sidecar imported and no longer does, or the reverse, stays warm a while longer; and all that a proxy has

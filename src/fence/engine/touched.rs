@@ -83,7 +83,7 @@ impl Engine {
         dirty.targets.extend(unscoped.cloned().map(Target::Fence));
     }
 
-    pub(super) fn dirty_envoy_filters(&mut self, dirty: &mut Dirty) {
+    pub(in crate::fence) fn dirty_envoy_filters(&mut self, dirty: &mut Dirty) {
         let before = self.envoy_filter.take();
         if before != Some(self.wanted_envoy_filter()) {
             dirty

@@ -378,7 +378,7 @@ impl Engine {
         let mut namespaces = self.registry.routed_namespaces();
         let mut headless = BTreeSet::new();
         // Where all of them are in every scope, no call to one is a miss.
-        if self.fences.values().any(Fence::learns_headless) {
+        if self.leads_headless_to_gateway() {
             let [names, in_namespaces] = self.registry.told_by_pods();
             headless.extend(names);
             namespaces.extend(in_namespaces);

@@ -13,8 +13,12 @@ use crate::fence::name::{Cidr, Name, ServiceKey, cluster_domain};
 pub const ENVOY_FILTER: &str = "servicefence";
 
 /// Longest list of names in the pattern: RE2 refuses programs of more than 32,768 instructions in Istio's proxies, and a
-/// character costs one or two. Half of it at most are names of headless Services.
+/// character costs one or two. Namespaces come first, and headless Services get what they leave: any label in the place of
+/// a namespace takes external hosts along.
 const LONGEST_NAMES: usize = 12_000;
+
+/// One label of a host, whichever.
+const ANY_LABEL: &str = "[^.:]+";
 
 /// Istio's virtual host and route for what it does not know, where the mesh lets it pass.
 const ALLOW_ANY: &str = "allow_any";
@@ -169,19 +173,30 @@ fn tcp_miss(system_namespace: &Name, cidrs: &BTreeSet<Cidr>) -> Value {
     })
 }
 
-/// Matches, in whole: `reviews`, `reviews.<namespace>`, `reviews.<any>.svc`, `….svc.cluster.local`, the same behind the
-/// name of a pod where `reviews` is headless, each with an optional trailing dot and port and in any case, and addresses of
-/// Services.
+/// Matches, in whole: `reviews`, `reviews.<namespace>`, `reviews.<any>.svc`, `….svc.cluster.local`, each with an optional
+/// trailing dot and port and in any case, and addresses of Services. Behind the name of a pod, where `reviews` is headless,
+/// all but the first of these, for `<pod>.<service>` may be an external host.
 fn authority_pattern(authorities: &Authorities<'_>) -> String {
-    let headless = any_of(authorities.headless, LONGEST_NAMES / 2);
-    let namespaces = any_of(authorities.namespaces, LONGEST_NAMES - headless.len());
+    let namespaces = listed(authorities.namespaces, LONGEST_NAMES);
+    let left = LONGEST_NAMES - namespaces.as_ref().map_or(0, String::len);
+    let headless = listed(authorities.headless, left);
+    let any = || ANY_LABEL.to_owned();
+    // Three labels of which only one is known, or none, may be an external host as well.
+    let with_namespace = namespaces.is_some() && headless.is_some();
     let pod = if authorities.headless.is_empty() {
         String::new()
     } else {
-        format!(r"(\.({headless}))?")
+        format!(r"(\.({}))?", headless.unwrap_or_else(any))
     };
+    let namespaces = namespaces.unwrap_or_else(any);
     let domain = cluster_domain().replace('.', r"\.");
-    let mut pattern = format!(r"[^.:]+{pod}(\.({namespaces})|\.[^.:]+\.svc(\.{domain})?)?\.?");
+    let svc = format!(r"\.{ANY_LABEL}\.svc(\.{domain})?");
+    let rest = if with_namespace {
+        format!(r"{pod}(\.({namespaces})|{svc})")
+    } else {
+        format!(r"\.({namespaces})|{pod}{svc}")
+    };
+    let mut pattern = format!(r"{ANY_LABEL}({rest})?\.?");
     for addresses in authorities.cidrs.iter().filter_map(address_pattern) {
         pattern.push('|');
         pattern.push_str(&addresses);
@@ -189,13 +204,11 @@ fn authority_pattern(authorities: &Authorities<'_>) -> String {
     format!("(?i)({pattern})(:[0-9]+)?")
 }
 
-/// Matches one of these names; any label where there are none, or too many of them.
-fn any_of(names: &BTreeSet<&Name>, longest: usize) -> String {
+/// Matches one of these names; `None` where there are none, or too many of them.
+fn listed(names: &BTreeSet<&Name>, longest: usize) -> Option<String> {
     let names: Vec<&str> = names.iter().map(|name| &***name).collect();
-    match names.join("|") {
-        names if names.is_empty() || names.len() > longest => "[^.:]+".to_owned(),
-        names => names,
-    }
+    let names = names.join("|");
+    (!names.is_empty() && names.len() <= longest).then_some(names)
 }
 
 /// Matches the addresses of a range as a Host header has them.
@@ -347,33 +360,105 @@ mod tests {
         }
     }
 
+    /// The pattern for names only.
+    fn names_pattern(namespaces: &[Name], headless: &[Name]) -> String {
+        authority_pattern(&Authorities {
+            namespaces: &namespaces.iter().collect(),
+            headless: &headless.iter().collect(),
+            cidrs: &BTreeSet::new(),
+        })
+    }
+
+    /// Of these hosts, those that are led to the gateway.
+    fn taken<'a>(pattern: &str, hosts: &[&'a str]) -> Vec<&'a str> {
+        // Envoy matches in whole.
+        let pattern = regex::Regex::new(&format!("^(?:{pattern})$")).unwrap();
+        let hosts = hosts.iter().copied();
+        hosts.filter(|host| pattern.is_match(host)).collect()
+    }
+
+    fn many(prefix: &str) -> Vec<Name> {
+        (0..2000).map(|n| format!("{prefix}-{n}").into()).collect()
+    }
+
+    const OF_PODS: [&str; 5] = [
+        "peers-0.peers.data",
+        "peers-0.peers.data:8080",
+        "peers-0.PEERS.data.svc",
+        "peers-0.peers.data.svc.cluster.local",
+        "peers-0.peers.data.svc.cluster.local.",
+    ];
+
+    const EXTERNAL: [&str; 8] = [
+        "example.com",
+        "example.com.",
+        "example.com:80",
+        "peers-0.peers",
+        "www.example.com",
+        "www.com.example",
+        "www.peers.example.com",
+        "api.peers.com",
+    ];
+
     #[test]
-    fn very_many_namespaces_become_any_name() {
-        let names: Vec<Name> = (0..2000).map(|n| format!("namespace-{n}").into()).collect();
-        let all = names.iter().collect();
-        let none = BTreeSet::new();
-        for headless in [&none, &all] {
-            let pattern = authority_pattern(&Authorities {
-                namespaces: &all,
-                headless,
-                cidrs: &BTreeSet::new(),
-            });
+    fn very_many_names_become_any_name() {
+        for headless in [vec![], many("headless"), vec!["peers".into()]] {
+            let pattern = names_pattern(&many("namespace"), &headless);
             assert!(pattern.len() < 200, "{pattern}");
+        }
+        let pattern = names_pattern(&["data".into()], &many("headless"));
+        assert!(pattern.len() < 200, "{pattern}");
+        assert!(pattern.contains("data"), "{pattern}");
+    }
+
+    #[test]
+    fn many_headless_services_do_not_make_any_name_one_of_a_namespace() {
+        let namespaces = &many("namespace")[..500];
+        for headless in [&many("headless")[..300], &many("headless")] {
+            let pattern = names_pattern(namespaces, headless);
+            assert!(pattern.len() < LONGEST_NAMES + 200, "{pattern}");
+            assert_eq!(taken(&pattern, &EXTERNAL), [""; 0]);
+            assert_eq!(taken(&pattern, &["reviews.namespace-7"]).len(), 1);
         }
     }
 
     #[test]
     fn the_pods_of_headless_services_are_named_too() {
-        let [books, peers] = ["books", "peers"].map(Name::from);
-        let pattern = |headless: &[&Name]| {
-            authority_pattern(&Authorities {
-                namespaces: &[&books].into(),
-                headless: &headless.iter().copied().collect(),
-                cidrs: &BTreeSet::new(),
-            })
-        };
-        let rest = r"(\.(books)|\.[^.:]+\.svc(\.cluster\.local)?)?\.?)(:[0-9]+)?";
-        assert_eq!(pattern(&[]), format!("(?i)([^.:]+{rest}"));
-        assert_eq!(pattern(&[&peers]), format!(r"(?i)([^.:]+(\.(peers))?{rest}"));
+        let pattern = |headless: &[Name]| names_pattern(&["data".into()], headless);
+        assert_eq!(taken(&pattern(&[]), &OF_PODS), [""; 0]);
+        assert_eq!(taken(&pattern(&["peers".into()]), &OF_PODS), OF_PODS);
+        for pattern in [pattern(&[]), pattern(&["peers".into()])] {
+            let services = [
+                "reviews",
+                "reviews:80",
+                "reviews.data",
+                "reviews.any.svc",
+                "reviews.any.svc.cluster.local",
+            ];
+            assert_eq!(taken(&pattern, &services), services);
+        }
+    }
+
+    #[test]
+    fn a_headless_service_does_not_take_external_hosts_that_end_like_its_name() {
+        let headless = ["com", "example", "peers"].map(Name::from);
+        let pattern = names_pattern(&["data".into()], &headless);
+        assert_eq!(taken(&pattern, &EXTERNAL), [""; 0]);
+        assert_eq!(taken(&pattern, &OF_PODS), OF_PODS);
+        assert_eq!(taken(&pattern, &["com-0.com.data"]).len(), 1);
+    }
+
+    #[test]
+    fn where_names_are_too_many_the_pods_of_headless_services_need_svc_in_theirs() {
+        let of_pods = &OF_PODS[2..];
+        let [data, peers] = ["data", "peers"].map(Name::from);
+        let any_namespace = names_pattern(&many("namespace"), std::slice::from_ref(&peers));
+        assert_eq!(taken(&any_namespace, &OF_PODS), of_pods);
+        let any_headless = names_pattern(&[data], &many("headless"));
+        assert_eq!(taken(&any_headless, &OF_PODS), of_pods);
+        assert_eq!(taken(&any_headless, &EXTERNAL), [""; 0]);
+        for pattern in [any_namespace, any_headless] {
+            assert_eq!(taken(&pattern, &EXTERNAL[4..]), [""; 0]);
+        }
     }
 }

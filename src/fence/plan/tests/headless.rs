@@ -374,7 +374,7 @@ fn endpoints_that_come_and_go_are_known_and_touch_nothing() {
 #[test]
 fn the_names_of_pods_lead_to_the_gateway_while_some_fence_learns_headless_services() {
     let mut world = shop();
-    let names = r"[^.:]+(\\.(peers))?(\\.(books|data|shop)|";
+    let names = r"[^.:]+((\\.(peers))?(\\.(books|data|shop)|";
     assert!(envoy_filter(&world).contains(names), "{}", envoy_filter(&world));
     headless(&mut world, "data", "quorum", &["http:8080"], &json!({}));
     headless(&mut world, "data", "db", &["tcp:5432"], &json!({}));
@@ -391,6 +391,32 @@ fn the_names_of_pods_lead_to_the_gateway_while_some_fence_learns_headless_servic
         "{}",
         envoy_filter(&world)
     );
+}
+
+#[test]
+fn the_names_of_pods_lead_nowhere_where_all_headless_services_are_in_scope_anyway() {
+    let mut world = shop();
+    let leads = |world: &World| envoy_filter(world).contains("peers");
+    assert!(leads(&world));
+    mesh_config(&mut world, "outboundTrafficPolicy: {mode: REGISTRY_ONLY}");
+    assert!(!leads(&world), "{}", envoy_filter(&world));
+    mesh_config(&mut world, "");
+    assert!(leads(&world));
+    // The mesh's default Sidecar may say so as well.
+    let refuses = json!({"egress": [{"hosts": ["*/*"]}], "outboundTrafficPolicy": {"mode": "REGISTRY_ONLY"}});
+    world.object("Sidecar", "istio-system", "default", refuses);
+    world.settle();
+    assert!(!leads(&world), "{}", envoy_filter(&world));
+    world.gone(Watched::Sidecars, "istio-system", "default");
+    world.settle();
+    assert!(leads(&world));
+    let mut world = World::with(Settings {
+        gateway_passes_on: false,
+        ..settings()
+    });
+    super::stock(&mut world);
+    populate(&mut world);
+    assert!(!leads(&world), "{}", envoy_filter(&world));
 }
 
 #[test]
