@@ -74,17 +74,12 @@ impl State {
 
     /// Takes in a change.
     pub fn apply(&self, change: Change) {
-        let attributes = matches!(
-            change,
-            Change::Service(..)
-                | Change::Pod(..)
-                | Change::Fence(..)
-                | Change::Namespace(..)
-                | Change::Sidecar(..)
-                | Change::MeshConfig(..)
-        ) || matches!(&change, Change::Endpoints(_, Some(facts)) if !facts.addresses.is_empty());
         let is_fence = matches!(change, Change::Fence(..));
-        let dirty = self.engine.write().apply(change, Timestamp::now());
+        let (attributes, dirty) = {
+            let mut engine = self.engine.write();
+            let attributes = engine.may_attribute_otherwise(&change);
+            (attributes, engine.apply(change, Timestamp::now()))
+        };
         if is_fence {
             self.fences.send_replace(());
         }
@@ -138,26 +133,93 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
     use super::*;
     use crate::fence::facts::EndpointsFacts;
-    use crate::fence::name::{ConfigKey, ServiceKey};
+    use crate::fence::gateway_api::{RouteKey, RouteKind};
+    use crate::fence::name::{ConfigKey, FenceKey, ServiceKey};
     use crate::fence::world::settings;
+
+    /// With a fence that has this `learning.headless`.
+    fn state(headless: &str) -> State {
+        let (state, _) = State::new(Engine::new(settings()));
+        let fence = json!({
+            "apiVersion": "servicefence.io/v1alpha1",
+            "kind": "ServiceFence",
+            "metadata": {"namespace": "shop", "name": "web"},
+            "spec": {"learning": {"headless": headless}},
+        });
+        let fence = Arc::new(serde_json::from_value(fence).unwrap());
+        state.apply(Change::Fence(FenceKey::new("shop", "web"), Some(fence)));
+        state
+    }
+
+    /// Whether a change makes streams ask again.
+    fn moves(state: &State, change: Change) -> bool {
+        let before = state.epoch();
+        state.apply(change);
+        state.epoch() != before
+    }
+
+    fn slice(service: &str, ready: u64, addresses: &[&str]) -> Change {
+        let facts = EndpointsFacts {
+            service: ServiceKey::new("data", service),
+            ready,
+            ipv6: false,
+            addresses: addresses.iter().map(|one| one.parse().unwrap()).collect(),
+        };
+        Change::Endpoints(ConfigKey::new("data", "peers-1"), Some(facts))
+    }
 
     #[test]
     fn answers_are_asked_for_again_when_an_address_may_be_of_another_headless_service() {
-        let (state, _dirty) = State::new(Engine::new(settings()));
-        let moves = |addresses: &[&str]| {
-            let before = state.epoch();
-            let facts = EndpointsFacts {
-                service: ServiceKey::new("data", "peers"),
-                ready: 1,
-                ipv6: false,
-                addresses: addresses.iter().map(|one| one.parse().unwrap()).collect(),
-            };
-            state.apply(Change::Endpoints(ConfigKey::new("data", "peers-1"), Some(facts)));
-            state.epoch() != before
+        let state = state("Learn");
+        let gone = || Change::Endpoints(ConfigKey::new("data", "peers-1"), None);
+        for (change, is) in [
+            (slice("peers", 1, &[]), false),
+            (slice("peers", 1, &["10.1.0.7", "10.1.0.8"]), true),
+            (slice("peers", 2, &["10.1.0.7", "10.1.0.8"]), false),
+            (slice("peers", 2, &["10.1.0.8", "10.1.0.7"]), false),
+            (slice("others", 2, &["10.1.0.8", "10.1.0.7"]), true),
+            (slice("others", 1, &["10.1.0.8"]), true),
+            (gone(), true),
+            (gone(), false),
+        ] {
+            assert_eq!(moves(&state, change.clone()), is, "{change:?}");
+        }
+    }
+
+    /// What decides whether a headless Service may be learned.
+    fn decides() -> [Change; 4] {
+        let key = ConfigKey::new("data", "some");
+        let route = RouteKey {
+            kind: RouteKind::Http,
+            config: key.clone(),
         };
-        assert!(moves(&["10.1.0.7"]));
-        assert!(!moves(&[]));
+        [
+            Change::Policy(key.clone(), None),
+            Change::PeerAuthentication(key.clone(), None),
+            Change::VirtualService(key, None),
+            Change::Route(route, None),
+        ]
+    }
+
+    #[test]
+    fn answers_are_asked_for_again_when_a_headless_service_may_be_learned_or_no_longer() {
+        let state = state("Learn");
+        for change in decides() {
+            assert!(moves(&state, change.clone()), "{change:?}");
+        }
+    }
+
+    #[test]
+    fn where_no_fence_learns_headless_services_answers_hold() {
+        let state = state("Keep");
+        for change in decides().into_iter().chain([slice("peers", 1, &["10.1.0.7"])]) {
+            assert!(!moves(&state, change.clone()), "{change:?}");
+        }
     }
 }

@@ -7,6 +7,7 @@
 use jiff::Timestamp;
 use servicefence_crd::{LearnedHost, Source};
 
+use super::change::Change;
 use super::engine::{Engine, Fence};
 use super::expiry::Expiry;
 use super::facts::ServiceFacts;
@@ -98,6 +99,28 @@ impl Unattributed {
 }
 
 impl Engine {
+    /// Whether another answer to whose a miss was and to what may follow from a change that has not been taken in yet.
+    pub fn may_attribute_otherwise(&self, change: &Change) -> bool {
+        match change {
+            Change::Service(..)
+            | Change::Pod(..)
+            | Change::Fence(..)
+            | Change::Namespace(..)
+            | Change::Sidecar(..)
+            | Change::MeshConfig(..) => true,
+            // By the addresses of pods nothing else is told than headless Services that a fence learns.
+            Change::Endpoints(key, facts) => {
+                self.some_learn_headless() && self.registry.moves_addresses(key, facts.as_ref())
+            }
+            // These decide whether it may learn them.
+            Change::Policy(..)
+            | Change::PeerAuthentication(..)
+            | Change::VirtualService(..)
+            | Change::Route(..) => self.some_learn_headless(),
+            _ => false,
+        }
+    }
+
     /// Finds the caller's fence and the destination of a miss.
     pub fn attribute(&self, miss: &Miss<'_>, now: Timestamp) -> Attribution {
         let pod = PodKey::new(miss.namespace, miss.pod);

@@ -88,6 +88,21 @@ impl Registry {
         self.size_for_all = self.size_for_all - before + size(self);
     }
 
+    /// Whether an EndpointSlice would say something else about where the pods of a headless Service are.
+    pub fn moves_addresses(&self, key: &ConfigKey, facts: Option<&EndpointsFacts>) -> bool {
+        let told = |facts: Option<&EndpointsFacts>| -> BTreeSet<(ServiceKey, IpAddr)> {
+            let of = |facts: &EndpointsFacts| {
+                let addresses = facts.addresses.iter();
+                let told: Vec<_> = addresses
+                    .map(|address| (facts.service.clone(), *address))
+                    .collect();
+                told
+            };
+            facts.map(of).into_iter().flatten().collect()
+        };
+        told(self.endpoints.slices.get(key)) != told(facts)
+    }
+
     /// The headless Services that have a pod at an address, and its port.
     pub fn headless_at(&self, address: SocketAddr) -> impl Iterator<Item = &ServiceKey> {
         let all = self.endpoints.at(address.ip()).into_iter();
