@@ -74,7 +74,7 @@ pub enum Unattributed {
     UnknownPod,
     /// No fence that is enforced or observes has the pod.
     NotFenced,
-    /// No Service that the caller sees has the address and port.
+    /// No Service that the caller sees has the address and port, or headless ones of several namespaces claim them.
     NotMesh,
     /// The fence's `deny` names the Service.
     Denied,
@@ -167,7 +167,8 @@ impl Engine {
         };
         let at = self.registry.at(miss.destination);
         let at = at.filter(|service| visible(service).is_some());
-        let by_pod = self.registry.headless_at(miss.destination).filter(|service| {
+        let by_pod = self.registry.headless_at(miss.destination).into_iter();
+        let by_pod = by_pod.filter(|service| {
             let learned = |facts: &ServiceFacts| {
                 caller.is_some_and(|(key, fence)| self.keeps_headless(key, fence, service, facts).is_none())
             };

@@ -103,13 +103,19 @@ impl Registry {
         told(self.endpoints.slices.get(key)) != told(facts)
     }
 
-    /// The headless Services that have a pod at an address, and its port.
-    pub fn headless_at(&self, address: SocketAddr) -> impl Iterator<Item = &ServiceKey> {
-        let all = self.endpoints.at(address.ip()).into_iter();
-        all.filter(move |key| {
+    /// The headless Services that have a pod at an address, and its port. None where they are of several namespaces: a pod
+    /// is of one, so somebody claims the address of a stranger, and nothing tells who. No pod has the address of a Service.
+    pub fn headless_at(&self, address: SocketAddr) -> BTreeSet<&ServiceKey> {
+        let mut all = self.endpoints.at(address.ip());
+        all.retain(|key| {
             let facts = self.services.get(*key);
             facts.is_some_and(|facts| facts.kind == ServiceKind::Headless && facts.has_port(address.port()))
-        })
+        });
+        let namespaces: BTreeSet<_> = all.iter().map(|key| &key.namespace).collect();
+        if namespaces.len() > 1 || self.by_address.contains_key(&address.ip()) {
+            all.clear();
+        }
+        all
     }
 
     /// Headless Services that are told by their pods: their names, and their namespaces.

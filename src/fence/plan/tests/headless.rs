@@ -352,6 +352,40 @@ fn only_an_address_that_kubernetes_tells_of_a_headless_service_proves_it() {
 }
 
 #[test]
+fn an_address_that_services_of_several_namespaces_claim_teaches_none_of_them() {
+    let mut world = shop();
+    world.namespace("tenant", None);
+    for name in ["one", "two"] {
+        headless(&mut world, "tenant", name, &["http:8080"], &json!({}));
+        slice(&mut world, &format!("tenant/{name}"), name, &["10.1.0.7"]);
+    }
+    // On a node's address, pods of several namespaces have ports of their own.
+    headless(&mut world, "tenant", "other-port", &["http:8081"], &json!({}));
+    slice(&mut world, "tenant/other-port", "other-port", &["10.1.0.7"]);
+    // Nobody can be told by a Service that is not there, or is not headless.
+    slice(&mut world, "books/reviews", "reviews-1", &["10.1.0.8"]);
+    slice(&mut world, "tenant/nobody", "nobody-1", &["10.1.0.8"]);
+    slice(&mut world, "data/peers", "peers-2", &["10.1.0.8"]);
+    world.settle();
+    assert_eq!(called(&world, "10.1.0.7:8080"), "not_mesh");
+    assert_eq!(called(&world, "10.1.0.7:8081"), "tenant/other-port");
+    assert_eq!(called(&world, "10.1.0.8:8080"), "data/peers");
+    for name in ["one", "two"] {
+        world.gone(Watched::EndpointSlices, "tenant", name);
+    }
+    assert_eq!(called(&world, "10.1.0.7:8080"), "data/peers");
+}
+
+#[test]
+fn the_address_of_a_service_teaches_nothing_else() {
+    let mut world = shop();
+    let address = world.engine.registry().service(&reviews()).unwrap().addresses[0].to_string();
+    slice(&mut world, "data/peers", "peers-2", &[&address]);
+    world.settle();
+    assert_eq!(called(&world, &format!("{address}:8080")), "books/reviews");
+}
+
+#[test]
 fn endpoints_that_come_and_go_are_known_and_touch_nothing() {
     let mut world = shop();
     let mut apply = |addresses: &[&str], name: &str| {
