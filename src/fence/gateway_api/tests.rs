@@ -369,13 +369,45 @@ fn what_istio_would_refuse_is_not_written() {
         {"type": "URLRewrite", "urlRewrite": {"hostname": "a.example"}},
         {"type": "RequestHeaderModifier", "requestHeaderModifier": set(json!({"name": "Host", "value": "b.example"}))},
     ], "backendRefs": [backend("v2")]});
+    let hostname = |name: &str| json!({"backendRefs": [{"group": "networking.istio.io", "kind": "Hostname", "name": name, "port": 80}]});
+    let remove = |name: &str| {
+        filter(
+            "RequestHeaderModifier",
+            "requestHeaderModifier",
+            json!({"remove": [name]}),
+        )
+    };
+    let no_path =
+        json!({"path": {"type": "ReplaceFullPath", "replaceFullPath": ""}, "hostname": "a.example"});
+    let long: Vec<_> = (0..9)
+        .map(|at| json!({"name": format!("x-{at}"), "value": "a".repeat(4096)}))
+        .collect();
     for (rule, because) in [
+        (hostname("10.0.0.1"), "no DNS name"),
+        (hostname("a.1"), "no DNS name"),
+        (hostname("*.1"), "no DNS name"),
+        (filter("URLRewrite", "urlRewrite", no_path), "with nothing"),
+        (remove(""), "no header has"),
+        (remove(":path"), "no header has"),
+        (
+            json!({"backendRefs": [backend("v2")], "retry": {"attempts": 3_000_000_000_u32}}),
+            "more often",
+        ),
+        (
+            filter(
+                "RequestHeaderModifier",
+                "requestHeaderModifier",
+                json!({"set": long}),
+            ),
+            "too large",
+        ),
         (
             json!({"backendRefs": [{"group": "x.example", "kind": "Pool", "name": "v2", "port": 80}]}),
             "neither a Service",
         ),
         (json!({"backendRefs": [backend("v_2")]}), "no DNS name"),
         (regex("("), "regular expression"),
+        (regex("(?x)/a"), "regular expression"),
         (regex(&"a".repeat(1025)), "regular expression"),
         (twice, "host twice"),
         (

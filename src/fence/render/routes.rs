@@ -20,8 +20,11 @@ use crate::fence::registry::Registry;
 
 const PREFIX: &str = "fallback-";
 
-/// Most rules of one object: about a third of what etcd stores in one (1.5 MiB by default).
+/// Most rules of one object.
 const MOST_RULES: usize = 1_000;
+
+/// Most bytes of the rules of one object: a third of what etcd stores in one (1.5 MiB by default).
+const MOST_BYTES: usize = 512 * 1024;
 
 /// The namespace that an object of routes is for. Further objects of a namespace are named
 /// `fallback-<namespace>.2` and so on; a namespace's own name has no dot.
@@ -70,7 +73,7 @@ pub fn routes(registry: &Registry, system_namespace: &Name, namespace: &Name) ->
             rules.push(target.plain());
         }
     }
-    for (at, chunk) in rules.chunks(MOST_RULES).enumerate() {
+    for (at, chunk) in chunks(&rules).into_iter().enumerate() {
         let name = match at {
             0 => format!("{PREFIX}{namespace}"),
             _ => format!("{PREFIX}{namespace}.{}", at + 1),
@@ -86,6 +89,22 @@ pub fn routes(registry: &Registry, system_namespace: &Name, namespace: &Name) ->
             .push(Object::new(Kind::VirtualService, system_namespace, &name, &spec));
     }
     routes
+}
+
+/// The rules that share an object. One that is too large for that is alone.
+fn chunks(mut rules: &[Value]) -> Vec<&[Value]> {
+    let mut chunks = Vec::new();
+    while !rules.is_empty() {
+        let mut bytes = 0;
+        let fit = rules.iter().take(MOST_RULES).take_while(|rule| {
+            bytes += rule.to_string().len();
+            bytes <= MOST_BYTES
+        });
+        let (chunk, rest) = rules.split_at(fit.count().max(1));
+        chunks.push(chunk);
+        rules = rest;
+    }
+    chunks
 }
 
 /// One port of one Service.

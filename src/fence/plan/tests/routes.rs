@@ -196,6 +196,24 @@ fn malformed_rules_harm_nobody() {
 }
 
 #[test]
+fn large_rules_share_an_object_only_as_far_as_they_fit() {
+    let mut world = World::new();
+    world.service("books", "reviews", &["http:8080"]);
+    let large = |size: usize| json!({"headers": {"request": {"set": {"x-a": "a".repeat(size)}}}, "route": [{"destination": {"host": "reviews"}}]});
+    let http: Vec<_> = (0..40).map(|_| large(30_000)).chain([large(600_000)]).collect();
+    world.object(
+        "VirtualService",
+        "books",
+        "large",
+        json!({"hosts": ["reviews"], "http": http}),
+    );
+    world.settle();
+    // 17, 17 and 6 of them, the largest, and the ones that ServiceFence adds.
+    assert!(world.has(Kind::VirtualService, SYSTEM, "fallback-books.5"));
+    assert!(!world.has(Kind::VirtualService, SYSTEM, "fallback-books.6"));
+}
+
+#[test]
 fn the_objects_of_a_big_namespace_are_split_and_those_of_none_are_deleted() {
     let mut world = World::new();
     let services: Vec<_> = (0..1_500)
