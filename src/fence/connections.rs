@@ -103,6 +103,21 @@ impl Engine {
         if is_known { BTreeSet::new() } else { concerned }
     }
 
+    /// Why a host that nothing keeps in scope does not leave.
+    pub(super) fn waits_for_connections(
+        &self,
+        key: &FenceKey,
+        fence: &Fence,
+        host: &str,
+        now: Timestamp,
+    ) -> Option<Unknown> {
+        let host = ServiceKey::of_host(host)?;
+        let connected = self.maybe_connected(key, fence, &[host].into(), now);
+        (!connected.is_empty())
+            .then(|| self.connections_known_since(key, fence, now).err())
+            .flatten()
+    }
+
     /// What the status is to say.
     pub(super) fn connections(&self, key: &FenceKey, fence: &Fence, now: Timestamp) -> Option<Connections> {
         if non_http(fence) != NonHttp::Auto || self.mode(key, fence) == Mode::Off {

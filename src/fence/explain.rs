@@ -100,7 +100,7 @@ impl Engine {
             sidecar: current.map(|_| format!("{}/{}", key.namespace, sidecar_name(&key.name))),
             host,
         };
-        explanation.answer = self.answer(key, fence, &explanation);
+        explanation.answer = self.answer(key, fence, &explanation, now);
         Some(explanation)
     }
 
@@ -263,7 +263,7 @@ impl Engine {
         said.collect()
     }
 
-    fn answer(&self, key: &FenceKey, fence: &Fence, said: &Explanation) -> String {
+    fn answer(&self, key: &FenceKey, fence: &Fence, said: &Explanation, now: Timestamp) -> String {
         let host = &said.host;
         if !self.sees(key, host) {
             let wanted = if said.in_scope {
@@ -291,7 +291,13 @@ impl Engine {
         match (said.in_scope, !said.imports.is_empty()) {
             (true, true) => format!("{host} is in scope: {first}"),
             (true, false) => format!("{host} is on its way into the Sidecar: {first}"),
-            (false, true) => format!("{host} is on its way out of the Sidecar: nothing keeps it in scope"),
+            (false, true) => match self.waits_for_connections(key, fence, host, now) {
+                None => format!("{host} is on its way out of the Sidecar: nothing keeps it in scope"),
+                Some(unknown) => format!(
+                    "nothing keeps {host} in scope, but the Sidecar keeps it until metrics have shown all connections of \
+                     the workload for as long as expireAfter: {unknown}"
+                ),
+            },
             (false, false) => {
                 let why = if fence.wishes.denies(host) {
                     "spec.deny keeps it from being learned"
