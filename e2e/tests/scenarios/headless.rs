@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use servicefence_e2e::install::SOON;
-use servicefence_e2e::wait::{Hopeless, until};
+use servicefence_e2e::wait::{Hopeless, LONG, until};
 use servicefence_e2e::{Call, LoadSpec, Protocol, ServiceSpec, Via};
 
 use crate::scene::Scene;
@@ -152,7 +152,7 @@ async fn traffic_to_headless_services_survives_their_way_out_of_a_scope_and_back
         .get(&url("soft/peers", ""));
     let load = scene.mesh.start_load(&load).await?;
     load.more(50).await?;
-    let slow = Call::get(&url("soft/quorum", &format!("slow?ms={UNDER_WAY}")));
+    let slow = Call::get(&url("soft/quorum", &format!("slow?ms={UNDER_WAY}"))).timeout(LONG);
     let meanwhile = async {
         scene.fence("shop/web", "learning: {headless: Learn}").await?;
         scene.learned("shop/web", "soft/peers").await?;
