@@ -134,10 +134,8 @@ impl Engine {
         if self.asks_who_calls(service, facts) {
             return Some(Kept::Policy);
         }
-        let host = service.host();
-        let mut rules = self.registry.rules_of_host(&host);
-        let seen = rules.any(|(_, rules)| rules.visibility.to(&key.namespace));
-        seen.then_some(Kept::Rules)
+        let has_rules = self.registry.has_rules(&service.host(), &key.namespace);
+        has_rules.then_some(Kept::Rules)
     }
 
     /// Whether an AuthorizationPolicy for pods of a Service asks who calls.

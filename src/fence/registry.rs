@@ -357,6 +357,12 @@ impl Registry {
             .filter(move |(_, entry)| entry.visibility.to(namespace))
     }
 
+    /// Whether proxies of `namespace` see rules for a host.
+    pub fn has_rules(&self, host: &str, namespace: &str) -> bool {
+        self.rules_of_host(host)
+            .any(|(_, rules)| rules.visibility.to(namespace))
+    }
+
     /// ServiceEntries that have this very host.
     pub fn service_entries_of<'a>(
         &'a self,

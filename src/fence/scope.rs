@@ -304,14 +304,9 @@ fn add_protocol(scope: &mut Scope, registry: &Registry, fence: &Asking<'_>) -> B
         } else if !registry.is_seen_by_gateway(facts) {
             scope.add(key.scope_host(), Why::Hidden);
         }
-        let is_routed = || {
-            let host = key.host();
-            let mut rules = registry.rules_of_host(&host);
-            rules.any(|(_, rules)| rules.visibility.to(namespace))
-        };
         let keeps = match fence.kept_non_http {
             KeptNonHttp::All => true,
-            KeptNonHttp::Routed => !facts.is_http() && is_routed(),
+            KeptNonHttp::Routed => !facts.is_http() && registry.has_rules(&key.host(), namespace),
             KeptNonHttp::None => false,
         };
         if keeps && facts.kind != ServiceKind::Headless && !facts.is_http() {
