@@ -29,6 +29,7 @@ mod registry;
 pub mod render;
 mod savings;
 mod scope;
+pub mod service_entry;
 pub mod telemetry;
 mod traffic;
 mod transition;

@@ -111,6 +111,7 @@ pub fn resource(watched: Watched) -> ApiResource {
         Watched::Services => ("", "v1", "Service"),
         Watched::Namespaces => ("", "v1", "Namespace"),
         Watched::Pods => ("", "v1", "Pod"),
+        Watched::DestinationRules => ("networking.istio.io", "v1", "DestinationRule"),
         Watched::PeerAuthentications => ("security.istio.io", "v1", "PeerAuthentication"),
         Watched::Telemetries => ("telemetry.istio.io", "v1", "Telemetry"),
         Watched::MeshConfig => ("", "v1", "ConfigMap"),

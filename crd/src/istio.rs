@@ -96,6 +96,15 @@ pub struct ServiceEntrySpec {
     /// Ports of the hosts.
     #[serde(default)]
     pub ports: Vec<ServiceEntryPort>,
+    /// `MESH_EXTERNAL`, the default, or `MESH_INTERNAL`.
+    #[serde(default)]
+    pub location: String,
+    /// Where the hosts are, if not where DNS says.
+    #[serde(default)]
+    pub endpoints: Vec<Value>,
+    /// Pods or WorkloadEntries that are the endpoints.
+    #[serde(default)]
+    pub workload_selector: Option<Value>,
     /// Namespaces that see it: names, `.` or `*`; empty means the mesh's default, `*`.
     #[serde(default)]
     pub export_to: Vec<String>,
@@ -103,12 +112,32 @@ pub struct ServiceEntrySpec {
 
 /// A port of a ServiceEntry.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct ServiceEntryPort {
     /// Port number.
     pub number: u32,
+    /// Port number of the endpoints; 0 is the same.
+    #[serde(default)]
+    pub target_port: u32,
     /// `HTTP`, `HTTPS`, `GRPC`, `HTTP2`, `MONGO`, `TCP` or `TLS`.
     #[serde(default)]
     pub protocol: String,
+}
+
+/// [DestinationRule](https://istio.io/latest/docs/reference/config/networking/destination-rule/).
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[kube(
+    group = "networking.istio.io",
+    version = "v1",
+    kind = "DestinationRule",
+    plural = "destinationrules",
+    namespaced
+)]
+#[serde(rename_all = "camelCase")]
+pub struct DestinationRuleSpec {
+    /// The host that it is about: a name, a short name of its own namespace, or one with a wildcard.
+    #[serde(default)]
+    pub host: String,
 }
 
 /// [EnvoyFilter](https://istio.io/latest/docs/reference/config/networking/envoy-filter/).

@@ -13,6 +13,6 @@ mod service_fence;
 pub use definition::definition;
 pub use service_fence::{
     Allow, Connections, Duration, Fallback, Forgot, Headless, LearnedHost, Learning, Mode, NonHttp, Operator,
-    Requirement, Savings, Scope, Selector, ServiceFence, ServiceFenceSpec, ServiceFenceStatus, Source,
-    Workload,
+    Requirement, Savings, Scope, Selector, ServiceEntries, ServiceFence, ServiceFenceSpec,
+    ServiceFenceStatus, Source, Workload,
 };

@@ -349,6 +349,10 @@ pub struct Learning {
     /// What happens to headless Services. Default: `Keep`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headless: Option<Headless>,
+
+    /// What happens to hosts of ServiceEntries. Default: `Keep`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_entries: Option<ServiceEntries>,
 }
 
 /// What happens to services that are not HTTP. When such a host leaves a scope, Envoy closes the
@@ -385,6 +389,23 @@ pub enum Headless {
     #[default]
     Keep,
     /// Like other Services, where that is safe.
+    Learn,
+}
+
+/// What happens to hosts of ServiceEntries. Default: `Keep`.
+///
+/// `Keep`: always in scope.
+///
+/// `Learn`: in scope while metrics tell of calls or connections, once they have shown all connections of the workload and
+/// their bytes for as long as `expireAfter`. A first call later is passed through by Istio to where the caller's own DNS
+/// leads, and not seen, so such a host comes back by `allow` only. Those that depend on more than that stay: a host in a
+/// `REGISTRY_ONLY` mesh, with rules or a DestinationRule, with addresses or endpoints, inside the mesh, and others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
+pub enum ServiceEntries {
+    /// Always in scope.
+    #[default]
+    Keep,
+    /// On evidence of metrics only.
     Learn,
 }
 

@@ -4,6 +4,8 @@
 //! One namespace goes from unscoped to observed to enforced while six callers call on; what they call is in their scopes
 //! before anything is narrowed, so no call fails and none needs the gateway.
 
+#[path = "observe/outside.rs"]
+mod outside;
 #[path = "observe/past.rs"]
 mod past;
 #[path = "observe/town.rs"]
@@ -29,11 +31,11 @@ async fn metrics_fill_a_scope_before_anything_is_narrowed() -> Result<()> {
         let (town, mut prometheus) = Town::with_prometheus(&mesh).await?;
         six_callers_go_from_unscoped_to_enforced_and_no_call_fails(&town, &prometheus).await?;
         what_was_called_days_ago_is_in_scope_and_only_of_who_called_it(&town).await?;
-        let connection = what_nobody_is_connected_to_is_not_in_scope(&town).await?;
+        let before = what_nobody_is_connected_to_is_not_in_scope(&town).await?;
         a_call_that_only_the_gateway_saw_is_confirmed_by_metrics(&town).await?;
         while_the_past_cannot_be_read_nothing_is_narrowed(&town, &mut prometheus).await?;
-        a_connection_from_before_is_still_open(&town, connection).await?;
-        why_ten_hosts_are_in_scope_or_are_not(&town).await
+        connections_from_before_are_still_open(&town, before).await?;
+        why_hosts_are_in_scope_or_are_not(&town).await
     })
     .await
 }
@@ -192,14 +194,15 @@ async fn what_was_called_days_ago_is_in_scope_and_only_of_who_called_it(town: &T
 
 /// Where metrics have shown all connections of a workload for as long as `expireAfter`, hosts that are not HTTP are learned
 /// like any other; where they have not, all are in scope.
-async fn what_nobody_is_connected_to_is_not_in_scope(town: &Town) -> Result<(TcpSession, Instant)> {
+async fn what_nobody_is_connected_to_is_not_in_scope(town: &Town) -> Result<Before> {
     let mesh = &town.mesh;
     let stream = format!("tcp-server-first://{}:9000", host("stream"));
     let mut connection = mesh.tcp_session("patient/web", &stream).await?;
     connection.exchange(b"before").await?;
+    let outside = outside::Connections::open(mesh).await?;
     mesh.apply(&json!({
         "apiVersion": "servicefence.io/v1alpha1", "kind": "ServiceFence", "metadata": {"name": "web", "namespace": "patient"},
-        "spec": {"mode": "Enforce", "learning": {"expireAfter": "24h"}},
+        "spec": {"mode": "Enforce", "learning": {"expireAfter": "24h", "serviceEntries": "Learn"}},
     }))
     .await?;
     mesh.wait_condition("patient", "web", "Enforced", "True").await?;
@@ -221,20 +224,31 @@ async fn what_nobody_is_connected_to_is_not_in_scope(town: &Town) -> Result<(Tcp
         "the connections of web-1 are known for minutes only: {scope:?}"
     );
     connection.exchange(b"after").await?;
-    Ok((connection, scoped_at))
+    outside::what_is_not_in_scope_is_passed_through(mesh).await?;
+    Ok(Before {
+        stream: connection,
+        outside,
+        scoped_at,
+    })
+}
+
+/// Connections of `patient/web` from before its first Sidecar.
+struct Before {
+    stream: TcpSession,
+    outside: outside::Connections,
+    scoped_at: Instant,
 }
 
 /// Envoy closes the connections of a listener that went away after 45 s.
-async fn a_connection_from_before_is_still_open(
-    town: &Town,
-    (mut connection, scoped_at): (TcpSession, Instant),
-) -> Result<()> {
+async fn connections_from_before_are_still_open(town: &Town, mut before: Before) -> Result<()> {
     const DRAINED: Duration = Duration::from_secs(50);
-    tokio::time::sleep(DRAINED.saturating_sub(scoped_at.elapsed())).await;
-    connection
+    tokio::time::sleep(DRAINED.saturating_sub(before.scoped_at.elapsed())).await;
+    before
+        .stream
         .exchange(b"much later")
         .await
         .context("the connection was cut")?;
+    before.outside.are_open().await?;
     let scope = town.scope("patient", "web").await?;
     ensure!(scope == [host("http-0"), host("stream")], "{scope:?}");
     Ok(())
@@ -323,7 +337,7 @@ async fn while_the_past_cannot_be_read_nothing_is_narrowed(
 }
 
 /// The fence, the host as its owner writes it, and by whom it is in scope; nobody: it is not.
-const QUESTIONS: [(&str, &str, &[&str]); 10] = [
+const QUESTIONS: [(&str, &str, &[&str]); 11] = [
     ("shop/web-1", "http-0.books", &["Prometheus"]),
     ("shop/web-1", "quiet-shop.books", &["Prometheus"]),
     ("shop/web-1", "fresh.books", &["AccessLog", "Prometheus"]),
@@ -331,7 +345,8 @@ const QUESTIONS: [(&str, &str, &[&str]); 10] = [
     ("shop/web-1", "http-7.books", &[]),
     ("shop/web-1", "quiet-evil.books", &[]),
     ("shop/web-1", "kubernetes.default", &["Protocol"]),
-    ("shop/web-1", "api.example.com", &[]),
+    ("shop/web-1", outside::IDLE, &["Protocol"]),
+    ("patient/web", outside::IDLE, &[]),
     ("shop/report", "quiet-job.books", &["Prometheus"]),
     (
         "late/web",
@@ -340,7 +355,7 @@ const QUESTIONS: [(&str, &str, &[&str]); 10] = [
     ),
 ];
 
-async fn why_ten_hosts_are_in_scope_or_are_not(town: &Town) -> Result<()> {
+async fn why_hosts_are_in_scope_or_are_not(town: &Town) -> Result<()> {
     for (fence, host, expected) in QUESTIONS {
         let said = town.mesh.explain(fence, host).await?;
         let because = said["because"].as_array().cloned().unwrap_or_default();

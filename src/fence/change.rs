@@ -7,8 +7,7 @@ use jiff::SignedDuration;
 use servicefence_crd::ServiceFence;
 
 use super::facts::{
-    EndpointsFacts, NamespaceFacts, PodFacts, ServiceEntryFacts, ServiceFacts, SidecarFacts,
-    VirtualServiceFacts, Written,
+    EndpointsFacts, NamespaceFacts, PodFacts, ServiceFacts, SidecarFacts, VirtualServiceFacts, Written,
 };
 use super::gateway_api::{RouteFacts, RouteKey};
 use super::history::{self, History};
@@ -16,6 +15,7 @@ use super::jwks::JwksFacts;
 use super::mutual_tls::PeerAuthenticationFacts;
 use super::name::{Cidr, ConfigKey, FenceKey, Name, PodKey, ServiceKey};
 use super::policy::PolicyFacts;
+use super::service_entry::ServiceEntryFacts;
 use super::telemetry::{MeshConfigFacts, TelemetryFacts};
 use super::traffic::Told;
 use super::transition::Moving;
@@ -31,6 +31,8 @@ pub enum Change {
     Endpoints(ConfigKey, Option<EndpointsFacts>),
     /// A ServiceEntry.
     ServiceEntry(ConfigKey, Option<ServiceEntryFacts>),
+    /// A DestinationRule, by the host that it is about.
+    DestinationRule(ConfigKey, Option<Name>),
     /// A VirtualService that is not ours.
     VirtualService(ConfigKey, Option<VirtualServiceFacts>),
     /// A route of Gateway API that is bound to Services.
@@ -39,7 +41,7 @@ pub enum Change {
     Pod(PodKey, Option<PodFacts>),
     /// An AuthorizationPolicy that names callers.
     Policy(ConfigKey, Option<PolicyFacts>),
-    /// A RequestAuthentication with keys of Services.
+    /// A RequestAuthentication with keys elsewhere.
     Jwks(ConfigKey, Option<JwksFacts>),
     /// Whether all pods of a namespace are known. Until they are, none of its fences is planned: which pods a
     /// fence has, and with whom it shares them, would be a guess.

@@ -70,17 +70,17 @@ impl Engine {
     /// Which hosts that are not HTTP are in a fence's scope, called or not.
     pub(super) fn kept_non_http(&self, key: &FenceKey, fence: &Fence, now: Timestamp) -> KeptNonHttp {
         match non_http(fence) {
-            NonHttp::Keep => KeptNonHttp::All,
             NonHttp::Learn => KeptNonHttp::None,
-            NonHttp::Auto if self.connections_stored(key, fence).is_none() => KeptNonHttp::All,
-            // While proxies know the whole mesh nothing is a miss, so what was known once is not known still.
-            NonHttp::Auto
-                if self.is_unscoped(key) && self.connections_known_since(key, fence, now).is_err() =>
-            {
-                KeptNonHttp::All
-            }
-            NonHttp::Auto => KeptNonHttp::Routed,
+            NonHttp::Auto if self.connections_decide(key, fence, now) => KeptNonHttp::Routed,
+            NonHttp::Auto | NonHttp::Keep => KeptNonHttp::All,
         }
+    }
+
+    /// Whether enough is known of a workload's connections for a silent host to be out of scope.
+    pub(super) fn connections_decide(&self, key: &FenceKey, fence: &Fence, now: Timestamp) -> bool {
+        // While proxies know the whole mesh nothing is a miss, so what was known once is not known still.
+        self.connections_stored(key, fence).is_some()
+            && (!self.is_unscoped(key) || self.connections_known_since(key, fence, now).is_ok())
     }
 
     /// Those of `leaving` to which the workload may be connected, whatever they were in scope for: calls to them were no
@@ -111,16 +111,21 @@ impl Engine {
         host: &str,
         now: Timestamp,
     ) -> Option<Unknown> {
-        let host = ServiceKey::of_host(host)?;
-        let connected = self.maybe_connected(key, fence, &[host].into(), now);
-        (!connected.is_empty())
+        let waits = match ServiceKey::of_host(host) {
+            Some(service) => !self
+                .maybe_connected(key, fence, &[service].into(), now)
+                .is_empty(),
+            None => fence.learns_service_entries() && self.registry.declares(&key.namespace, host),
+        };
+        waits
             .then(|| self.connections_known_since(key, fence, now).err())
             .flatten()
     }
 
     /// What the status is to say.
     pub(super) fn connections(&self, key: &FenceKey, fence: &Fence, now: Timestamp) -> Option<Connections> {
-        if non_http(fence) != NonHttp::Auto || self.mode(key, fence) == Mode::Off {
+        let is_asked = non_http(fence) == NonHttp::Auto || fence.learns_service_entries();
+        if !is_asked || self.mode(key, fence) == Mode::Off {
             return None;
         }
         if let Some(stored) = self.connections_stored(key, fence) {
@@ -217,12 +222,29 @@ impl Engine {
             NonHttp::Keep => None,
             // Its owner accepts that an open connection is cut.
             NonHttp::Learn => Some(past.known_since),
-            NonHttp::Auto => {
-                let stored = self.connections_stored(key, fence)?;
-                let shown = self.hides_connections(key).is_none();
-                shown.then_some(past.connections_known_since.max(stored.known_since))
-            }
+            NonHttp::Auto => self.shown_connections_since(key, fence, past),
         }
+    }
+
+    /// The same of a host of a ServiceEntry.
+    pub(super) fn silence_outside_since(
+        &self,
+        key: &FenceKey,
+        fence: &Fence,
+        past: &Past,
+    ) -> Option<Timestamp> {
+        if fence.learns_service_entries() {
+            self.shown_connections_since(key, fence, past)
+        } else {
+            // It stays in scope, learned or not.
+            Some(past.known_since)
+        }
+    }
+
+    fn shown_connections_since(&self, key: &FenceKey, fence: &Fence, past: &Past) -> Option<Timestamp> {
+        let stored = self.connections_stored(key, fence)?;
+        let shown = self.hides_connections(key).is_none();
+        shown.then_some(past.connections_known_since.max(stored.known_since))
     }
 
     /// A Telemetry that may hide connections of a fence's workload. Which of several applies to which pods is not looked

@@ -9,10 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::change::{Dirty, Target};
 use super::engine::Engine;
-use super::facts::{NamespaceFacts, ServiceEntryFacts, ServiceFacts, VirtualServiceFacts, Visibility};
+use super::facts::{NamespaceFacts, ServiceFacts, VirtualServiceFacts, Visibility};
 use super::jwks::JwksFacts;
 use super::name::{ConfigKey, Name, ServiceKey};
 use super::policy::PolicyFacts;
+use super::service_entry::ServiceEntryFacts;
 use super::telemetry::MeshConfigFacts;
 
 /// An `exportTo` of MeshConfig for objects without one.

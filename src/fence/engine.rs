@@ -5,6 +5,7 @@
 //! matter to any plan.
 
 mod apply;
+mod outside;
 mod rules;
 mod touched;
 

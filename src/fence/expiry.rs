@@ -112,10 +112,10 @@ impl Engine {
         if past.unstored.contains_key(host.host.as_str()) || !self.is_told_of(host) {
             return None;
         }
-        let known_since = if self.is_http(host) {
-            past.known_since
-        } else {
-            self.silence_of_connections_since(key, fence, past)?
+        let known_since = match ServiceKey::of_host(&host.host) {
+            None => self.silence_outside_since(key, fence, past)?,
+            Some(service) if self.is_http(&service) => past.known_since,
+            Some(_) => self.silence_of_connections_since(key, fence, past)?,
         };
         // Silence counts from where metrics are known without a gap.
         let begin = host.last_seen.max(known_since);
@@ -128,10 +128,8 @@ impl Engine {
         host.sources.contains(&Source::Prometheus) && self.registry.rules_of_host(&host.host).next().is_none()
     }
 
-    fn is_http(&self, host: &LearnedHost) -> bool {
-        let service = ServiceKey::of_host(&host.host);
-        let facts = service.and_then(|service| self.registry.service(&service));
-        facts.is_none_or(ServiceFacts::is_http)
+    fn is_http(&self, service: &ServiceKey) -> bool {
+        self.registry.service(service).is_none_or(ServiceFacts::is_http)
     }
 
     /// Whether metrics tell of this fence's workload at all: where its proxies are no longer scraped, or it does not run,

@@ -132,7 +132,7 @@ impl Engine {
             ),
             Why::Jwks => {
                 let servers = self.key_servers(key, fence);
-                let here = servers.filter(|(server, _)| server.host() == host.name);
+                let here = servers.filter(|(server, _)| server == host);
                 because.extend(here.map(|(_, of)| {
                     let detail = format!(
                         "the keys of RequestAuthentication {of} are there, and proxies may fetch them"
@@ -184,7 +184,11 @@ impl Engine {
             }
             Why::Hidden => protocol("it is not exported to the fallback gateway's namespace"),
             Why::ServiceEntry => {
-                protocol("a ServiceEntry declares it, and the fallback gateway serves Services only")
+                let kept = self.keeps_entry(key, fence, host, now);
+                let kept = kept.map_or_else(String::new, |kept| kept.to_string());
+                protocol(&format!(
+                    "a ServiceEntry declares it, the fallback gateway serves Services only, and {kept}"
+                ))
             }
             Why::RuleOnly => protocol(
                 "only a VirtualService knows this name, and the fallback gateway serves Services only",
@@ -312,6 +316,9 @@ impl Engine {
     /// What becomes of calls to a host out of scope.
     fn served(&self, key: &FenceKey, host: &str) -> &'static str {
         match self.service_of(host) {
+            None => {
+                "calls to it are passed through by Istio and not seen, so only spec.allow brings it into scope"
+            }
             Some((_, facts)) if facts.is_told_by_pods() && self.falls_back_to_gateway(&key.namespace) => {
                 "calls to it go by the fallback gateway, and from there to the pod as plain text"
             }

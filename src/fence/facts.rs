@@ -94,6 +94,8 @@ pub struct PodFacts {
     pub workload: Name,
     /// Whether Istio has injected a proxy.
     pub proxied: bool,
+    /// Whether its proxy may answer DNS queries itself, ServiceEntries included.
+    pub captures_dns: bool,
 }
 
 /// An EndpointSlice.
@@ -240,20 +242,6 @@ impl ServiceFacts {
             .filter(move |port| port.protocol == protocol)
             .map(|port| port.number)
     }
-}
-
-/// A ServiceEntry.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServiceEntryFacts {
-    /// The names that it adds.
-    pub hosts: Vec<Name>,
-    /// Ports whose listener takes every address of the port number: those of HTTP, and all where
-    /// the entry has no addresses of its own.
-    pub wildcard_ports: BTreeSet<u16>,
-    /// Who sees it.
-    pub visibility: Visibility,
-    /// It does not say who sees it: MeshConfig does.
-    pub exported_by_default: bool,
 }
 
 /// A VirtualService that is not ours: a user's, or one that istiod makes for itself of routes of Gateway API.

@@ -1,9 +1,9 @@
-//! Services from which proxies fetch the keys of tokens.
+//! Hosts from which proxies fetch the keys of tokens.
 //!
 //! A RequestAuthentication names a `jwksUri`. With istiod's `PILOT_JWT_ENABLE_REMOTE_JWKS` the proxies of its pods fetch
 //! the keys themselves, and without the cluster of that host they refuse every request with a token. istiod does not
 //! import the host into a Sidecar.
-//! Flows in: RequestAuthentications and pods. Flows out: the Services that a fence's proxies ask for keys. How istiod is
+//! Flows in: RequestAuthentications and pods. Flows out: the hosts that a fence's proxies ask for keys. How istiod is
 //! set is not known here, so they count always: one host too many in a scope harms nobody.
 
 use std::collections::BTreeSet;
@@ -12,22 +12,21 @@ use servicefence_crd::istio::RequestAuthenticationSpec;
 
 use super::engine::{Engine, Fence};
 use super::facts::Labels;
-use super::name::{ConfigKey, FenceKey, ServiceKey};
+use super::name::{ConfigKey, FenceKey, Name, ScopeHost, ServiceKey};
 use super::optin::{Workload, matches};
 
-/// A RequestAuthentication with keys that Services of the mesh have.
+/// A RequestAuthentication with keys elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JwksFacts {
     /// The pods that it is for; empty: all of its namespace, of the mesh in Istio's root namespace.
     selector: Labels,
-    /// The Services with the keys.
-    servers: BTreeSet<ServiceKey>,
+    /// The hosts with the keys.
+    servers: BTreeSet<Name>,
 }
 
 impl JwksFacts {
-    /// Reads one whose `jwksUri`s have these hosts; `None` where no Service of the mesh is among them, or where it is for
-    /// a gateway or waypoint (Istio: `ShouldAttachPolicy`). istiod looks a host up as it stands (`LookupCluster`), so a
-    /// short name is no Service.
+    /// Reads one whose `jwksUri`s have these hosts; `None` where there are none, or where it is for a gateway or waypoint
+    /// (Istio: `ShouldAttachPolicy`). istiod looks a host up as it stands (`LookupCluster`), so a short name is no Service.
     pub fn of<'a>(
         spec: &RequestAuthenticationSpec,
         hosts: impl IntoIterator<Item = &'a str>,
@@ -35,7 +34,7 @@ impl JwksFacts {
         if spec.target_ref.is_some() || !spec.target_refs.is_empty() {
             return None;
         }
-        let servers: BTreeSet<_> = hosts.into_iter().filter_map(ServiceKey::of_host).collect();
+        let servers: BTreeSet<_> = hosts.into_iter().map(Name::from).collect();
         (!servers.is_empty()).then(|| Self {
             selector: spec.selector.clone().unwrap_or_default().match_labels,
             servers,
@@ -44,20 +43,29 @@ impl JwksFacts {
 }
 
 impl Engine {
-    /// Each Service from which a fence's proxies fetch keys, with the RequestAuthentication that says so: those of the
+    /// Each host of the mesh from which a fence's proxies fetch keys, as they import it, with the RequestAuthentication that says so: those of the
     /// fence's namespace and of Istio's root one (Istio: `getConfigsForWorkload`).
     pub(super) fn key_servers<'a>(
         &'a self,
         key: &'a FenceKey,
         fence: &'a Fence,
-    ) -> impl Iterator<Item = (&'a ServiceKey, &'a ConfigKey)> {
+    ) -> impl Iterator<Item = (ScopeHost, &'a ConfigKey)> {
         let here = self.registry.jwks_in(&key.namespace);
         let root = self.registry.jwks_in(&self.settings.root_namespace);
         let root = root.filter(|(of, _)| of.namespace != key.namespace);
         let concerning = here
             .chain(root)
             .filter(|(_, facts)| self.concerns(facts, key, fence));
-        concerning.flat_map(|(of, facts)| facts.servers.iter().map(move |server| (server, of)))
+        concerning.flat_map(move |(of, facts)| {
+            let servers = facts.servers.iter();
+            let imports = servers.flat_map(move |server| {
+                let service = ServiceKey::of_host(server).map(|service| service.scope_host());
+                service
+                    .into_iter()
+                    .chain(self.registry.declared(&key.namespace, server))
+            });
+            imports.map(move |import| (import, of))
+        })
     }
 
     /// Whether a RequestAuthentication is for pods of a fence: for one that there is, or may be where there is none yet.

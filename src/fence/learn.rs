@@ -1,7 +1,7 @@
 //! From a miss to what a fence learns.
 //!
 //! Flows in: a miss, as the access log tells it. Flows out: an [`Observation`] where it is news,
-//! and the fence's learned list with it. Invariant: only Services of the mesh are learned, found by
+//! and the fence's learned list with it. Invariant: a miss teaches only Services of the mesh, found by
 //! the address that was dialled; no name that a caller sends enters a scope.
 
 use jiff::Timestamp;
@@ -12,7 +12,7 @@ use super::engine::{Engine, Fence};
 use super::expiry::Expiry;
 use super::facts::ServiceFacts;
 use super::miss::Miss;
-use super::name::{FenceKey, PodKey, ServiceKey};
+use super::name::{FenceKey, PodKey, ScopeHost, ServiceKey};
 
 /// The longest learned list, as in the CRD.
 pub const MOST_LEARNED: usize = 2_000;
@@ -22,8 +22,8 @@ pub const MOST_LEARNED: usize = 2_000;
 pub struct Observation {
     /// The caller's fence.
     pub fence: FenceKey,
-    /// The destination.
-    pub service: ServiceKey,
+    /// The destination, as the caller imports it.
+    pub host: ScopeHost,
     /// Who saw it.
     pub source: Source,
 }
@@ -144,7 +144,7 @@ impl Engine {
             match self.is_news(fence, service, now) {
                 Ok(true) => new.push(Observation {
                     fence: key.clone(),
-                    service: service.clone(),
+                    host: service.scope_host(),
                     source: Source::AccessLog,
                 }),
                 Ok(false) => {}
@@ -205,8 +205,8 @@ pub fn learn<'a>(
             first: seconds(period.first),
             last: seconds(period.last),
         };
-        let host = observation.service.host();
-        if let Some(known) = list.iter_mut().find(|known| *known.host == *host) {
+        let host = &observation.host;
+        if let Some(known) = list.iter_mut().find(|known| *known.host == *host.name) {
             if !known.sources.contains(&observation.source) {
                 known.sources.push(observation.source);
                 known.sources.sort_unstable();
@@ -217,8 +217,8 @@ pub fn learn<'a>(
             known.last_seen = known.last_seen.max(period.last);
         } else if list.len() < MOST_LEARNED {
             list.push(LearnedHost {
-                host: host.to_string(),
-                namespace: observation.service.namespace.to_string(),
+                host: host.name.to_string(),
+                namespace: host.namespace.to_string(),
                 sources: vec![observation.source],
                 first_seen: period.first,
                 last_seen: period.last,

@@ -8,6 +8,7 @@ mod aliases;
 mod delegates;
 mod endpoints;
 mod index;
+mod service_entries;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -21,13 +22,13 @@ use self::endpoints::Endpoints;
 use self::index::{count, forget, index, naming};
 use super::alias::Alias;
 use super::facts::{
-    Labels, NamespaceFacts, Protocol, ServiceEntryFacts, ServiceFacts, ServiceKind, VirtualServiceFacts,
-    Visibility,
+    Labels, NamespaceFacts, Protocol, ServiceFacts, ServiceKind, VirtualServiceFacts, Visibility,
 };
 use super::jwks::JwksFacts;
 use super::name::{ConfigKey, Name, ServiceKey};
 use super::policy::{Caller, PolicyFacts};
 use super::savings::Size;
+use super::service_entry::ServiceEntryFacts;
 
 /// Port numbers that every istio-proxy listens on itself.
 /// <https://istio.io/latest/docs/ops/deployment/application-requirements/>
@@ -42,6 +43,10 @@ pub struct Registry {
     services: BTreeMap<ServiceKey, ServiceFacts>,
     service_entries: BTreeMap<ConfigKey, ServiceEntryFacts>,
     service_entries_by_host: HashMap<Name, BTreeSet<ConfigKey>>,
+    /// The host of each.
+    destination_rules: BTreeMap<ConfigKey, Name>,
+    /// As [`index::of_rules`] has them.
+    destination_rules_by_host: HashMap<Name, BTreeSet<ConfigKey>>,
     /// As they apply: delegates are merged into their roots.
     virtual_services: BTreeMap<ConfigKey, VirtualServiceFacts>,
     roots: Roots,
@@ -79,6 +84,8 @@ impl Registry {
             services: BTreeMap::new(),
             service_entries: BTreeMap::new(),
             service_entries_by_host: HashMap::new(),
+            destination_rules: BTreeMap::new(),
+            destination_rules_by_host: HashMap::new(),
             virtual_services: BTreeMap::new(),
             roots: Roots::default(),
             policies: BTreeMap::new(),
@@ -212,26 +219,6 @@ impl Registry {
             .fold(self.size_for_all, Size::add)
     }
 
-    /// Adds, replaces or removes a ServiceEntry; returns what was there.
-    pub fn set_service_entry(
-        &mut self,
-        key: &ConfigKey,
-        facts: Option<ServiceEntryFacts>,
-    ) -> Option<ServiceEntryFacts> {
-        let old = self.service_entries.remove(key);
-        let hosts = |entry: &Option<ServiceEntryFacts>| {
-            let hosts = entry.as_ref().map(|entry| entry.hosts.clone());
-            hosts.unwrap_or_default()
-        };
-        let (before, now) = (hosts(&old), hosts(&facts));
-        self.aliases.replace(&before, &now);
-        forget(&mut self.service_entries_by_host, &before, key);
-        index(&mut self.service_entries_by_host, &now, key);
-        self.service_entries
-            .extend(facts.map(|facts| (key.clone(), facts)));
-        old
-    }
-
     /// Adds, replaces or removes an AuthorizationPolicy that asks who calls; returns what was there.
     pub fn set_policy(&mut self, key: &ConfigKey, facts: Option<PolicyFacts>) -> Option<PolicyFacts> {
         let under = |facts: &PolicyFacts| match facts.caller_namespaces() {
@@ -342,40 +329,10 @@ impl Registry {
             .filter_map(|key| Some((key, self.services.get(key)?)))
     }
 
-    /// All ServiceEntries.
-    pub fn service_entries(&self) -> impl Iterator<Item = (&ConfigKey, &ServiceEntryFacts)> {
-        self.service_entries.iter()
-    }
-
-    /// ServiceEntries that proxies of `namespace` see.
-    pub fn service_entries_for<'a>(
-        &'a self,
-        namespace: &'a str,
-    ) -> impl Iterator<Item = (&'a ConfigKey, &'a ServiceEntryFacts)> {
-        self.service_entries
-            .iter()
-            .filter(move |(_, entry)| entry.visibility.to(namespace))
-    }
-
     /// Whether proxies of `namespace` see rules for a host.
     pub fn has_rules(&self, host: &str, namespace: &str) -> bool {
         self.rules_of_host(host)
             .any(|(_, rules)| rules.visibility.to(namespace))
-    }
-
-    /// ServiceEntries that have this very host.
-    pub fn service_entries_of<'a>(
-        &'a self,
-        host: &str,
-    ) -> impl Iterator<Item = (&'a ConfigKey, &'a ServiceEntryFacts)> {
-        let keys = self.service_entries_by_host.get(host).into_iter().flatten();
-        keys.filter_map(|key| Some((key, self.service_entries.get(key)?)))
-    }
-
-    /// Whether a ServiceEntry that proxies of `namespace` see has this host.
-    pub fn declares(&self, namespace: &str, host: &str) -> bool {
-        self.service_entries_of(host)
-            .any(|(_, entry)| entry.visibility.to(namespace))
     }
 
     /// VirtualServices for sidecars that proxies of `namespace` see.
@@ -437,6 +394,11 @@ impl Registry {
             .filter(|number| self.may_be_placeholder_port(**number))
             .copied()
             .collect()
+    }
+
+    /// Whether a port number is one of these.
+    pub fn is_placeholder_port(&self, number: u16) -> bool {
+        self.http_ports.contains_key(&number) && self.may_be_placeholder_port(number)
     }
 
     /// Whether no Service declares anything but HTTP on a port number, and no proxy has it itself.

@@ -38,7 +38,7 @@ pub enum Why {
     Headless,
     /// It is not exported to the gateway's namespace.
     Hidden,
-    /// A ServiceEntry declares it: the gateway routes Services only.
+    /// A ServiceEntry declares it: the gateway routes Services only. See `service_entry::Kept`.
     ServiceEntry,
     /// Only a VirtualService knows the name: the gateway routes Services only.
     RuleOnly,
@@ -202,11 +202,13 @@ pub struct Asking<'a> {
     /// Service accounts of its pods.
     pub accounts: &'a BTreeSet<Name>,
     /// Where its proxies fetch the keys of tokens.
-    pub key_servers: &'a BTreeSet<&'a ServiceKey>,
+    pub key_servers: &'a BTreeSet<ScopeHost>,
     /// Which hosts that are not HTTP are in, called or not.
     pub kept_non_http: KeptNonHttp,
     /// Headless Services that are learned like others.
     pub learned_headless: &'a BTreeSet<&'a ServiceKey>,
+    /// Hosts of ServiceEntries that are.
+    pub learned_entries: &'a BTreeSet<ScopeHost>,
 }
 
 /// The scope of a fence.
@@ -226,7 +228,7 @@ pub fn scope(
         scope.add(host.clone(), why);
     }
     for server in fence.key_servers {
-        scope.add(server.scope_host(), Why::Jwks);
+        scope.add(server.clone(), Why::Jwks);
     }
     for entry in fence.wishes.allow.iter().filter(|entry| entry.holds(now)) {
         let (hosts, known) = entry.hosts(registry, namespace);
@@ -239,10 +241,17 @@ pub fn scope(
     }
     let learned = fence.learned.iter();
     for host in learned.filter(|learned| !fence.wishes.denies(&learned.host)) {
-        scope.add(
-            ScopeHost::new(host.namespace.as_str(), host.host.as_str()),
-            Why::Learned,
-        );
+        let mut declared = registry.declared(namespace, &host.host).peekable();
+        if declared.peek().is_none() {
+            scope.add(
+                ScopeHost::new(host.namespace.as_str(), host.host.as_str()),
+                Why::Learned,
+            );
+        }
+        // Metrics do not tell which of several namespaces declares what they name.
+        for import in declared {
+            scope.add(import, Why::Learned);
+        }
     }
     let caller = Caller {
         namespace,
@@ -275,15 +284,16 @@ fn add_protocol(scope: &mut Scope, registry: &Registry, fence: &Asking<'_>) -> B
     let namespace = fence.namespace;
     let mut shared_listeners = BTreeSet::new();
     for (key, entry) in registry.service_entries_for(namespace) {
+        // Each of these listeners is there in any case: some host with one stays, or the placeholder has it.
         shared_listeners.extend(&entry.wildcard_ports);
         for host in &entry.hosts {
-            scope.add(
-                ScopeHost {
-                    namespace: key.namespace.clone(),
-                    name: host.clone(),
-                },
-                Why::ServiceEntry,
-            );
+            let import = ScopeHost {
+                namespace: key.namespace.clone(),
+                name: host.clone(),
+            };
+            if !fence.learned_entries.contains(&import) {
+                scope.add(import, Why::ServiceEntry);
+            }
         }
     }
     for (key, rules) in registry.rules_for(namespace) {

@@ -1,7 +1,8 @@
 //! From what metrics tell to what fences learn.
 //!
 //! Flows in: calls, as Istio's standard metrics name them. Flows out: [`Traffic`], the observations among them that
-//! are news. Invariants: a call teaches only fences of its own namespace, and only Services of the mesh.
+//! are news. Invariants: a call teaches only fences of its own namespace, and only hosts of the mesh: Services, and what
+//! ServiceEntries declare.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +12,7 @@ use servicefence_crd::{Mode, Source};
 use super::engine::{Engine, Fence};
 use super::facts::Labels;
 use super::learn::{MOST_LEARNED, Observation, Period, Unattributed};
-use super::name::{FenceKey, Name, ServiceKey};
+use super::name::{FenceKey, Name, ScopeHost, ServiceKey};
 use super::optin::Workload;
 
 /// The labels of Istio's metrics by which connections are known, and that a Telemetry may change.
@@ -96,8 +97,8 @@ impl Engine {
                 traffic.count(Unattributed::NotFenced);
                 continue;
             }
-            let services = self.services_called(call);
-            if services.is_empty() {
+            let hosts = self.hosts_called(call);
+            if hosts.is_empty() {
                 traffic.count(Unattributed::NotMesh);
                 continue;
             }
@@ -112,8 +113,8 @@ impl Engine {
                 if !workloads.contains(&call.from.workload) {
                     workloads.insert(call.from.workload.clone());
                 }
-                for service in &services {
-                    self.learn_call(fence, service, *period, now, &mut traffic);
+                for host in &hosts {
+                    self.learn_call(fence, host, *period, now, &mut traffic);
                 }
             }
         }
@@ -123,7 +124,7 @@ impl Engine {
     fn learn_call(
         &self,
         key: &FenceKey,
-        service: &ServiceKey,
+        import: &ScopeHost,
         period: Period,
         now: Timestamp,
         traffic: &mut Traffic,
@@ -131,14 +132,14 @@ impl Engine {
         let Some(fence) = self.fences.get(key) else {
             return;
         };
-        let host = service.host();
+        let host = &import.name;
         if !fence.resource.spec.learns_from(Source::Prometheus) {
             return traffic.count(Unattributed::SourceOff);
         }
-        if fence.wishes.denies(&host) {
+        if fence.wishes.denies(host) {
             return traffic.count(Unattributed::Denied);
         }
-        if let Some(known) = fence.learned_host(&host) {
+        if let Some(known) = fence.learned_host(host) {
             // As the writer of the list sees it: what it would not write is not waited for.
             let is_news = period.last.duration_since(known.last_seen) >= self.expiry(fence).lag();
             if !is_news && known.sources.contains(&Source::Prometheus) {
@@ -149,14 +150,14 @@ impl Engine {
             return;
         } else {
             let joining = traffic.joining.entry(key.clone()).or_default();
-            if fence.learned().len() + joining.len() >= MOST_LEARNED && !joining.contains(&host) {
+            if fence.learned().len() + joining.len() >= MOST_LEARNED && !joining.contains(host) {
                 return traffic.count(Unattributed::ListFull);
             }
-            joining.insert(host);
+            joining.insert(host.clone());
         }
         let observation = Observation {
             fence: key.clone(),
-            service: service.clone(),
+            host: import.clone(),
             source: Source::Prometheus,
         };
         traffic
@@ -237,11 +238,11 @@ impl Engine {
             .filter(move |(key, fence)| self.mode(key, fence) != Mode::Off)
     }
 
-    /// The Service that answered a call, and those whose rules may have led the call to it: metrics do not tell which
+    /// The host that answered a call, and Services whose rules may have led the call to it: metrics do not tell which
     /// name was called.
-    fn services_called(&self, call: &Call) -> BTreeSet<ServiceKey> {
+    fn hosts_called(&self, call: &Call) -> BTreeSet<ScopeHost> {
         let Some(answered) = ServiceKey::of_host(&call.host) else {
-            return BTreeSet::new();
+            return self.registry.declared(&call.from.namespace, &call.host).collect();
         };
         let named = self
             .registry
@@ -258,7 +259,8 @@ impl Engine {
             let facts = self.registry.service(service);
             facts.is_some_and(|facts| facts.visibility.to(&call.from.namespace))
         };
-        all.into_iter().filter(is_seen).collect()
+        let seen = all.iter().filter(|service| is_seen(service));
+        seen.map(ServiceKey::scope_host).collect()
     }
 }
 

@@ -172,6 +172,7 @@ impl World {
             account: account.into(),
             workload: name.split('-').next().unwrap().into(),
             proxied: true,
+            captures_dns: false,
         };
         self.apply(Change::Pod(PodKey::new(namespace, name), Some(facts)));
     }
@@ -240,7 +241,7 @@ impl World {
     pub(crate) fn learned(&mut self, fence: &FenceKey, service: &ServiceKey) {
         let seen = Observation {
             fence: fence.clone(),
-            service: service.clone(),
+            host: service.scope_host(),
             source: Source::AccessLog,
         };
         self.store(&seen, Period::at(self.now));

@@ -17,20 +17,21 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde_json::Value;
 use servicefence_crd::gateway_api::{GrpcMatch, HttpMatch};
 use servicefence_crd::istio::{
-    self, PeerAuthenticationSpec, ServiceEntrySpec, SidecarSpec, VirtualServiceSpec,
+    self, DestinationRuleSpec, PeerAuthenticationSpec, SidecarSpec, VirtualServiceSpec,
 };
 use servicefence_crd::{ServiceFence, names};
 
 use crate::fence::Change;
 use crate::fence::facts::{
-    Asks, NamespaceFacts, Port, Protocol, ServiceEntryFacts, ServiceFacts, ServiceKind, SidecarFacts,
-    VirtualServiceFacts, Visibility, Written, destinations, has_subset_elsewhere,
+    Asks, NamespaceFacts, Port, Protocol, ServiceFacts, ServiceKind, SidecarFacts, VirtualServiceFacts,
+    Visibility, Written, destinations, has_subset_elsewhere,
 };
 use crate::fence::gateway_api::{Matched, RouteFacts, RouteKey, RouteKind};
 use crate::fence::mutual_tls::{self, PeerAuthenticationFacts};
 use crate::fence::name::{ConfigKey, FenceKey, Name, PodKey, ScopeHost, ServiceKey, qualify};
 use crate::fence::policy::PolicyFacts;
 use crate::fence::render::{self, Kind};
+use crate::fence::service_entry::ServiceEntryFacts;
 use crate::fence::telemetry::MeshConfigFacts;
 
 pub use self::pods::{TrimmedPod, is_ready};
@@ -67,6 +68,8 @@ pub enum Watched {
     GrpcRoutes,
     /// Istio's ServiceEntries.
     ServiceEntries,
+    /// Istio's DestinationRules.
+    DestinationRules,
     /// Istio's EnvoyFilters, those named as ours are.
     EnvoyFilters,
     /// Istio's AuthorizationPolicies.
@@ -96,6 +99,7 @@ impl Watched {
             Self::HttpRoutes => "httproutes",
             Self::GrpcRoutes => "grpcroutes",
             Self::ServiceEntries => "serviceentries",
+            Self::DestinationRules => "destinationrules",
             Self::EnvoyFilters => "envoyfilters",
             Self::AuthorizationPolicies => "authorizationpolicies",
             Self::RequestAuthentications => "requestauthentications",
@@ -148,6 +152,7 @@ impl Watched {
             Self::HttpRoutes => Change::Route(route(RouteKind::Http), None),
             Self::GrpcRoutes => Change::Route(route(RouteKind::Grpc), None),
             Self::ServiceEntries => Change::ServiceEntry(config(), None),
+            Self::DestinationRules => Change::DestinationRule(config(), None),
             Self::EnvoyFilters => Change::EnvoyFilter(namespace.into(), None),
             Self::AuthorizationPolicies => Change::Policy(config(), None),
             Self::RequestAuthentications => Change::Jwks(config(), None),
@@ -303,7 +308,15 @@ impl Observe for DynamicObject {
             Some("VirtualService") => observe_virtual_service(self, key, system_namespace),
             Some("HTTPRoute") => observe_route::<HttpMatch>(self, key, RouteKind::Http),
             Some("GRPCRoute") => observe_route::<GrpcMatch>(self, key, RouteKind::Grpc),
-            Some("ServiceEntry") => observe_service_entry(self, key),
+            Some("ServiceEntry") => {
+                let facts = ServiceEntryFacts::of(&spec(self)?, &key.namespace);
+                Ok(Change::ServiceEntry(key, Some(facts)))
+            }
+            Some("DestinationRule") => {
+                let spec: DestinationRuleSpec = spec(self)?;
+                let host = qualify(&spec.host, &key.namespace);
+                Ok(Change::DestinationRule(key, Some(host)))
+            }
             Some("AuthorizationPolicy") => {
                 let policy = PolicyFacts::of(&spec(self)?, &key.namespace);
                 Ok(Change::Policy(key, policy))
@@ -447,24 +460,6 @@ fn observe_route<M: Matched + DeserializeOwned>(
 ) -> Result<Change, Unreadable> {
     let facts = RouteFacts::of::<M>(&spec(object)?, &config, created(&object.metadata));
     Ok(Change::Route(RouteKey { config, kind }, facts))
-}
-
-fn observe_service_entry(object: &DynamicObject, key: ConfigKey) -> Result<Change, Unreadable> {
-    let spec: ServiceEntrySpec = spec(object)?;
-    let is_http = |protocol: &str| matches!(protocol, "HTTP" | "HTTP2" | "GRPC" | "GRPC-WEB");
-    let takes_all = |protocol: &str| spec.addresses.is_empty() || is_http(protocol);
-    let ports = spec
-        .ports
-        .iter()
-        .filter(|port| takes_all(&port.protocol.to_ascii_uppercase()));
-    let visibility = Visibility::parse(spec.export_to.iter().map(String::as_str), &key.namespace);
-    let facts = ServiceEntryFacts {
-        hosts: spec.hosts.iter().map(|host| Name::from(host.as_str())).collect(),
-        wildcard_ports: ports.filter_map(|port| u16::try_from(port.number).ok()).collect(),
-        exported_by_default: visibility.is_none(),
-        visibility: visibility.unwrap_or_default(),
-    };
-    Ok(Change::ServiceEntry(key, Some(facts)))
 }
 
 fn peer_authentication(spec: &PeerAuthenticationSpec, meta: &ObjectMeta) -> PeerAuthenticationFacts {

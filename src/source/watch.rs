@@ -91,6 +91,7 @@ pub fn start(context: &Context, tasks: &mut Supervisor, readiness: &Readiness) {
     );
     for watched in [
         Watched::ServiceEntries,
+        Watched::DestinationRules,
         Watched::ServiceFences,
         Watched::Sidecars,
         Watched::VirtualServices,

@@ -36,7 +36,8 @@ pub struct ServiceFenceStatus {
     pub forgot: Option<Forgot>,
 
     /// That metrics have shown all connections of the workload for as long as `expireAfter`: from then on
-    /// `learning.nonHttp: Auto` is like `Learn`. Absent before that, and where `nonHttp` is not `Auto`.
+    /// `learning.nonHttp: Auto` is like `Learn`, and hosts of ServiceEntries leave with `learning.serviceEntries: Learn`.
+    /// Absent before that, and where neither is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections: Option<Connections>,
 

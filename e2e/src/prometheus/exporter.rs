@@ -20,7 +20,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Service;
-use kube::api::Api;
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use serde_json::{Value, json};
 use tokio::net::TcpSocket;
 use tokio::sync::Mutex;
@@ -131,11 +131,14 @@ impl Exporter {
         Ok(text)
     }
 
-    /// Whether Istio takes a port for one of HTTP, by its name.
+    /// Whether Istio takes a port for one of HTTP, by its name or protocol.
     async fn is_http(&self, destination: &Destination<'_>) -> Result<bool> {
         let Some(port) = destination.port else {
             return Ok(false);
         };
+        if destination.is_outside() {
+            return self.is_http_outside(destination.host, port).await;
+        }
         let api: Api<Service> = Api::namespaced(self.core.client.clone(), destination.namespace());
         let service = api.get_opt(destination.name()).await?;
         let ports = service
@@ -148,6 +151,22 @@ impl Exporter {
             .and_then(|is| is.name);
         // The ports of the fallback gateway take both.
         Ok(name.is_none_or(|name| name.starts_with("http") || name.starts_with("grpc")))
+    }
+
+    async fn is_http_outside(&self, host: &str, port: i32) -> Result<bool> {
+        let kind = GroupVersionKind::gvk("networking.istio.io", "v1", "ServiceEntry");
+        let resource = ApiResource::from_gvk_with_plural(&kind, "serviceentries");
+        let all: Api<DynamicObject> = Api::all_with(self.core.client.clone(), &resource);
+        let entries = all.list(&ListParams::default()).await?.items;
+        let list = |entry: &DynamicObject, field: &str| {
+            let list = entry.data["spec"][field].as_array();
+            list.cloned().unwrap_or_default()
+        };
+        let of_host = entries
+            .iter()
+            .filter(|entry| list(entry, "hosts").iter().any(|is| is == host));
+        let mut ports = of_host.flat_map(|entry| list(entry, "ports"));
+        Ok(ports.any(|is| is["number"] == port && is["protocol"] == "HTTP"))
     }
 }
 
@@ -242,13 +261,22 @@ impl<'a> Destination<'a> {
         Some(Self { host, cluster, port })
     }
 
+    /// Whether it is a host of a ServiceEntry.
+    fn is_outside(&self) -> bool {
+        self.port.is_some() && !self.host.ends_with(".svc.cluster.local")
+    }
+
     fn name(&self) -> &'a str {
-        self.port
-            .map_or(self.cluster, |_| self.host.split('.').next().unwrap_or_default())
+        match self.port {
+            None => self.cluster,
+            Some(_) if self.is_outside() => self.host,
+            Some(_) => self.host.split('.').next().unwrap_or_default(),
+        }
     }
 
     fn namespace(&self) -> &'a str {
         self.port
+            .filter(|_| !self.is_outside())
             .and_then(|_| self.host.split('.').nth(1))
             .unwrap_or("unknown")
     }

@@ -17,12 +17,12 @@ pub(crate) struct Calls {
     pub(crate) host: String,
 }
 
-/// A workload whose metrics go back for more than a day, without a gap: it calls one host, and has a connection to another.
+/// A workload whose metrics go back for more than a day, without a gap: it calls one host, and has connections to others.
 pub(crate) struct Steady {
     pub(crate) namespace: &'static str,
     pub(crate) workload: &'static str,
     pub(crate) called: String,
-    pub(crate) connected: String,
+    pub(crate) connected: Vec<String>,
 }
 
 impl Steady {
@@ -78,13 +78,10 @@ pub(crate) fn text(all: &[Calls], steady: &Steady, now: Timestamp) -> String {
         ("received_bytes", 100),
     ] {
         let _ = writeln!(text, "# TYPE istio_tcp_{counter} counter");
-        steady.write(
-            &mut text,
-            &format!("istio_tcp_{counter}_total"),
-            &steady.connected,
-            step,
-            now,
-        );
+        for host in &steady.connected {
+            let counter = format!("istio_tcp_{counter}_total");
+            steady.write(&mut text, &counter, host, step, now);
+        }
     }
     text + "# EOF\n"
 }

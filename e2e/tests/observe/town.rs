@@ -194,7 +194,7 @@ fn steady() -> past::Steady {
         namespace: "patient",
         workload: "web",
         called: host("http-0"),
-        connected: host("stream"),
+        connected: vec![host("stream"), crate::outside::USED.to_owned()],
     }
 }
 

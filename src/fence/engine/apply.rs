@@ -10,8 +10,7 @@ use super::{Engine, Fence};
 use crate::fence::allow::Allowed;
 use crate::fence::change::{Change, Dirty, Target, UnknownLabel};
 use crate::fence::facts::{
-    Asks, ByLabel, NamespaceFacts, PodFacts, ServiceEntryFacts, ServiceFacts, ServiceKind, SidecarFacts,
-    Written,
+    Asks, ByLabel, NamespaceFacts, PodFacts, ServiceFacts, ServiceKind, SidecarFacts, Written,
 };
 use crate::fence::jwks::JwksFacts;
 use crate::fence::name::{ConfigKey, FenceKey, Name, PodKey, ServiceKey};
@@ -30,6 +29,7 @@ impl Engine {
             // What endpoints a Service has changes no plan: what a status says of them may be an hour old.
             Change::Endpoints(key, facts) => self.registry.set_endpoints(&key, facts),
             Change::ServiceEntry(key, facts) => self.apply_service_entry(&key, facts, &mut dirty),
+            Change::DestinationRule(key, host) => self.apply_destination_rule(&key, host, &mut dirty),
             Change::VirtualService(key, facts) => self.apply_virtual_service(&key, facts, &mut dirty),
             Change::Route(key, facts) => self.apply_route(&key, facts, &mut dirty),
             Change::Pod(key, facts) => self.apply_pod(&key, facts, &mut dirty),
@@ -164,6 +164,7 @@ impl Engine {
         if self.registry.placeholder_ports() != ports_before {
             dirty.targets.insert(Target::Ports);
             self.dirty_learning_headless(dirty);
+            self.dirty_learning_service_entries(dirty);
         }
         if either().any(ServiceFacts::is_told_by_pods) {
             self.dirty_envoy_filters(dirty);
@@ -239,23 +240,6 @@ impl Engine {
         // A new port may be one whose listener swallows what is not HTTP.
         if named_otherwise || ports(&old) != ports(&new) {
             self.dirty_fences_naming(key, &either().collect::<Vec<_>>(), dirty);
-        }
-    }
-
-    fn apply_service_entry(&mut self, key: &ConfigKey, facts: Option<ServiceEntryFacts>, dirty: &mut Dirty) {
-        let facts = self.taken_service_entry(key, facts);
-        let new = facts.clone();
-        let old = self.registry.set_service_entry(key, facts);
-        if old != new {
-            let seen = |namespace: &Name| old.iter().chain(&new).any(|entry| entry.visibility.to(namespace));
-            dirty.targets.extend(
-                self.fences
-                    .keys()
-                    .filter(|fence| seen(&fence.namespace))
-                    .cloned()
-                    .map(Target::Fence),
-            );
-            self.dirty_fences_by_alias(old.iter().chain(&new).flat_map(|entry| &entry.hosts), dirty);
         }
     }
 

@@ -165,6 +165,7 @@ impl Engine {
             wishes: &fence.wishes,
             learned: fence.learned(),
             learned_headless: &self.learned_headless(key, fence),
+            learned_entries: &self.learned_entries(key, fence, now),
         };
         let always = scope::Always {
             own: &own,
@@ -239,7 +240,10 @@ impl Engine {
         if let Some(current) = current.filter(|sidecar| sidecar.selector.as_ref() != of) {
             return self.plan_other_pods(case, current, scope, of, plan);
         }
-        let target = scope.imports();
+        let mut target = scope.imports();
+        if let Some(current) = current {
+            target.extend(self.maybe_connected_outside(key, fence, &current.hosts, &target, now));
+        }
         let carried = |hosts: &BTreeSet<ScopeHost>| self.carried(&key.namespace, hosts);
         let wanted = carried(&target);
         let known = match current {

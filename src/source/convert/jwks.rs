@@ -5,7 +5,7 @@ use servicefence_crd::istio::RequestAuthenticationSpec;
 
 use crate::fence::jwks::JwksFacts;
 
-/// What a RequestAuthentication says about keys of Services. What is not an address of the web is not looked up (Istio:
+/// What a RequestAuthentication says about keys elsewhere. What is not an address of the web is not looked up (Istio:
 /// `ParseJwksURI`).
 pub(super) fn facts(spec: &RequestAuthenticationSpec) -> Option<JwksFacts> {
     let uris = spec

@@ -1,5 +1,6 @@
 //! Pods and where they can be reached: of both the few fields that decisions need.
 
+use k8s_openapi::api::core::v1::EnvVar;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use kube::api::ObjectMeta;
 
@@ -21,6 +22,41 @@ pub struct TrimmedPodSpec {
     /// The account whose certificate the pod's proxy has.
     #[serde(default)]
     pub service_account_name: String,
+    #[serde(default)]
+    containers: DnsCapture,
+    #[serde(default)]
+    init_containers: DnsCapture,
+}
+
+/// Whether one of some containers is a proxy that answers DNS queries itself. Nothing else of them is kept: environments
+/// hold secrets.
+/// <https://istio.io/latest/docs/ops/configuration/traffic-management/dns-proxy/>
+#[derive(Clone, Copy, Debug, Default)]
+struct DnsCapture(bool);
+
+impl<'de> serde::Deserialize<'de> for DnsCapture {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(serde::Deserialize)]
+        struct Container {
+            #[serde(default)]
+            env: Vec<EnvVar>,
+        }
+        let containers = Vec::<Container>::deserialize(deserializer)?;
+        let mut all = containers.iter().flat_map(|container| &container.env);
+        Ok(Self(all.any(captures_dns)))
+    }
+}
+
+/// Whether a variable of a proxy's environment may turn on that it answers DNS queries: itself, or in its whole configuration.
+fn captures_dns(variable: &EnvVar) -> bool {
+    const NAME: &str = "ISTIO_META_DNS_CAPTURE";
+    let value = variable.value.as_deref();
+    match variable.name.as_str() {
+        // Where the value comes from elsewhere, it is not known.
+        NAME => !value.is_some_and(|value| matches!(value, "" | "false" | "0")),
+        "PROXY_CONFIG" => value.is_some_and(|value| value.contains(NAME)),
+        _ => false,
+    }
 }
 
 impl Observe for TrimmedPod {
@@ -31,6 +67,7 @@ impl Observe for TrimmedPod {
             account: self.spec.service_account_name.as_str().into(),
             workload: workload_name(&self.metadata).into(),
             proxied: is_injected(&self.metadata),
+            captures_dns: self.spec.containers.0 || self.spec.init_containers.0,
         };
         Ok(Change::Pod(key, Some(facts)))
     }

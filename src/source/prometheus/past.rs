@@ -118,7 +118,7 @@ impl Past {
             .collect();
         for (seen, period) in &traffic.observations {
             if let Some(past) = known.get_mut(&seen.fence) {
-                past.unstored.insert(seen.service.host(), period.last);
+                past.unstored.insert(seen.host.name.clone(), period.last);
             }
         }
         known

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::{PrometheusMetrics, QueryError, Reader, Settings};
-use crate::fence::name::FenceKey;
+use crate::fence::name::{FenceKey, ServiceKey};
 use crate::fence::world::{World, settings as engine_settings};
 use crate::fence::{Engine, Settings as EngineSettings};
 use crate::state::State;
@@ -137,7 +137,12 @@ impl Reading {
     /// Hosts that were seen since the last look.
     fn hosts(&mut self) -> Vec<String> {
         let seen = std::iter::from_fn(|| self.seen.try_recv().ok());
-        seen.map(|seen| seen.observation.service.to_string()).collect()
+        seen.map(|seen| {
+            ServiceKey::of_host(&seen.observation.host.name)
+                .unwrap()
+                .to_string()
+        })
+        .collect()
     }
 
     fn trouble(&self) -> String {

@@ -125,7 +125,7 @@ mod tests {
     fn of(fence: &str, service: &str) -> Observation {
         Observation {
             fence: FenceKey::new("shop", fence),
-            service: ServiceKey::new("books", service),
+            host: ServiceKey::new("books", service).scope_host(),
             source: Source::AccessLog,
         }
     }

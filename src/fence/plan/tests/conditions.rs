@@ -76,7 +76,7 @@ fn a_full_list_is_said() {
     for number in 0..crate::fence::learn::MOST_LEARNED {
         let seen = Observation {
             fence: web(),
-            service: ServiceKey::new("books", format!("s-{number}")),
+            host: ServiceKey::new("books", format!("s-{number}")).scope_host(),
             source: Source::AccessLog,
         };
         world.store(&seen, Period::at(world.now));

@@ -1,5 +1,6 @@
 //! Hosts that are not HTTP: what must be known of a workload's connections before one leaves.
 
+mod outside;
 mod silence;
 
 use std::collections::BTreeMap;

@@ -51,7 +51,7 @@ fn learned(world: &World, destination: &str) -> Option<ServiceKey> {
         destination: destination.parse().unwrap(),
     };
     match world.engine.attribute(&miss, world.now) {
-        Attribution::New(mut seen) => seen.pop().map(|seen| seen.service),
+        Attribution::New(mut seen) => seen.pop().and_then(|seen| ServiceKey::of_host(&seen.host.name)),
         Attribution::Known | Attribution::Unattributed(_) => None,
     }
 }

@@ -313,7 +313,7 @@ proptest! {
                     for (service, at) in called.clone().into_iter().filter(|(_, at)| *at >= since) {
                         let seen = crate::fence::Observation {
                             fence: web(),
-                            service: ServiceKey::new("books", service),
+                            host: ServiceKey::new("books", service).scope_host(),
                             source: servicefence_crd::Source::Prometheus,
                         };
                         world.store(&seen, crate::fence::Period::at(at));

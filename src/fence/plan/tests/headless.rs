@@ -73,7 +73,10 @@ fn called(world: &World, destination: &str) -> String {
     };
     match world.engine.attribute(&miss, world.now) {
         Attribution::New(seen) => {
-            let services: Vec<_> = seen.iter().map(|seen| seen.service.to_string()).collect();
+            let services: Vec<_> = seen
+                .iter()
+                .map(|seen| ServiceKey::of_host(&seen.host.name).unwrap().to_string())
+                .collect();
             services.join(" ")
         }
         Attribution::Known => "known".to_owned(),

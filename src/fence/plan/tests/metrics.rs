@@ -8,7 +8,7 @@ use servicefence_crd::Source;
 
 use super::web;
 use crate::fence::history::{History, Past};
-use crate::fence::name::FenceKey;
+use crate::fence::name::{FenceKey, ServiceKey};
 use crate::fence::world::{World, call, settings};
 use crate::fence::{Call, Change, Period, Settings, Unattributed};
 
@@ -36,7 +36,12 @@ fn taught(world: &World, calls: &[Call]) -> BTreeSet<(String, String)> {
     let pairs = traffic.observations.into_keys();
     pairs
         .inspect(|seen| assert_eq!(seen.source, Source::Prometheus))
-        .map(|seen| (seen.fence.to_string(), seen.service.to_string()))
+        .map(|seen| {
+            (
+                seen.fence.to_string(),
+                ServiceKey::of_host(&seen.host.name).unwrap().to_string(),
+            )
+        })
         .collect()
 }
 

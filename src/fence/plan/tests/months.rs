@@ -106,7 +106,7 @@ impl Store {
             .collect();
         for (seen, period) in &traffic.observations {
             if let Some(past) = read.get_mut(&seen.fence) {
-                past.unstored.insert(seen.service.host(), period.last);
+                past.unstored.insert(seen.host.name.clone(), period.last);
             }
         }
         world.apply(Change::History(History::default()));

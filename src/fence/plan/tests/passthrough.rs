@@ -290,7 +290,7 @@ fn a_silent_host_is_forgotten_only_where_the_next_call_would_be_taken() {
     for service in ["reviews", "ratings"] {
         let seen = Observation {
             fence: web(),
-            service: ServiceKey::new("books", service),
+            host: ServiceKey::new("books", service).scope_host(),
             source: Source::Prometheus,
         };
         world.store(&seen, Period::at(world.now));

@@ -40,9 +40,14 @@ fn outcome(world: &World, source: &str, peer: &str, destination: &str) -> String
     };
     match world.engine.attribute(&miss, world.now) {
         Attribution::New(seen) => {
-            let said = seen
-                .iter()
-                .map(|seen| format!("{} calls {} ({:?})", seen.fence, seen.service, seen.source));
+            let said = seen.iter().map(|seen| {
+                format!(
+                    "{} calls {} ({:?})",
+                    seen.fence,
+                    ServiceKey::of_host(&seen.host.name).unwrap(),
+                    seen.source
+                )
+            });
             said.collect::<Vec<_>>().join(", ")
         }
         Attribution::Known => "known".to_owned(),

@@ -1,14 +1,15 @@
-//! Whatever happens, a host that is not HTTP leaves on a proven silence only.
+//! Whatever happens, a host that is not HTTP, or of a ServiceEntry, leaves on a proven silence only.
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::fence::name::ScopeHost;
 
 /// What happens to a fence and to the metrics that are read for it.
 #[derive(Clone, Debug)]
 enum Turn {
     Pass(i64),
-    /// Bytes flow to such a Service.
+    /// Bytes flow to such a host.
     Use(usize),
     Uncounted,
     Lost,
@@ -23,7 +24,7 @@ enum Turn {
 fn turn() -> impl Strategy<Value = Turn> {
     prop_oneof![
         4 => (1..200_i64).prop_map(Turn::Pass),
-        4 => (0..4_usize).prop_map(Turn::Use),
+        4 => (0..5_usize).prop_map(Turn::Use),
         1 => Just(Turn::Uncounted),
         1 => Just(Turn::Lost),
         3 => (0..600_i64, 0..600_i64).prop_map(|(calls, bytes)| Turn::Read(calls, bytes)),
@@ -37,20 +38,32 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_host_that_is_not_http_leaves_but_on_a_proven_silence(turns in prop::collection::vec(turn(), 1..40)) {
-        const SERVICES: [&str; 4] = ["db", "cache", "queue", "search"];
+    fn no_host_whose_connections_would_be_cut_leaves_but_on_a_proven_silence(turns in prop::collection::vec(turn(), 1..40)) {
+        const HOSTS: [&str; 5] = [
+            "db.data.svc.cluster.local",
+            "cache.data.svc.cluster.local",
+            "queue.data.svc.cluster.local",
+            "search.data.svc.cluster.local",
+            "api.example.com",
+        ];
         let long = SignedDuration::from_hours(336);
         let mut world = shop(true);
-        for service in SERVICES {
+        for service in ["db", "cache", "queue", "search"] {
             world.service("data", service, &["tcp:5432"]);
         }
+        // The first keeps the listener.
+        for (name, host) in [("a", "first.example.com"), ("api", "api.example.com")] {
+            let entry = json!({"hosts": [host], "ports": [{"number": 443, "protocol": "TLS"}]});
+            world.object("ServiceEntry", "data", name, entry);
+        }
+        world.edit("shop", "web", json!({"learning": {"serviceEntries": "Learn"}}));
         world.settle();
         let mut last_used: BTreeMap<&str, Timestamp> = BTreeMap::new();
         // Since when connections are known, as this test reckons.
         let mut known_since: Option<Timestamp> = None;
         for turn in turns {
             // Without a Sidecar the proxies know the whole mesh.
-            let all = || SERVICES.map(|service| format!("data/{service}.data.svc.cluster.local")).to_vec();
+            let all = || HOSTS.map(|host| format!("data/{host}")).to_vec();
             let before = world.scope("shop", "web").unwrap_or_else(all);
             match turn {
                 Turn::Pass(hours) => for _ in 0..hours {
@@ -62,9 +75,9 @@ proptest! {
                     world.settle();
                 },
                 Turn::Use(at) => {
-                    last_used.insert(SERVICES[at], world.now);
+                    last_used.insert(HOSTS[at], world.now);
                     if known_since.is_some() {
-                        using(&mut world, &[&format!("{}.data", SERVICES[at])]);
+                        world.calls(&[call("shop", "web", HOSTS[at])]);
                     }
                 }
                 Turn::Uncounted => {
@@ -80,11 +93,11 @@ proptest! {
                     let of_connections = since[0].max(since[1]);
                     read(&mut world, since[0], of_connections);
                     known_since = Some(of_connections);
-                    for (service, at) in last_used.clone() {
+                    for (host, at) in last_used.clone() {
                         if at >= since[0] {
                             let seen = crate::fence::Observation {
                                 fence: web(),
-                                service: ServiceKey::new("data", service),
+                                host: ScopeHost::new("data", host),
                                 source: servicefence_crd::Source::Prometheus,
                             };
                             world.store(&seen, crate::fence::Period::at(at));
@@ -108,11 +121,11 @@ proptest! {
             }
             let after = world.scope("shop", "web").unwrap_or_else(all);
             for left in before.into_iter().filter(|host| !after.contains(host)) {
-                let service = SERVICES.into_iter().find(|service| left.starts_with(&format!("data/{service}.")));
-                let Some(service) = service else { continue };
+                let host = HOSTS.into_iter().find(|host| left == format!("data/{host}"));
+                let Some(host) = host else { continue };
                 let known = known_since.expect("nothing leaves while metrics cannot be read");
                 prop_assert!(world.now.duration_since(known) >= long, "{} left, connections are known since {}", left, known);
-                if let Some(used) = last_used.get(service) {
+                if let Some(used) = last_used.get(host) {
                     prop_assert!(world.now.duration_since(*used) >= long, "{} left, used {}", left, used);
                 }
             }

@@ -1,0 +1,106 @@
+//! Hosts outside the mesh, of which a fence has in scope what it uses.
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+use servicefence_e2e::wait::{LONG, until};
+use servicefence_e2e::{Call, HttpClient, Mesh, Protocol, Server};
+
+/// The caller.
+const CALLER: &str = "patient/web";
+
+/// Metrics tell of a connection to it.
+pub(crate) const USED: &str = "used.outside.example";
+/// Nobody calls it.
+pub(crate) const IDLE: &str = "idle.outside.example";
+/// The same; by its name it is the first of the three, and keeps the listeners of their port numbers.
+const FIRST: &str = "a.outside.example";
+/// No ServiceEntry has it: connections to it pass through the listener of the others.
+const UNKNOWN: &str = "unknown.outside.example";
+
+/// Connections from before the first Sidecar.
+pub(crate) struct Connections(Vec<HttpClient>);
+
+impl Connections {
+    /// Adds the hosts, and connects to what is used and to what no ServiceEntry has.
+    pub(crate) async fn open(mesh: &Mesh) -> Result<Self> {
+        let servers = [(Protocol::Http, 80), (Protocol::Tls, 443)];
+        let servers = servers.map(|(protocol, port)| Server { protocol, port });
+        for host in [FIRST, IDLE, USED, UNKNOWN] {
+            mesh.add_external(host, &servers).await?;
+        }
+        for host in [FIRST, IDLE, USED] {
+            mesh.apply(&json!({
+                "apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry",
+                "metadata": {"name": host.split('.').next(), "namespace": "store"},
+                "spec": {"hosts": [host], "location": "MESH_EXTERNAL", "resolution": "DNS", "ports": [
+                    {"number": 80, "name": "http", "protocol": "HTTP"}, {"number": 443, "name": "tls", "protocol": "TLS"}]},
+            }))
+            .await?;
+        }
+        until("clusters of all", LONG, async || {
+            let dump = mesh.proxy(CALLER)?.config_dump().await?.to_string();
+            let missing = [FIRST, IDLE, USED]
+                .into_iter()
+                .find(|host| !dump.contains(&format!("outbound|443||{host}")));
+            ensure!(missing.is_none(), "{missing:?}");
+            calls(mesh, USED, USED).await
+        })
+        .await?;
+        let mut clients = Vec::new();
+        for host in [USED, UNKNOWN] {
+            clients.push(mesh.http_client(CALLER, &format!("tls://{host}/")).await?);
+        }
+        let mut connections = Self(clients);
+        for client in &mut connections.0 {
+            let reply = client.get("/before").await;
+            ensure!(reply.status == Some(200), "{reply}");
+        }
+        Ok(connections)
+    }
+
+    /// Whether none of them was cut.
+    pub(crate) async fn are_open(&mut self) -> Result<()> {
+        for client in &mut self.0 {
+            let reply = client.get("/after").await;
+            ensure!(
+                reply.status == Some(200) && !reply.new_connection,
+                "{client:?}: {reply}"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// What is used is in scope, and what is not is reached as if there were no ServiceEntry.
+pub(crate) async fn what_is_not_in_scope_is_passed_through(mesh: &Mesh) -> Result<()> {
+    let scope = mesh.scope("patient", "web").await?;
+    let outside = scope.iter().filter(|host| host.ends_with(".outside.example"));
+    let outside: Vec<_> = outside.collect();
+    ensure!(
+        outside == [&format!("store/{FIRST}"), &format!("store/{USED}")],
+        "{outside:?}"
+    );
+    until("a proxy that no longer knows the idle host", LONG, async || {
+        calls(mesh, IDLE, "PassthroughCluster").await
+    })
+    .await?;
+    calls(mesh, USED, USED).await?;
+    calls(mesh, UNKNOWN, "PassthroughCluster").await
+}
+
+/// Calls a host by HTTP and by TLS, and sees which cluster of the caller's proxy that takes.
+async fn calls(mesh: &Mesh, host: &str, cluster: &str) -> Result<()> {
+    for scheme in ["http", "tls"] {
+        let call = Call::get(&format!("{scheme}://{host}/"));
+        let (reply, taken) = mesh.proxy(CALLER)?.watch(mesh.call(CALLER, &call)).await?;
+        ensure!(
+            reply.is_from(&format!("external/{host}")),
+            "{scheme}: {reply}, by {taken}"
+        );
+        ensure!(
+            taken.uses(cluster) && !taken.fallback(),
+            "{scheme}: {reply}, by {taken}"
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,336 @@
+//! Hosts of ServiceEntries: what keeps one in scope, and on what evidence it leaves.
+
+use serde_json::Value;
+
+use super::*;
+use crate::fence::name::PodKey;
+use crate::source::convert::Watched;
+
+const API: &str = "data/api.example.com";
+const FIRST: &str = "data/first.example.com";
+const LEARN: &str = "Learn";
+
+/// A shop that learns hosts of ServiceEntries and has called `reviews` and these for long enough, in a mesh with two such
+/// hosts of one port.
+fn shop_outside(mode: &str, called: &[&str]) -> World {
+    let mut world = shop(true);
+    declare(&mut world, "data", "a", &entry("first.example.com"));
+    declare(&mut world, "data", "api", &entry("api.example.com"));
+    world.edit("shop", "web", json!({"learning": {"serviceEntries": mode}}));
+    world.settle();
+    known(&mut world, called);
+    world
+}
+
+fn entry(host: &str) -> Value {
+    json!({"hosts": [host], "resolution": "DNS", "ports": [{"number": 443, "name": "tls", "protocol": "TLS"}]})
+}
+
+fn declare(world: &mut World, namespace: &str, name: &str, spec: &Value) {
+    world.object("ServiceEntry", namespace, name, spec.clone());
+    world.settle();
+}
+
+/// All connections are known for as long as it takes, and these hosts were called.
+fn known(world: &mut World, called: &[&str]) {
+    let since = world.now - DAY * 14;
+    read(world, since, since);
+    calling(world, called);
+    world.settle();
+}
+
+fn calling(world: &mut World, called: &[&str]) {
+    let always = ["reviews.books.svc.cluster.local", "db.data.svc.cluster.local"];
+    let calls: Vec<_> = called
+        .iter()
+        .chain(&always)
+        .map(|host| call("shop", "web", host))
+        .collect();
+    world.calls(&calls);
+}
+
+/// The hosts of `example.com` in scope.
+fn outside(world: &World) -> Vec<String> {
+    let scope = scope(world);
+    scope
+        .into_iter()
+        .filter(|host| host.ends_with(".example.com"))
+        .collect()
+}
+
+fn explain(world: &World, host: &str) -> crate::fence::Explanation {
+    world.engine.explain(&web(), host, world.now).unwrap()
+}
+
+fn why(world: &World, host: &str) -> String {
+    let because = explain(world, host).because;
+    because.into_iter().map(|because| because.detail).collect()
+}
+
+#[test]
+fn one_that_was_not_used_is_not_in_scope_and_one_that_was_is() {
+    let world = shop_outside(LEARN, &[]);
+    assert_eq!(outside(&world), [FIRST]);
+    let said = explain(&world, "api.example.com").answer;
+    assert_eq!(
+        said,
+        "api.example.com is not in scope: nothing allows it and no call to it was seen; calls to it are passed through by \
+         Istio and not seen, so only spec.allow brings it into scope"
+    );
+    let mut world = shop_outside(LEARN, &["api.example.com"]);
+    assert_eq!(outside(&world), [API, FIRST]);
+    assert_eq!(why(&world, "api.example.com"), "metrics tell of calls to it");
+    // And leaves again, silent for long enough.
+    for _ in 0..(17 * 24) {
+        world.pass(SignedDuration::from_hours(1));
+        calling(&mut world, &[]);
+        world.resync();
+        world.settle();
+    }
+    assert_eq!(outside(&world), [FIRST]);
+}
+
+#[test]
+fn all_stay_where_they_are_not_learned_and_until_connections_are_known() {
+    let world = shop_outside("Keep", &["api.example.com"]);
+    assert_eq!(outside(&world), [API, FIRST]);
+    assert!(why(&world, "api.example.com").contains("learning.serviceEntries keeps such hosts"));
+    let mut world = shop(true);
+    declare(&mut world, "data", "a", &entry("first.example.com"));
+    declare(&mut world, "data", "api", &entry("api.example.com"));
+    let learning = json!({"learning": {"serviceEntries": LEARN, "nonHttp": "Learn"}});
+    world.edit("shop", "web", learning);
+    world.settle();
+    used(&mut world, &USED, DAY);
+    assert_eq!(outside(&world), [API, FIRST]);
+    let said = why(&world, "api.example.com");
+    assert!(
+        said.contains("until metrics have shown all connections"),
+        "{said}"
+    );
+    known(&mut world, &[]);
+    assert_eq!(outside(&world), [FIRST], "nonHttp has nothing to do with it");
+}
+
+#[test]
+fn what_depends_on_its_service_entry_stays() {
+    let more = [
+        (
+            json!({"location": "MESH_INTERNAL"}),
+            "its location is MESH_INTERNAL",
+        ),
+        (
+            json!({"addresses": ["240.0.0.7"]}),
+            "its addresses lead nowhere else",
+        ),
+        (
+            json!({"endpoints": [{"address": "proxy.example.org"}]}),
+            "its endpoints are not",
+        ),
+        (
+            json!({"workloadSelector": {"labels": {"app": "vm"}}}),
+            "its endpoints are not",
+        ),
+        (
+            json!({"ports": [{"number": 80, "protocol": "HTTP", "targetPort": 443}]}),
+            "its targetPort",
+        ),
+        (
+            json!({"ports": [{"number": 443, "protocol": "TLS"}, {"number": 3306, "protocol": "TCP"}]}),
+            "neither HTTP nor TLS",
+        ),
+        (json!({"ports": [{"number": 443}]}), "neither HTTP nor TLS"),
+    ];
+    for (more, said) in more {
+        let mut world = shop_outside(LEARN, &[]);
+        let mut spec = entry("api.example.com");
+        for (key, value) in more.as_object().unwrap() {
+            spec[key] = value.clone();
+        }
+        declare(&mut world, "data", "api", &spec);
+        assert!(outside(&world).contains(&API.to_owned()), "{more}");
+        assert!(
+            why(&world, "api.example.com").contains(said),
+            "{}",
+            why(&world, "api.example.com")
+        );
+        // Whichever of several ServiceEntries of the host it is.
+        declare(&mut world, "books", "again", &entry("api.example.com"));
+        assert_eq!(outside(&world), ["books/api.example.com", API], "{more}");
+    }
+}
+
+#[test]
+fn what_others_say_of_a_host_keeps_it() {
+    let rules = json!({"hosts": ["api.example.com"], "tls": []});
+    let wildcard = json!({"hosts": ["*.example.com"]});
+    let named = json!({"host": "api.example.com", "trafficPolicy": {"tls": {"mode": "SIMPLE"}}});
+    let all = json!({"host": "*.example.com"});
+    for (kind, watched, namespace, spec, said) in [
+        (
+            "VirtualService",
+            Watched::VirtualServices,
+            "data",
+            rules,
+            "a VirtualService has rules for it",
+        ),
+        (
+            "VirtualService",
+            Watched::VirtualServices,
+            "data",
+            wildcard,
+            "a VirtualService has rules for it",
+        ),
+        (
+            "DestinationRule",
+            Watched::DestinationRules,
+            "elsewhere",
+            named,
+            "a DestinationRule says",
+        ),
+        (
+            "DestinationRule",
+            Watched::DestinationRules,
+            "istio-system",
+            all,
+            "a DestinationRule says",
+        ),
+    ] {
+        let mut world = shop_outside(LEARN, &[]);
+        world.object(kind, namespace, "mine", spec.clone());
+        world.settle();
+        assert_eq!(outside(&world)[..1], [API], "{kind} {spec}");
+        assert!(
+            why(&world, "api.example.com").contains(said),
+            "{kind}: {}",
+            why(&world, "api.example.com")
+        );
+        world.gone(watched, namespace, "mine");
+        world.settle();
+        assert_eq!(outside(&world), [FIRST], "{kind} {spec}");
+    }
+    // One of a Service says nothing of them.
+    let mut world = shop_outside(LEARN, &[]);
+    world.object("DestinationRule", "data", "db", json!({"host": "api"}));
+    assert!(world.settle().is_empty());
+}
+
+#[test]
+fn all_stay_where_a_call_would_be_refused_or_not_resolved() {
+    let mut world = shop_outside(LEARN, &[]);
+    mesh_config(&mut world, "outboundTrafficPolicy: {mode: REGISTRY_ONLY}");
+    assert_eq!(outside(&world), [API, FIRST]);
+    assert!(why(&world, "api.example.com").contains("the mesh is REGISTRY_ONLY"));
+    mesh_config(&mut world, "");
+    assert_eq!(outside(&world), [FIRST]);
+    let pod = |world: &mut World, captures_dns| {
+        let key = PodKey::new("shop", "web-1");
+        let facts = crate::fence::facts::PodFacts {
+            labels: [("app".to_owned(), "web".to_owned())].into(),
+            account: "default".into(),
+            workload: "web".into(),
+            proxied: true,
+            captures_dns,
+        };
+        world.apply(Change::Pod(key, Some(facts)));
+        world.settle();
+    };
+    pod(&mut world, true);
+    assert_eq!(outside(&world), [API, FIRST]);
+    assert!(why(&world, "api.example.com").contains("ISTIO_META_DNS_CAPTURE"));
+    pod(&mut world, false);
+    assert_eq!(outside(&world), [FIRST]);
+}
+
+#[test]
+fn one_host_keeps_the_listener_of_a_port_number_unless_it_is_there_anyway() {
+    let mut world = shop_outside(LEARN, &[]);
+    let said = why(&world, "first.example.com");
+    assert!(
+        said.contains("connections that pass through there would be cut"),
+        "{said}"
+    );
+    let http = |port: u16| json!({"hosts": ["web.example.com"], "resolution": "DNS", "ports": [{"number": port, "protocol": "HTTP"}]});
+    declare(&mut world, "data", "web", &http(8081));
+    assert_eq!(outside(&world), [FIRST, "data/web.example.com"]);
+    // Services of the mesh have HTTP there, so the placeholder has too.
+    declare(&mut world, "data", "web", &http(8080));
+    assert_eq!(outside(&world), [FIRST]);
+    let clash = world.service("books", "clash", &["tcp:8080"]);
+    world.settle();
+    assert_eq!(outside(&world), [FIRST, "data/web.example.com"]);
+    world.no_service(&clash);
+    world.settle();
+    assert_eq!(outside(&world), [FIRST]);
+    // A host that stays for itself is enough.
+    declare(&mut world, "data", "b", &entry("*.example.com"));
+    assert_eq!(outside(&world), ["data/*.example.com"]);
+}
+
+#[test]
+fn what_is_allowed_or_has_keys_of_tokens_is_in_scope() {
+    let mut world = shop_outside(LEARN, &[]);
+    let rule = json!({"jwtRules": [{"issuer": "x", "jwksUri": "https://api.example.com/keys"}]});
+    world.object("RequestAuthentication", "shop", "tokens", rule);
+    world.settle();
+    assert_eq!(outside(&world), [API, FIRST]);
+    assert!(why(&world, "api.example.com").contains("the keys of RequestAuthentication shop/tokens"));
+    world.gone(Watched::RequestAuthentications, "shop", "tokens");
+    world.settle();
+    assert_eq!(outside(&world), [FIRST]);
+    let learning = json!({"serviceEntries": LEARN});
+    let allowed = json!({"allow": [{"host": "api.example.com"}], "learning": learning});
+    world.edit("shop", "web", allowed);
+    known(&mut world, &[]);
+    assert_eq!(outside(&world), [API, FIRST]);
+    // What it called meanwhile has to be read again: a connection may be open.
+    world.edit("shop", "web", json!({"learning": learning}));
+    world.settle();
+    assert_eq!(outside(&world), [API, FIRST]);
+    let said = explain(&world, "api.example.com").answer;
+    assert!(said.contains("the Sidecar keeps it until metrics"), "{said}");
+    known(&mut world, &[]);
+    world.resync();
+    world.settle();
+    assert_eq!(outside(&world), [FIRST]);
+}
+
+#[test]
+fn a_call_teaches_what_the_callers_namespace_sees_of_a_host() {
+    let mut world = shop_outside(LEARN, &[]);
+    let mut hidden = entry("hidden.example.com");
+    hidden["exportTo"] = json!(["."]);
+    declare(&mut world, "data", "hidden", &hidden);
+    declare(&mut world, "books", "api", &entry("api.example.com"));
+    let host = ["api.example.com", "hidden.example.com", "nobody.example.com"];
+    calling(&mut world, &host);
+    world.settle();
+    assert_eq!(outside(&world), ["books/api.example.com", API]);
+    let learned = world.status("shop", "web").learned;
+    assert!(
+        learned.iter().all(|learned| !host[1..].contains(&&*learned.host)),
+        "{learned:?}"
+    );
+    // It is the same one when another namespace declares it alone.
+    world.gone(Watched::ServiceEntries, "books", "api");
+    world.settle();
+    assert_eq!(outside(&world), [API, FIRST]);
+}
+
+#[test]
+fn a_host_that_was_used_stays_where_metrics_leave_out_connections() {
+    let mut world = shop_outside(LEARN, &["api.example.com"]);
+    for _ in 0..(60 * 24) {
+        world.pass(SignedDuration::from_hours(1));
+        calling(&mut world, &[]);
+        world.apply(Change::Uncounted([web()].into()));
+        world.resync();
+        world.settle();
+    }
+    assert_eq!(outside(&world), [API, FIRST]);
+    assert_eq!(
+        why(&world, "api.example.com"),
+        "metrics tell of calls to it",
+        "it is not even forgotten"
+    );
+}
