@@ -8,13 +8,13 @@ use servicefence_e2e::{Call, HttpClient, Mesh, Protocol, Server};
 /// The caller.
 const CALLER: &str = "patient/web";
 
-/// Metrics tell of a connection to it.
+/// Metrics tell of a connection to it, on a port number of its own.
 pub(crate) const USED: &str = "used.outside.example";
 /// Nobody calls it.
 pub(crate) const IDLE: &str = "idle.outside.example";
-/// The same; by its name it is the first of the three, and keeps the listeners of their port numbers.
+/// The same; by its name it is the first, and keeps the listeners of all their port numbers.
 const FIRST: &str = "a.outside.example";
-/// No ServiceEntry has it: connections to it pass through the listener of the others.
+/// No ServiceEntry has it: connections to it pass through a listener that is there for the first and the idle one.
 const UNKNOWN: &str = "unknown.outside.example";
 
 /// Connections from before the first Sidecar.
@@ -23,17 +23,21 @@ pub(crate) struct Connections(Vec<HttpClient>);
 impl Connections {
     /// Adds the hosts, and connects to what is used and to what no ServiceEntry has.
     pub(crate) async fn open(mesh: &Mesh) -> Result<Self> {
-        let servers = [(Protocol::Http, 80), (Protocol::Tls, 443)];
+        let servers = [(Protocol::Http, 80), (Protocol::Tls, 443), (Protocol::Tls, 8443)];
         let servers = servers.map(|(protocol, port)| Server { protocol, port });
         for host in [FIRST, IDLE, USED, UNKNOWN] {
             mesh.add_external(host, &servers).await?;
         }
-        for host in [FIRST, IDLE, USED] {
+        for (host, tls) in [(FIRST, &[443, 8443][..]), (IDLE, &[443]), (USED, &[8443])] {
+            let tls = tls
+                .iter()
+                .map(|port| json!({"number": port, "name": format!("tls-{port}"), "protocol": "TLS"}));
+            let http = json!({"number": 80, "name": "http", "protocol": "HTTP"});
+            let ports: Vec<_> = tls.chain([http]).collect();
             mesh.apply(&json!({
                 "apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry",
                 "metadata": {"name": host.split('.').next(), "namespace": "store"},
-                "spec": {"hosts": [host], "location": "MESH_EXTERNAL", "resolution": "DNS", "ports": [
-                    {"number": 80, "name": "http", "protocol": "HTTP"}, {"number": 443, "name": "tls", "protocol": "TLS"}]},
+                "spec": {"hosts": [host], "location": "MESH_EXTERNAL", "resolution": "DNS", "ports": ports},
             }))
             .await?;
         }
@@ -41,14 +45,14 @@ impl Connections {
             let dump = mesh.proxy(CALLER)?.config_dump().await?.to_string();
             let missing = [FIRST, IDLE, USED]
                 .into_iter()
-                .find(|host| !dump.contains(&format!("outbound|443||{host}")));
+                .find(|host| !dump.contains(&format!("outbound|80||{host}")));
             ensure!(missing.is_none(), "{missing:?}");
             calls(mesh, USED, USED).await
         })
         .await?;
         let mut clients = Vec::new();
         for host in [USED, UNKNOWN] {
-            clients.push(mesh.http_client(CALLER, &format!("tls://{host}/")).await?);
+            clients.push(mesh.http_client(CALLER, &tls(host)).await?);
         }
         let mut connections = Self(clients);
         for client in &mut connections.0 {
@@ -90,8 +94,8 @@ pub(crate) async fn what_is_not_in_scope_is_passed_through(mesh: &Mesh) -> Resul
 
 /// Calls a host by HTTP and by TLS, and sees which cluster of the caller's proxy that takes.
 async fn calls(mesh: &Mesh, host: &str, cluster: &str) -> Result<()> {
-    for scheme in ["http", "tls"] {
-        let call = Call::get(&format!("{scheme}://{host}/"));
+    for (scheme, url) in [("http", format!("http://{host}/")), ("tls", tls(host))] {
+        let call = Call::get(&url);
         let (reply, taken) = mesh.proxy(CALLER)?.watch(mesh.call(CALLER, &call)).await?;
         ensure!(
             reply.is_from(&format!("external/{host}")),
@@ -103,4 +107,9 @@ async fn calls(mesh: &Mesh, host: &str, cluster: &str) -> Result<()> {
         );
     }
     Ok(())
+}
+
+fn tls(host: &str) -> String {
+    let port = if host == USED { 8443 } else { 443 };
+    format!("tls://{host}:{port}/")
 }
