@@ -144,10 +144,11 @@ spec: web
     Ok(())
 }
 
-const ISTIO: [(&str, &str); 3] = [
+const ISTIO: [(&str, &str); 4] = [
     ("VirtualService", "virtualservices"),
     ("Sidecar", "sidecars"),
     ("ServiceEntry", "serviceentries"),
+    ("DestinationRule", "destinationrules"),
 ];
 
 async fn unreadable_istio_objects_stop_nothing(mesh: Mesh) -> Result<()> {
@@ -217,6 +218,11 @@ apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {name: broken, namespace: shop}
 spec: {hosts: [api.example.com], ports: [443]}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: broken, namespace: shop}
+spec: {host: [api.example.com]}
 ",
     )
     .await?;
