@@ -65,8 +65,10 @@ pub(super) enum Kept {
     Settling(Timestamp),
     /// Its ServiceEntry itself.
     Bound(Bound),
-    /// It is no name outside the cluster: a wildcard, which metrics do not tell, or the name of a Service.
-    NoName,
+    /// It is a wildcard, which metrics do not tell.
+    Wildcard,
+    /// It reads like a name of the mesh: the EnvoyFilter may lead its HTTP calls to the gateway.
+    MeshName,
     /// A VirtualService has rules for it.
     Rules,
     /// A DestinationRule says how to connect to it.
@@ -103,7 +105,10 @@ impl fmt::Display for Kept {
             Self::Bound(Bound::Nameless) => {
                 "it has a port that is neither HTTP nor TLS, whose listener leads all connections of that number to it"
             }
-            Self::NoName => "metrics do not tell of calls by this name",
+            Self::Wildcard => "metrics do not tell of calls by a wildcard",
+            Self::MeshName => {
+                "it reads like the name of a Service (two parts, or the last is a namespace), so a call to it may go by the gateway"
+            }
             Self::Rules => "a VirtualService has rules for it, which a call would not follow",
             Self::DestinationRule => "a DestinationRule says how to connect to it, which a call would not heed",
             Self::LastListener => {
@@ -272,8 +277,11 @@ impl Engine {
         if let Some(bound) = seen.find_map(|(_, entry)| entry.bound) {
             return Some(Kept::Bound(bound));
         }
-        if host.contains('*') || ServiceKey::of_host(host).is_some() {
-            return Some(Kept::NoName);
+        if host.contains('*') {
+            return Some(Kept::Wildcard);
+        }
+        if self.reads_like_a_service(host) {
+            return Some(Kept::MeshName);
         }
         if self.registry.has_rules(host, &key.namespace) {
             return Some(Kept::Rules);
@@ -282,6 +290,16 @@ impl Engine {
         self.registry
             .has_destination_rule(host)
             .then_some(Kept::DestinationRule)
+    }
+
+    /// Whether the EnvoyFilter may take a Host header for one of the mesh: see `render::envoy_filter_spec`.
+    fn reads_like_a_service(&self, host: &str) -> bool {
+        let mut parts = host.rsplit('.');
+        let last = parts.next().unwrap_or_default();
+        parts.nth(1).is_none()
+            || last == "svc"
+            || self.registry.namespace(last).is_some()
+            || ServiceKey::of_host(host).is_some()
     }
 
     /// Hosts of ServiceEntries that a fence's Sidecar has and its scope no longer: those to which the workload may be

@@ -139,6 +139,9 @@ impl Engine {
         if was_discovered != self.is_discovered(name) {
             self.discovery_changed(name, dirty);
         }
+        if old.is_none() || new.is_none() {
+            self.dirty_learning_service_entries(dirty);
+        }
         self.dirty_fences_in(name, dirty);
         dirty.targets.insert(Target::Namespace(name.clone()));
         let labels = |facts: &Option<NamespaceFacts>| facts.as_ref().map(|facts| facts.labels.clone());

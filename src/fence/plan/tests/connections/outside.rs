@@ -334,3 +334,31 @@ fn a_host_that_was_used_stays_where_metrics_leave_out_connections() {
         "it is not even forgotten"
     );
 }
+
+#[test]
+fn what_reads_like_a_name_of_the_mesh_stays() {
+    for host in [
+        "example.com",
+        "api.example.books",
+        "x.shop.svc",
+        "db.old.svc.cluster.local",
+    ] {
+        let mut world = shop_outside(LEARN, &[]);
+        declare(&mut world, "data", "api", &entry(host));
+        assert!(scope(&world).contains(&format!("data/{host}")), "{host}");
+        assert!(
+            why(&world, host).contains("it reads like the name of a Service"),
+            "{}",
+            why(&world, host)
+        );
+    }
+    let mut world = shop_outside(LEARN, &[]);
+    assert_eq!(outside(&world), [FIRST]);
+    // A namespace of that name comes and goes.
+    world.namespace("com", None);
+    world.settle();
+    assert_eq!(outside(&world), [API, FIRST]);
+    world.apply(Change::Namespace("com".into(), None));
+    world.settle();
+    assert_eq!(outside(&world), [FIRST]);
+}
