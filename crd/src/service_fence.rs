@@ -398,7 +398,7 @@ pub enum Headless {
 ///
 /// `Learn`: in scope while metrics tell of calls or connections, once they have shown all connections of the workload and
 /// their bytes for as long as `expireAfter`. A first call later is passed through by Istio to where the caller's own DNS
-/// leads, and not seen, so such a host comes back by `allow` only. Those that depend on more than that stay: a host in a
+/// leads, and not seen, so such a host is brought back by `allow`. Those that depend on more than that stay: a host in a
 /// `REGISTRY_ONLY` mesh, with rules or a DestinationRule, with addresses or endpoints, inside the mesh, and others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
 pub enum ServiceEntries {

@@ -226,22 +226,13 @@ impl Engine {
         }
     }
 
-    /// The same of a host of a ServiceEntry.
-    pub(super) fn silence_outside_since(
+    /// The same, where that is what decides.
+    pub(super) fn shown_connections_since(
         &self,
         key: &FenceKey,
         fence: &Fence,
         past: &Past,
     ) -> Option<Timestamp> {
-        if fence.learns_service_entries() {
-            self.shown_connections_since(key, fence, past)
-        } else {
-            // It stays in scope, learned or not.
-            Some(past.known_since)
-        }
-    }
-
-    fn shown_connections_since(&self, key: &FenceKey, fence: &Fence, past: &Past) -> Option<Timestamp> {
         let stored = self.connections_stored(key, fence)?;
         let shown = self.hides_connections(key).is_none();
         shown.then_some(past.connections_known_since.max(stored.known_since))

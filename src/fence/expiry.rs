@@ -113,7 +113,7 @@ impl Engine {
             return None;
         }
         let known_since = match ServiceKey::of_host(&host.host) {
-            None => self.silence_outside_since(key, fence, past)?,
+            None => self.shown_connections_since(key, fence, past)?,
             Some(service) if self.is_http(&service) => past.known_since,
             Some(_) => self.silence_of_connections_since(key, fence, past)?,
         };

@@ -3,6 +3,7 @@
 //! The gateway does where the namespace's EnvoyFilter leads the calls there, and that is one object for all proxies of a
 //! namespace. So a namespace has one fallback: Passthrough only where no fence of it takes the gateway.
 
+use serde_json::Value;
 use servicefence_crd::{Fallback, Mode, Source};
 
 use super::change::{Dirty, Target};
@@ -74,9 +75,20 @@ impl Engine {
     /// Whether Istio refuses what the mesh does not know instead of passing it through.
     pub(super) fn is_registry_only(&self) -> bool {
         let own = self
-            .default_sidecar()
-            .and_then(|(_, sidecar)| sidecar.proxy.get("outboundTrafficPolicy")?.get("mode")?.as_str());
+            .outbound_policy()
+            .and_then(|policy| policy.get("mode")?.as_str());
         own.map_or(self.mesh_config.registry_only, |mode| mode == REGISTRY_ONLY)
+    }
+
+    /// Whether what is passed through may go elsewhere than it was going.
+    pub(super) fn is_led_elsewhere(&self) -> bool {
+        let policy = self.outbound_policy();
+        policy.is_some_and(|policy| policy.get("egressProxy").is_some_and(|proxy| !proxy.is_null()))
+    }
+
+    fn outbound_policy(&self) -> Option<&Value> {
+        let (_, sidecar) = self.default_sidecar()?;
+        sidecar.proxy.get("outboundTrafficPolicy")
     }
 
     pub(super) fn apply_peer_authentication(

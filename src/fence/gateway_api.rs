@@ -19,6 +19,7 @@ pub use self::translate::Matched;
 use super::delegate::Rule;
 use super::facts::VirtualServiceFacts;
 use super::name::{ConfigKey, ServiceKey};
+use super::registry::count;
 
 /// A kind of routes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,11 +55,13 @@ impl fmt::Display for RouteKey {
     }
 }
 
-/// A route that is bound to Services.
+/// A route that is bound to Services or ServiceEntries.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RouteFacts {
     /// The Services.
     parents: BTreeSet<Parent>,
+    /// The ServiceEntries: what istiod makes of these is not known here.
+    entries: BTreeSet<ConfigKey>,
     /// What istiod makes of its rules, before they are merged and sorted.
     rules: Vec<Rule>,
     /// Older routes come first.
@@ -102,19 +105,32 @@ impl Parent {
     }
 }
 
+/// The ServiceEntry that a reference of a route in `namespace` names.
+fn service_entry(parent: &ObjectRef, namespace: &str) -> Option<ConfigKey> {
+    let is_one = parent.group.as_deref() == Some("networking.istio.io")
+        && parent.kind.as_deref() == Some("ServiceEntry");
+    let namespace = parent.namespace.as_deref().unwrap_or(namespace);
+    is_one.then(|| ConfigKey::new(namespace, parent.name.as_str()))
+}
+
 impl RouteFacts {
-    /// Reads a route; `None` where it is about no Service or istiod makes nothing of its rules.
+    /// Reads a route; `None` where it is about none of these or istiod makes nothing of its rules.
     pub fn of<M: Matched>(spec: &RouteSpec<M>, key: &ConfigKey, created: Timestamp) -> Option<Self> {
         let parents = spec.parent_refs.iter();
         let parents: BTreeSet<_> = parents
             .filter_map(|parent| Parent::of(parent, &key.namespace))
             .collect();
-        if parents.is_empty() {
+        let entries = spec.parent_refs.iter();
+        let entries: BTreeSet<_> = entries
+            .filter_map(|parent| service_entry(parent, &key.namespace))
+            .collect();
+        if parents.is_empty() && entries.is_empty() {
             return None;
         }
         let rules = translate::rules(spec, key);
         (!rules.is_empty()).then_some(Self {
             parents,
+            entries,
             rules,
             created,
         })
@@ -127,6 +143,8 @@ pub struct GatewayApi {
     routes: BTreeMap<RouteKey, RouteFacts>,
     /// The routes that each VirtualService is merged of, and what they are bound to.
     merged_of: BTreeMap<ConfigKey, (Parent, BTreeSet<RouteKey>)>,
+    /// How many routes are bound to each ServiceEntry.
+    entries: BTreeMap<ConfigKey, usize>,
 }
 
 impl GatewayApi {
@@ -141,7 +159,14 @@ impl GatewayApi {
         }
         let namespace = &key.config.namespace;
         let mut touched = BTreeSet::new();
-        for parent in self.routes.remove(key).iter().flat_map(|old| &old.parents) {
+        let old = self.routes.remove(key);
+        for entry in old.iter().flat_map(|old| &old.entries) {
+            count(&mut self.entries, entry, false);
+        }
+        for entry in facts.iter().flat_map(|facts| &facts.entries) {
+            count(&mut self.entries, entry, true);
+        }
+        for parent in old.iter().flat_map(|old| &old.parents) {
             let of = parent.virtual_service(namespace);
             if let Some((_, routes)) = self.merged_of.get_mut(&of) {
                 routes.remove(key);
@@ -171,6 +196,18 @@ impl GatewayApi {
             (of, facts)
         });
         merged.collect()
+    }
+
+    /// Whether a route is bound to a ServiceEntry.
+    pub fn binds(&self, entry: &ConfigKey) -> bool {
+        self.entries.contains_key(entry)
+    }
+
+    /// Whether a route is bound to any.
+    pub fn is_outside(&self, route: &RouteKey) -> bool {
+        self.routes
+            .get(route)
+            .is_some_and(|facts| !facts.entries.is_empty())
     }
 }
 

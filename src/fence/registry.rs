@@ -19,7 +19,8 @@ pub use self::aliases::Further;
 pub use self::delegates::ChangedRules;
 use self::delegates::Roots;
 use self::endpoints::Endpoints;
-use self::index::{count, forget, index, naming};
+pub(super) use self::index::count;
+use self::index::{forget, index, naming};
 use super::alias::Alias;
 use super::facts::{
     Labels, NamespaceFacts, Protocol, ServiceFacts, ServiceKind, VirtualServiceFacts, Visibility,
@@ -42,6 +43,7 @@ pub struct Registry {
     namespaces: BTreeMap<Name, NamespaceFacts>,
     services: BTreeMap<ServiceKey, ServiceFacts>,
     service_entries: BTreeMap<ConfigKey, ServiceEntryFacts>,
+    /// As [`index::of_rules`] has them.
     service_entries_by_host: HashMap<Name, BTreeSet<ConfigKey>>,
     /// The host of each.
     destination_rules: BTreeMap<ConfigKey, Name>,
@@ -394,11 +396,6 @@ impl Registry {
             .filter(|number| self.may_be_placeholder_port(**number))
             .copied()
             .collect()
-    }
-
-    /// Whether a port number is one of these.
-    pub fn is_placeholder_port(&self, number: u16) -> bool {
-        self.http_ports.contains_key(&number) && self.may_be_placeholder_port(number)
     }
 
     /// Whether no Service declares anything but HTTP on a port number, and no proxy has it itself.

@@ -241,14 +241,16 @@ pub fn scope(
     }
     let learned = fence.learned.iter();
     for host in learned.filter(|learned| !fence.wishes.denies(&learned.host)) {
-        let mut declared = registry.declared(namespace, &host.host).peekable();
-        if declared.peek().is_none() {
-            scope.add(
-                ScopeHost::new(host.namespace.as_str(), host.host.as_str()),
-                Why::Learned,
-            );
+        let stored = ScopeHost::new(host.namespace.as_str(), host.host.as_str());
+        if ServiceKey::of_host(&host.host).is_some() {
+            scope.add(stored, Why::Learned);
+            continue;
         }
         // Metrics do not tell which of several namespaces declares what they name.
+        let mut declared = registry.declared(namespace, &host.host).peekable();
+        if declared.peek().is_none() {
+            scope.add(stored, Why::Learned);
+        }
         for import in declared {
             scope.add(import, Why::Learned);
         }
@@ -284,8 +286,8 @@ fn add_protocol(scope: &mut Scope, registry: &Registry, fence: &Asking<'_>) -> B
     let namespace = fence.namespace;
     let mut shared_listeners = BTreeSet::new();
     for (key, entry) in registry.service_entries_for(namespace) {
-        // Each of these listeners is there in any case: some host with one stays, or the placeholder has it.
-        shared_listeners.extend(&entry.wildcard_ports);
+        // Each of these listeners is there in any case: some host with one stays.
+        shared_listeners.extend(entry.wildcard_ports());
         for host in &entry.hosts {
             let import = ScopeHost {
                 namespace: key.namespace.clone(),

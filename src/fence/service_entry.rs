@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use servicefence_crd::ServiceEntries;
 use servicefence_crd::istio::{ServiceEntryPort, ServiceEntrySpec};
 
@@ -17,16 +17,19 @@ use super::change::{Dirty, Target};
 use super::connections::Unknown;
 use super::engine::{Engine, Fence};
 use super::facts::Visibility;
-use super::name::{ConfigKey, FenceKey, Name, ScopeHost, ServiceKey};
+use super::name::{ConfigKey, FenceKey, Name, PodKey, ScopeHost, ServiceKey};
+
+/// So long a Sidecar must have been as it is before such a host leaves it: far longer than a cycle of the metrics.
+const SETTLED: SignedDuration = SignedDuration::from_hours(1);
 
 /// A ServiceEntry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceEntryFacts {
     /// The names that it adds.
     pub hosts: Vec<Name>,
-    /// Ports whose listener takes every address of the port number: those of HTTP, and all where
-    /// the entry has no addresses of its own.
-    pub wildcard_ports: BTreeSet<u16>,
+    /// Its ports whose listener takes every address of the port number: those of HTTP, and all where it has no addresses of
+    /// its own.
+    pub listeners: BTreeSet<(u16, Names)>,
     /// What of its own keeps its hosts in every scope.
     pub bound: Option<Bound>,
     /// Who sees it.
@@ -48,6 +51,19 @@ pub enum Bound {
     TargetPort,
     /// A port is neither HTTP nor TLS: no name is in what is sent there, so its listener leads all connections to the host.
     Nameless,
+    /// A port is HTTP/2, which the proxy speaks to the host whatever the caller speaks.
+    Http2,
+}
+
+/// How a host is named in what is sent to a port. Envoy looks for each in a way of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Names {
+    /// In the Host header.
+    Http,
+    /// In the server name of TLS.
+    Tls,
+    /// Not at all.
+    None,
 }
 
 /// What keeps a host of a ServiceEntry in a scope.
@@ -57,6 +73,8 @@ pub(super) enum Kept {
     Asked,
     /// What the mesh does not know is refused.
     RegistryOnly,
+    /// It goes to a proxy for what leaves the mesh.
+    EgressProxy,
     /// The proxy of a pod answers for names of ServiceEntries.
     DnsCapture,
     /// Connections to it may be open that metrics do not show.
@@ -69,10 +87,14 @@ pub(super) enum Kept {
     Wildcard,
     /// It reads like a name of the mesh: the EnvoyFilter may lead its HTTP calls to the gateway.
     MeshName,
-    /// A VirtualService has rules for it.
+    /// A VirtualService or a route of Gateway API has rules for it.
     Rules,
     /// A DestinationRule says how to connect to it.
     DestinationRule,
+    /// A ServiceEntry has a wildcard that it is one of.
+    Covered,
+    /// A ServiceEntry leads all connections of a port number of it to another host.
+    Swallowed,
     /// No other host in scope has a listener of a port number of it.
     LastListener,
 }
@@ -82,6 +104,7 @@ impl fmt::Display for Kept {
         f.write_str(match self {
             Self::Asked => "learning.serviceEntries keeps such hosts",
             Self::RegistryOnly => "the mesh is REGISTRY_ONLY, so a call to it would be refused",
+            Self::EgressProxy => "the mesh's default Sidecar has an egressProxy, which a call to it would take",
             Self::DnsCapture => {
                 "a pod of the workload has ISTIO_META_DNS_CAPTURE, so its proxy would no longer resolve the name"
             }
@@ -102,6 +125,7 @@ impl fmt::Display for Kept {
             Self::Bound(Bound::Addresses) => "its addresses lead nowhere else",
             Self::Bound(Bound::Endpoints) => "its endpoints are not where DNS leads",
             Self::Bound(Bound::TargetPort) => "its targetPort is another than the number of the port",
+            Self::Bound(Bound::Http2) => "it has a port of HTTP/2, which a call to it would speak only if its caller does",
             Self::Bound(Bound::Nameless) => {
                 "it has a port that is neither HTTP nor TLS, whose listener leads all connections of that number to it"
             }
@@ -109,8 +133,12 @@ impl fmt::Display for Kept {
             Self::MeshName => {
                 "it reads like the name of a Service (two parts, or the last is a namespace), so a call to it may go by the gateway"
             }
-            Self::Rules => "a VirtualService has rules for it, which a call would not follow",
+            Self::Rules => "a VirtualService or route has rules for it, which a call would not follow",
             Self::DestinationRule => "a DestinationRule says how to connect to it, which a call would not heed",
+            Self::Covered => "it is one of a wildcard of another ServiceEntry, where calls to it would go",
+            Self::Swallowed => {
+                "another ServiceEntry has its port number without HTTP, TLS or addresses, so calls to it would go there"
+            }
             Self::LastListener => {
                 "the listener of its port number stays with it: connections that pass through there would be cut"
             }
@@ -121,34 +149,31 @@ impl fmt::Display for Kept {
 impl ServiceEntryFacts {
     /// Reads one of `namespace`.
     pub fn of(spec: &ServiceEntrySpec, namespace: &str) -> Self {
-        let takes_all =
-            |port: &&ServiceEntryPort| spec.addresses.is_empty() || Carries::of(port) == Carries::Http;
-        let ports = spec.ports.iter().filter(takes_all);
+        let ports = spec.ports.iter();
+        let ports = ports.filter_map(|port| Some((u16::try_from(port.number).ok()?, Names::of(port))));
+        let takes_all = |names| spec.addresses.is_empty() || names == Names::Http;
         let visibility = Visibility::parse(spec.export_to.iter().map(String::as_str), namespace);
         Self {
             hosts: spec.hosts.iter().map(|host| Name::from(host.as_str())).collect(),
-            wildcard_ports: ports.filter_map(|port| u16::try_from(port.number).ok()).collect(),
+            listeners: ports.filter(|(_, names)| takes_all(*names)).collect(),
             bound: Bound::of(spec),
             exported_by_default: visibility.is_none(),
             visibility: visibility.unwrap_or_default(),
         }
     }
+
+    /// The port numbers on which it listens for all addresses.
+    pub fn wildcard_ports(&self) -> impl Iterator<Item = u16> {
+        self.listeners.iter().map(|(number, _)| *number)
+    }
 }
 
-/// How a host is named in what is sent to a port.
-#[derive(PartialEq, Eq)]
-enum Carries {
-    Http,
-    Tls,
-    Nothing,
-}
-
-impl Carries {
+impl Names {
     fn of(port: &ServiceEntryPort) -> Self {
         match port.protocol.to_ascii_uppercase().as_str() {
             "HTTP" | "HTTP2" | "GRPC" | "GRPC-WEB" => Self::Http,
             "HTTPS" | "TLS" => Self::Tls,
-            _ => Self::Nothing,
+            _ => Self::None,
         }
     }
 }
@@ -168,10 +193,12 @@ impl Bound {
         if ports.any(|port| port.target_port != 0 && port.target_port != port.number) {
             return Some(Self::TargetPort);
         }
-        let mut ports = spec.ports.iter();
-        ports
-            .any(|port| Carries::of(port) == Carries::Nothing)
-            .then_some(Self::Nameless)
+        if spec.ports.iter().any(|port| Names::of(port) == Names::None) {
+            return Some(Self::Nameless);
+        }
+        let is_http_1 = |port: &ServiceEntryPort| port.protocol.eq_ignore_ascii_case("HTTP");
+        let mut http = spec.ports.iter().filter(|port| Names::of(port) == Names::Http);
+        http.any(|port| !is_http_1(port)).then_some(Self::Http2)
     }
 }
 
@@ -192,39 +219,33 @@ impl Engine {
         now: Timestamp,
     ) -> BTreeSet<ScopeHost> {
         let mut learned = BTreeSet::new();
-        if self.keeps_all_entries(key, fence, now).is_some() {
+        if self.keeps_all_entries(key, fence).is_some() || !self.connections_decide(key, fence, now) {
             return learned;
         }
-        let mut listeners = BTreeSet::<u16>::new();
+        let swallowed = self.swallowed(key);
+        // What passes through a listener is cut when the last host with one of its kind leaves.
+        let mut listeners = BTreeSet::new();
         let mut leaving = Vec::new();
         for (of, entry) in self.registry.service_entries_for(&key.namespace) {
-            let hosts: Vec<_> = entry
-                .hosts
-                .iter()
-                .filter(|host| self.keeps_host(key, host).is_none())
-                .collect();
-            if hosts.len() == entry.hosts.len() {
-                leaving.push((of, entry));
-            } else {
-                listeners.extend(&entry.wildcard_ports);
+            let leaves = |host: &&Name| self.keeps_host(key, host, &swallowed).is_none();
+            let hosts: Vec<_> = entry.hosts.iter().filter(leaves).collect();
+            if hosts.len() < entry.hosts.len() {
+                listeners.extend(&entry.listeners);
                 learned.extend(hosts.into_iter().map(|host| import(of, host)));
+            } else if !hosts.is_empty() {
+                leaving.push((of, entry));
             }
         }
-        // What passes through the listener of a port number is cut when the last host with one leaves.
-        let (mut last, mut others) = (Vec::new(), BTreeSet::new());
+        let mut last = Vec::new();
         for (of, entry) in leaving {
-            let mut ports = entry.wildcard_ports.iter();
-            let is_last =
-                ports.any(|port| !listeners.contains(port) && !self.registry.is_placeholder_port(*port));
             let imports = entry.hosts.iter().map(|host| import(of, host));
-            if is_last {
-                listeners.extend(&entry.wildcard_ports);
-                last.extend(imports);
+            if entry.listeners.is_subset(&listeners) {
+                learned.extend(imports);
             } else {
-                others.extend(imports);
+                listeners.extend(&entry.listeners);
+                last.extend(imports);
             }
         }
-        learned.extend(others);
         for import in &last {
             learned.remove(import);
         }
@@ -239,30 +260,13 @@ impl Engine {
         host: &ScopeHost,
         now: Timestamp,
     ) -> Option<Kept> {
-        if let Some(kept) = self.keeps_all_entries(key, fence, now) {
+        let for_itself = || self.keeps_host(key, &host.name, &self.swallowed(key));
+        if let Some(kept) = self.keeps_all_entries(key, fence).or_else(for_itself) {
             return Some(kept);
         }
-        self.keeps_host(key, &host.name).or_else(|| {
-            let learned = self.learned_entries(key, fence, now);
-            (!learned.contains(host)).then_some(Kept::LastListener)
-        })
-    }
-
-    fn keeps_all_entries(&self, key: &FenceKey, fence: &Fence, now: Timestamp) -> Option<Kept> {
-        if !fence.learns_service_entries() {
-            return Some(Kept::Asked);
-        }
-        if self.is_registry_only() {
-            return Some(Kept::RegistryOnly);
-        }
-        let mut pods = self.pods_in(&key.namespace);
-        if pods
-            .any(|(pod, facts)| facts.captures_dns && self.fence_of_pod(pod).is_some_and(|(of, _)| of == key))
-        {
-            return Some(Kept::DnsCapture);
-        }
         if self.connections_decide(key, fence, now) {
-            return None;
+            let learned = self.learned_entries(key, fence, now);
+            return (!learned.contains(host)).then_some(Kept::LastListener);
         }
         Some(match self.connections_known_since(key, fence, now) {
             Ok(since) => Kept::Settling(since),
@@ -270,18 +274,54 @@ impl Engine {
         })
     }
 
+    fn keeps_all_entries(&self, key: &FenceKey, fence: &Fence) -> Option<Kept> {
+        if !fence.learns_service_entries() {
+            return Some(Kept::Asked);
+        }
+        if self.is_registry_only() {
+            return Some(Kept::RegistryOnly);
+        }
+        if self.is_led_elsewhere() {
+            return Some(Kept::EgressProxy);
+        }
+        let mut capturing = self.pods_in(&key.namespace).filter(|(_, pod)| pod.captures_dns);
+        let is_own = |pod: &PodKey| self.fence_of_pod(pod).is_some_and(|(of, _)| of == key);
+        capturing.any(|(pod, _)| is_own(pod)).then_some(Kept::DnsCapture)
+    }
+
+    /// The port numbers of which a ServiceEntry takes all connections.
+    fn swallowed(&self, key: &FenceKey) -> BTreeSet<u16> {
+        let seen = self.registry.service_entries_for(&key.namespace);
+        let listeners = seen.flat_map(|(_, entry)| &entry.listeners);
+        let nameless = listeners.filter(|(_, names)| *names == Names::None);
+        nameless.map(|(number, _)| *number).collect()
+    }
+
     /// What keeps a host, whichever of its ServiceEntries it is: metrics do not tell them apart.
-    fn keeps_host(&self, key: &FenceKey, host: &str) -> Option<Kept> {
-        let entries = self.registry.service_entries_of(host);
-        let mut seen = entries.filter(|(_, entry)| entry.visibility.to(&key.namespace));
-        if let Some(bound) = seen.find_map(|(_, entry)| entry.bound) {
-            return Some(Kept::Bound(bound));
+    fn keeps_host(&self, key: &FenceKey, host: &str, swallowed: &BTreeSet<u16>) -> Option<Kept> {
+        for (of, entry) in self.registry.service_entries_of(host) {
+            if !entry.visibility.to(&key.namespace) {
+                continue;
+            }
+            if let Some(bound) = entry.bound {
+                return Some(Kept::Bound(bound));
+            }
+            if self.gateway_api.binds(of) {
+                return Some(Kept::Rules);
+            }
+            if entry.wildcard_ports().any(|number| swallowed.contains(&number)) {
+                return Some(Kept::Swallowed);
+            }
         }
         if host.contains('*') {
             return Some(Kept::Wildcard);
         }
         if self.reads_like_a_service(host) {
             return Some(Kept::MeshName);
+        }
+        let mut covering = self.registry.service_entries_covering(host);
+        if covering.any(|(_, entry)| entry.visibility.to(&key.namespace)) {
+            return Some(Kept::Covered);
         }
         if self.registry.has_rules(host, &key.namespace) {
             return Some(Kept::Rules);
@@ -320,7 +360,11 @@ impl Engine {
             .filter(|host| self.is_declared(key, host))
             .cloned()
             .collect();
-        if leaving.is_empty() || self.connections_known_since(key, fence, now).is_ok() {
+        // While one was out of scope its connections were nobody's to see, and metrics tell of those since then a little later.
+        let is_settled = fence
+            .sidecar_changed
+            .is_none_or(|at| now.duration_since(at) >= SETTLED);
+        if leaving.is_empty() || is_settled && self.connections_known_since(key, fence, now).is_ok() {
             BTreeSet::new()
         } else {
             leaving

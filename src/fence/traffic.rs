@@ -133,6 +133,10 @@ impl Engine {
             return;
         };
         let host = &import.name;
+        // In the scopes of all others it is in any case.
+        if ServiceKey::of_host(host).is_none() && !fence.learns_service_entries() {
+            return;
+        }
         if !fence.resource.spec.learns_from(Source::Prometheus) {
             return traffic.count(Unattributed::SourceOff);
         }

@@ -167,7 +167,6 @@ impl Engine {
         if self.registry.placeholder_ports() != ports_before {
             dirty.targets.insert(Target::Ports);
             self.dirty_learning_headless(dirty);
-            self.dirty_learning_service_entries(dirty);
         }
         if either().any(ServiceFacts::is_told_by_pods) {
             self.dirty_envoy_filters(dirty);

@@ -23,8 +23,12 @@ impl Engine {
     }
 
     pub(super) fn apply_route(&mut self, key: &RouteKey, facts: Option<RouteFacts>, dirty: &mut Dirty) {
+        let was_outside = self.gateway_api.is_outside(key);
         for (key, facts) in self.gateway_api.set(key, facts) {
             self.apply_virtual_service(&key, facts, dirty);
+        }
+        if was_outside || self.gateway_api.is_outside(key) {
+            self.dirty_learning_service_entries(dirty);
         }
     }
 

@@ -49,7 +49,7 @@ pub(super) fn forget<'a, K>(
     }
 }
 
-pub(super) fn count<K: Ord + Clone>(counts: &mut BTreeMap<K, usize>, key: &K, add: bool) {
+pub(in crate::fence) fn count<K: Ord + Clone>(counts: &mut BTreeMap<K, usize>, key: &K, add: bool) {
     let count = counts.entry(key.clone()).or_default();
     *count = if add { *count + 1 } else { count.saturating_sub(1) };
     if *count == 0 {

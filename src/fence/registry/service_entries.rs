@@ -19,8 +19,9 @@ impl Registry {
         };
         let (before, now) = (hosts(&old), hosts(&facts));
         self.aliases.replace(&before, &now);
-        forget(&mut self.service_entries_by_host, &before, key);
-        index(&mut self.service_entries_by_host, &now, key);
+        let under = |hosts: &[Name]| hosts.iter().map(of_rules).collect::<Vec<_>>();
+        forget(&mut self.service_entries_by_host, &under(&before), key);
+        index(&mut self.service_entries_by_host, &under(&now), key);
         self.service_entries
             .extend(facts.map(|facts| (key.clone(), facts)));
         old
@@ -45,8 +46,25 @@ impl Registry {
     pub fn service_entries_of<'a>(
         &'a self,
         host: &str,
+    ) -> impl Iterator<Item = (&'a ConfigKey, &'a ServiceEntryFacts)> + use<'a> {
+        self.service_entries_under(&of_rules(&host.into()))
+    }
+
+    /// ServiceEntries with a wildcard that a host is one of.
+    pub fn service_entries_covering<'a>(
+        &'a self,
+        host: &'a str,
     ) -> impl Iterator<Item = (&'a ConfigKey, &'a ServiceEntryFacts)> {
-        let keys = self.service_entries_by_host.get(host).into_iter().flatten();
+        naming(host)
+            .skip(1)
+            .flat_map(|suffix| self.service_entries_under(suffix))
+    }
+
+    fn service_entries_under<'a>(
+        &'a self,
+        name: &str,
+    ) -> impl Iterator<Item = (&'a ConfigKey, &'a ServiceEntryFacts)> + use<'a> {
+        let keys = self.service_entries_by_host.get(name).into_iter().flatten();
         keys.filter_map(|key| Some((key, self.service_entries.get(key)?)))
     }
 

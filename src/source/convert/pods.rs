@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::EnvVar;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use kube::api::ObjectMeta;
+use serde_json::Value;
 
 use super::{Observe, Unreadable, label, name_of, namespace_of};
 use crate::fence::Change;
@@ -47,14 +48,21 @@ impl<'de> serde::Deserialize<'de> for DnsCapture {
     }
 }
 
-/// Whether a variable of a proxy's environment may turn on that it answers DNS queries: itself, or in its whole configuration.
+/// Whether a variable of a proxy's environment turns on that it answers DNS queries: itself, or as part of its whole
+/// configuration. What cannot be read may do so.
 fn captures_dns(variable: &EnvVar) -> bool {
     const NAME: &str = "ISTIO_META_DNS_CAPTURE";
+    let is_on = |value: Option<&str>| !value.is_some_and(|value| matches!(value, "" | "false" | "0"));
     let value = variable.value.as_deref();
     match variable.name.as_str() {
-        // Where the value comes from elsewhere, it is not known.
-        NAME => !value.is_some_and(|value| matches!(value, "" | "false" | "0")),
-        "PROXY_CONFIG" => value.is_some_and(|value| value.contains(NAME)),
+        NAME => is_on(value),
+        "PROXY_CONFIG" => value.is_some_and(|value| {
+            let config: Result<Value, _> = serde_json::from_str(value);
+            config.map_or(value.contains(NAME), |config| {
+                let said = config["proxyMetadata"].get(NAME);
+                said.is_some_and(|said| is_on(said.as_str()))
+            })
+        }),
         _ => false,
     }
 }
@@ -133,4 +141,54 @@ fn workload_name(meta: &ObjectMeta) -> String {
         _ => None,
     };
     higher.unwrap_or(&owner.name).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Whether a pod with this in a container's environment is taken for one whose proxy answers DNS queries.
+    fn captures(kind: &str, env: &Value) -> bool {
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "shop", "name": "web"},
+            "spec": {kind: [{"name": "app"}, {"name": "istio-proxy", "env": [{"name": "A"}, env]}]},
+        });
+        let pod: TrimmedPod = serde_json::from_value(pod).unwrap();
+        let Ok(Change::Pod(_, Some(facts))) = pod.observe("") else {
+            panic!("it is a pod");
+        };
+        facts.captures_dns
+    }
+
+    #[test]
+    fn a_proxy_that_captures_dns_is_told_by_its_environment() {
+        let named = |value: &str| json!({"name": "ISTIO_META_DNS_CAPTURE", "value": value});
+        let config = |value: &str| json!({"name": "PROXY_CONFIG", "value": value});
+        let elsewhere =
+            json!({"name": "ISTIO_META_DNS_CAPTURE", "valueFrom": {"configMapKeyRef": {"key": "x"}}});
+        for on in [
+            named("true"),
+            named("1"),
+            elsewhere,
+            config(r#"{"proxyMetadata":{"ISTIO_META_DNS_CAPTURE":"true"}}"#),
+            config("proxyMetadata: {ISTIO_META_DNS_CAPTURE: x}"),
+        ] {
+            assert!(
+                captures("containers", &on) && captures("initContainers", &on),
+                "{on}"
+            );
+        }
+        for off in [
+            named("false"),
+            named("0"),
+            named(""),
+            config("{}"),
+            config(r#"{"proxyMetadata":{"ISTIO_META_DNS_CAPTURE":"false"}}"#),
+            json!({"name": "PASSWORD", "value": "ISTIO_META_DNS_CAPTURE"}),
+        ] {
+            assert!(!captures("containers", &off), "{off}");
+        }
+    }
 }

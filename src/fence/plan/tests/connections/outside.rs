@@ -49,6 +49,14 @@ fn calling(world: &mut World, called: &[&str]) {
     world.calls(&calls);
 }
 
+/// Two hours pass, in which the Sidecar stays as it is.
+fn rest(world: &mut World) {
+    world.pass(SignedDuration::from_hours(2));
+    calling(world, &[]);
+    world.resync();
+    world.settle();
+}
+
 /// The hosts of `example.com` in scope.
 fn outside(world: &World) -> Vec<String> {
     let scope = scope(world);
@@ -140,6 +148,10 @@ fn what_depends_on_its_service_entry_stays() {
             "neither HTTP nor TLS",
         ),
         (json!({"ports": [{"number": 443}]}), "neither HTTP nor TLS"),
+        (
+            json!({"ports": [{"number": 80, "protocol": "GRPC"}]}),
+            "a port of HTTP/2",
+        ),
     ];
     for (more, said) in more {
         let mut world = shop_outside(LEARN, &[]);
@@ -156,7 +168,9 @@ fn what_depends_on_its_service_entry_stays() {
         );
         // Whichever of several ServiceEntries of the host it is.
         declare(&mut world, "books", "again", &entry("api.example.com"));
-        assert_eq!(outside(&world), ["books/api.example.com", API], "{more}");
+        rest(&mut world);
+        let both = ["books/api.example.com", API];
+        assert_eq!(&outside(&world)[..2], both, "{more}");
     }
 }
 
@@ -166,20 +180,46 @@ fn what_others_say_of_a_host_keeps_it() {
     let wildcard = json!({"hosts": ["*.example.com"]});
     let named = json!({"host": "api.example.com", "trafficPolicy": {"tls": {"mode": "SIMPLE"}}});
     let all = json!({"host": "*.example.com"});
+    let parent =
+        json!({"group": "networking.istio.io", "kind": "ServiceEntry", "name": "api", "namespace": "data"});
+    let route = json!({"parentRefs": [parent], "rules": [{"backendRefs": [{"name": "proxy", "port": 80}]}]});
+    let covering = entry("*.example.com");
+    let swallowing = json!({"hosts": ["db.example.org"], "ports": [{"number": 443, "protocol": "TCP"}]});
     for (kind, watched, namespace, spec, said) in [
         (
             "VirtualService",
             Watched::VirtualServices,
             "data",
             rules,
-            "a VirtualService has rules for it",
+            "a VirtualService or route has rules for it",
         ),
         (
             "VirtualService",
             Watched::VirtualServices,
             "data",
             wildcard,
-            "a VirtualService has rules for it",
+            "a VirtualService or route has rules for it",
+        ),
+        (
+            "HTTPRoute",
+            Watched::HttpRoutes,
+            "shop",
+            route,
+            "a VirtualService or route has rules for it",
+        ),
+        (
+            "ServiceEntry",
+            Watched::ServiceEntries,
+            "elsewhere",
+            covering,
+            "it is one of a wildcard of another ServiceEntry",
+        ),
+        (
+            "ServiceEntry",
+            Watched::ServiceEntries,
+            "elsewhere",
+            swallowing,
+            "another ServiceEntry has its port number",
         ),
         (
             "DestinationRule",
@@ -199,7 +239,7 @@ fn what_others_say_of_a_host_keeps_it() {
         let mut world = shop_outside(LEARN, &[]);
         world.object(kind, namespace, "mine", spec.clone());
         world.settle();
-        assert_eq!(outside(&world)[..1], [API], "{kind} {spec}");
+        assert!(outside(&world).contains(&API.to_owned()), "{kind} {spec}");
         assert!(
             why(&world, "api.example.com").contains(said),
             "{kind}: {}",
@@ -207,6 +247,12 @@ fn what_others_say_of_a_host_keeps_it() {
         );
         world.gone(watched, namespace, "mine");
         world.settle();
+        assert_eq!(
+            outside(&world),
+            [API, FIRST],
+            "its new connections do not show yet"
+        );
+        rest(&mut world);
         assert_eq!(outside(&world), [FIRST], "{kind} {spec}");
     }
     // One of a Service says nothing of them.
@@ -222,6 +268,16 @@ fn all_stay_where_a_call_would_be_refused_or_not_resolved() {
     assert_eq!(outside(&world), [API, FIRST]);
     assert!(why(&world, "api.example.com").contains("the mesh is REGISTRY_ONLY"));
     mesh_config(&mut world, "");
+    rest(&mut world);
+    assert_eq!(outside(&world), [FIRST]);
+    let proxy = json!({"egress": [{"hosts": ["*/*"]}], "outboundTrafficPolicy": {"egressProxy": {"host": "out.data.svc.cluster.local"}}});
+    world.object("Sidecar", "istio-system", "default", proxy);
+    world.settle();
+    assert_eq!(outside(&world), [API, FIRST]);
+    assert!(why(&world, "api.example.com").contains("egressProxy"));
+    world.gone(Watched::Sidecars, "istio-system", "default");
+    world.settle();
+    rest(&mut world);
     assert_eq!(outside(&world), [FIRST]);
     let pod = |world: &mut World, captures_dns| {
         let key = PodKey::new("shop", "web-1");
@@ -239,32 +295,61 @@ fn all_stay_where_a_call_would_be_refused_or_not_resolved() {
     assert_eq!(outside(&world), [API, FIRST]);
     assert!(why(&world, "api.example.com").contains("ISTIO_META_DNS_CAPTURE"));
     pod(&mut world, false);
+    rest(&mut world);
     assert_eq!(outside(&world), [FIRST]);
 }
 
 #[test]
-fn one_host_keeps_the_listener_of_a_port_number_unless_it_is_there_anyway() {
+fn one_host_keeps_each_kind_of_listener_of_a_port_number() {
     let mut world = shop_outside(LEARN, &[]);
     let said = why(&world, "first.example.com");
     assert!(
         said.contains("connections that pass through there would be cut"),
         "{said}"
     );
-    let http = |port: u16| json!({"hosts": ["web.example.com"], "resolution": "DNS", "ports": [{"number": port, "protocol": "HTTP"}]});
-    declare(&mut world, "data", "web", &http(8081));
+    let http = json!({"hosts": ["web.example.com"], "resolution": "DNS", "ports": [{"number": 443, "protocol": "HTTP"}]});
+    declare(&mut world, "data", "web", &http);
     assert_eq!(outside(&world), [FIRST, "data/web.example.com"]);
-    // Services of the mesh have HTTP there, so the placeholder has too.
-    declare(&mut world, "data", "web", &http(8080));
-    assert_eq!(outside(&world), [FIRST]);
-    let clash = world.service("books", "clash", &["tcp:8080"]);
-    world.settle();
-    assert_eq!(outside(&world), [FIRST, "data/web.example.com"]);
-    world.no_service(&clash);
-    world.settle();
-    assert_eq!(outside(&world), [FIRST]);
     // A host that stays for itself is enough.
-    declare(&mut world, "data", "b", &entry("*.example.com"));
-    assert_eq!(outside(&world), ["data/*.example.com"]);
+    let mut bound = entry("stays.example.com");
+    bound["location"] = json!("MESH_INTERNAL");
+    declare(&mut world, "data", "z", &bound);
+    rest(&mut world);
+    assert_eq!(
+        outside(&world),
+        ["data/stays.example.com", "data/web.example.com"]
+    );
+    // One without hosts keeps nothing.
+    declare(
+        &mut world,
+        "data",
+        "0",
+        &json!({"hosts": [], "ports": http["ports"]}),
+    );
+    rest(&mut world);
+    assert_eq!(
+        outside(&world),
+        ["data/stays.example.com", "data/web.example.com"]
+    );
+}
+
+#[test]
+fn a_service_entry_does_not_hide_the_service_of_its_name() {
+    let mut world = shop(true);
+    used(&mut world, &USED, DAY * 14);
+    let squatter = json!({"hosts": ["reviews.books.svc.cluster.local"], "ports": [{"number": 8080, "protocol": "HTTP"}]});
+    declare(&mut world, "evil", "squatter", &squatter);
+    assert!(scope(&world).contains(&REVIEWS.to_owned()), "{:?}", scope(&world));
+}
+
+#[test]
+fn a_fence_that_keeps_them_all_learns_none() {
+    let world = shop_outside("Keep", &["api.example.com"]);
+    let learned = world.status("shop", "web").learned;
+    assert!(
+        learned.iter().all(|learned| learned.host != "api.example.com"),
+        "{learned:?}"
+    );
 }
 
 #[test]
@@ -277,6 +362,7 @@ fn what_is_allowed_or_has_keys_of_tokens_is_in_scope() {
     assert!(why(&world, "api.example.com").contains("the keys of RequestAuthentication shop/tokens"));
     world.gone(Watched::RequestAuthentications, "shop", "tokens");
     world.settle();
+    rest(&mut world);
     assert_eq!(outside(&world), [FIRST]);
     let learning = json!({"serviceEntries": LEARN});
     let allowed = json!({"allow": [{"host": "api.example.com"}], "learning": learning});
@@ -290,8 +376,7 @@ fn what_is_allowed_or_has_keys_of_tokens_is_in_scope() {
     let said = explain(&world, "api.example.com").answer;
     assert!(said.contains("the Sidecar keeps it until metrics"), "{said}");
     known(&mut world, &[]);
-    world.resync();
-    world.settle();
+    rest(&mut world);
     assert_eq!(outside(&world), [FIRST]);
 }
 
@@ -360,5 +445,6 @@ fn what_reads_like_a_name_of_the_mesh_stays() {
     assert_eq!(outside(&world), [API, FIRST]);
     world.apply(Change::Namespace("com".into(), None));
     world.settle();
+    rest(&mut world);
     assert_eq!(outside(&world), [FIRST]);
 }
