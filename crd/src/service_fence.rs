@@ -111,7 +111,7 @@ pub struct ServiceFenceSpec {
     #[schemars(length(max = 512))]
     pub allow: Vec<Allow>,
 
-    /// Hosts that are never learned, each written as in `allow`. Calls to them go on, by the fallback gateway.
+    /// Hosts that are never learned, each written as in `allow`. Calls to them go on.
     /// What `allow` or a rule of the protocol puts into the scope stays in it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 512), inner(length(max = 253)))]
@@ -247,7 +247,7 @@ pub struct Allow {
     pub namespace_selector: Option<Selector>,
 
     /// When it ends, as in `2027-01-31T00:00:00Z`. The hosts then leave the scope unless something else keeps them
-    /// in it. Calls to a host in scope are not learned, so the next one is a first call.
+    /// in it. Only metrics tell of calls to a host in scope: without them the next one is a first call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub until: Option<Timestamp>,
