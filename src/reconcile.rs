@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::queue::Queue;
 use crate::fence::name::{FenceKey, Name};
-use crate::fence::render::{Kind, Write};
+use crate::fence::render::{Carry, Kind, Write};
 use crate::fence::{Change, Dirty, Target};
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
@@ -202,8 +202,17 @@ impl Reconciler {
         first_error.map_or(Ok(plan.again_at), Err)
     }
 
+    /// One rule that Istio refuses must not keep the routes of its namespace from following the Services.
     async fn routes(&self, namespace: &Name) -> Result<(), WriteError> {
-        let plan = self.state.engine().plan_routes(namespace);
+        let written = self.routes_with(namespace, Carry::All).await;
+        if written.as_ref().is_err_and(|error| error.category() == "refused") {
+            self.routes_with(namespace, Carry::VirtualServices).await?;
+        }
+        written
+    }
+
+    async fn routes_with(&self, namespace: &Name, carry: Carry) -> Result<(), WriteError> {
+        let plan = self.state.engine().plan_routes_with(namespace, carry);
         if let Some(name) = plan.taken.first() {
             return Err(WriteError::NameTaken {
                 kind: Kind::VirtualService.as_str(),

@@ -3,6 +3,8 @@
 //! Each has namespaces of its own, so they run side by side. A figure of what they need: about a
 //! minute and a half on two cores.
 
+#[path = "scenarios/bound.rs"]
+mod bound;
 #[path = "scenarios/headless.rs"]
 mod headless;
 #[path = "scenarios/hosts.rs"]
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
     let all = tcp::all()
         .chain(http::all())
         .chain(routing::all())
+        .chain(bound::all())
         .chain(workloads::all())
         .chain(learning::all())
         .chain(hosts::all())

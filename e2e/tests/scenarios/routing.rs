@@ -1,13 +1,12 @@
-//! The users' own VirtualServices and routes: what they say holds on the first call as on every later one.
+//! The users' own VirtualServices: what they say holds on the first call as on every later one.
 //!
 //! Two servers, `c` and `d`. Services in front of `c` have rules that send their callers to `d`, change the request,
 //! or answer themselves.
 
 use anyhow::{Result, anyhow, ensure};
 use futures_util::future::try_join_all;
-use servicefence_e2e::install::{GATEWAY, SOON, SYSTEM};
-use servicefence_e2e::tools::gateway_api_crds;
-use servicefence_e2e::wait::{Hopeless, LONG, until};
+use servicefence_e2e::install::{GATEWAY, SOON};
+use servicefence_e2e::wait::{Hopeless, until};
 use servicefence_e2e::{Call, Protocol, Reply, Taken, Via};
 
 use crate::scene::Scene;
@@ -16,11 +15,10 @@ crate::scenarios![
     a6_weights_hold_on_first_calls_and_later,
     a6_rules_for_requests_hold_on_first_calls_and_later,
     a6_rules_of_the_callers_namespace_hold_for_its_callers_only,
-    a6_routes_of_gateway_api_hold_on_first_calls_and_later,
 ];
 
 /// A caller in `<topic>`, servers `c` and `d` in `<topic>-books`, and the named Services in front of `c`.
-async fn books(scene: &Scene, topic: &str, services: &[&str]) -> Result<()> {
+pub(crate) async fn books(scene: &Scene, topic: &str, services: &[&str]) -> Result<()> {
     let app = |name: &str| scene.app(&format!("{topic}{name}")).http(8080);
     scene.add([app("/web"), app("-books/c"), app("-books/d")]).await?;
     for name in services {
@@ -357,86 +355,5 @@ async fn a6_rules_of_the_callers_namespace_hold_for_its_callers_only(scene: Scen
         !scope.contains(&format!("{private}/{host}")),
         "it is not of {scope:?}"
     );
-    Ok(())
-}
-
-/// A route of the Service's own namespace, for all callers, and one of a caller's namespace, for the callers there.
-const ROUTES: &str = "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, \
-                      metadata: {name: producer, namespace: $P-bound-books}, spec: {\
-                      parentRefs: [{group: '', kind: Service, name: producer, port: 8080}], rules: [\
-                      {matches: [{path: {type: PathPrefix, value: /old}}], \
-                      filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /new}}}], \
-                      backendRefs: [{name: d, port: 8080}]}, {backendRefs: [{name: c, port: 8080}]}]}}\n---\n\
-                      {apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, \
-                      metadata: {name: consumer, namespace: $P-bound}, spec: {\
-                      parentRefs: [{group: '', kind: Service, name: consumer, namespace: $P-bound-books}], rules: [\
-                      {backendRefs: [{name: d, namespace: $P-bound-books, port: 8080}]}]}}";
-
-/// Gateway API is installed while everything runs, as users may.
-async fn a6_routes_of_gateway_api_hold_on_first_calls_and_later(scene: Scene) -> Result<()> {
-    let other = async { scene.add([scene.app("bound-other/web").http(8080)]).await };
-    tokio::try_join!(books(&scene, "bound", &["producer", "consumer"]), other)?;
-    scene.mesh.apply_yaml(&gateway_api_crds()?).await?;
-    until("routes are taken", LONG, async || scene.yaml(ROUTES).await).await?;
-    let consumer = Call::get(&format!("http://{}:8080/", scene.host("bound-books/consumer")));
-    until("istiod follows routes", LONG, async || {
-        let (reply, taken) = scene.call("bound/web", &consumer).await?;
-        ensure!(reply.is_from(&scene.pod("bound-books/d")), "{reply}, by {taken}");
-        Ok(())
-    })
-    .await?;
-    let (caller, books) = (scene.ns("bound"), scene.ns("bound-books"));
-    let carried = format!("fallback-{books}");
-    until("the gateway follows routes", LONG, async || {
-        let rules = scene
-            .kubectl(&["-n", SYSTEM, "get", "virtualservice", &carried, "-o", "yaml"])
-            .await?;
-        for name in [format!("{books}.producer.0"), format!("{caller}.consumer.0")] {
-            ensure!(rules.contains(&name), "it has no {name}:\n{rules}");
-        }
-        Ok(())
-    })
-    .await?;
-    tokio::try_join!(
-        scene.enforce("bound", &["web"]),
-        scene.enforce("bound-other", &["web"])
-    )?;
-
-    let producer = |path: &str| {
-        Call::get(&format!(
-            "http://{}:8080{path}",
-            scene.host("bound-books/producer")
-        ))
-    };
-    for (from, to, call, path) in [
-        ("bound/web", "bound-books/d", producer("/old/page"), "/new/page"),
-        ("bound/web", "bound-books/d", consumer.clone(), "/"),
-        // A prefix ends where a part of the path does.
-        ("bound-other/web", "bound-books/c", producer("/older"), "/older"),
-        ("bound-other/web", "bound-books/c", consumer, "/"),
-    ] {
-        let holds = |reply: &Reply| reply.is_from(&scene.pod(to)) && reply.json()["path"] == path;
-        let reply = scene.first_call(from, to, &call).await?;
-        ensure!(holds(&reply), "the first call from {from} got {reply}");
-        until(format!("a direct call from {from}"), SOON, async || {
-            let (reply, taken) = scene.call(from, &call).await?;
-            if !holds(&reply) {
-                return Err(Hopeless(anyhow!("{reply}, by {taken}")).into());
-            }
-            ensure!(
-                !taken.fallback() && reply.via == Some(Via::Direct),
-                "{reply}, by {taken}"
-            );
-            Ok(())
-        })
-        .await?;
-    }
-    let wanted = format!("{caller}/{}", scene.host("bound-books/consumer"));
-    let scopes = (
-        scene.scope("bound/web").await?,
-        scene.scope("bound-other/web").await?,
-    );
-    ensure!(scopes.0.contains(&wanted), "{wanted} is not in {:?}", scopes.0);
-    ensure!(!scopes.1.contains(&wanted), "{wanted} is in {:?}", scopes.1);
     Ok(())
 }

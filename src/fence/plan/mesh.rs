@@ -6,7 +6,7 @@ use servicefence_crd::names;
 
 use crate::fence::engine::Engine;
 use crate::fence::name::Name;
-use crate::fence::render::{self, Kind, NotCarried, Write, namespace_of_routes};
+use crate::fence::render::{self, Carry, Kind, NotCarried, Write, namespace_of_routes};
 
 /// What to do for the routes to one namespace's Services.
 #[derive(Debug, Default)]
@@ -31,8 +31,13 @@ pub struct PortsPlan {
 impl Engine {
     /// The plan of the routes to a namespace's Services.
     pub fn plan_routes(&self, namespace: &Name) -> RoutesPlan {
+        self.plan_routes_with(namespace, Carry::All)
+    }
+
+    /// The same with not all rules of users.
+    pub fn plan_routes_with(&self, namespace: &Name, carry: Carry) -> RoutesPlan {
         let routes = if self.settings.has_gateway {
-            render::routes(&self.registry, &self.settings.system_namespace, namespace)
+            render::routes(&self.registry, &self.settings.system_namespace, namespace, carry)
         } else {
             render::Routes::default()
         };

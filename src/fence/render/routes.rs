@@ -51,8 +51,18 @@ pub struct Routes {
     pub not_carried: BTreeSet<NotCarried>,
 }
 
+/// Which rules of users first calls follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carry {
+    /// All that can be carried over.
+    All,
+    /// Those of VirtualServices, which Istio's webhook has taken as they are. It has seen none of those of Gateway API, and
+    /// what it refuses of one would keep all routes of a namespace from being written.
+    VirtualServices,
+}
+
 /// Routes to all Services of `namespace`.
-pub fn routes(registry: &Registry, system_namespace: &Name, namespace: &Name) -> Routes {
+pub fn routes(registry: &Registry, system_namespace: &Name, namespace: &Name, carry: Carry) -> Routes {
     let mut routes = Routes::default();
     let mut rules = Vec::new();
     for (key, facts) in registry
@@ -66,6 +76,7 @@ pub fn routes(registry: &Registry, system_namespace: &Name, namespace: &Name) ->
                 host: &host,
                 facts,
                 port,
+                carry,
             };
             if port.protocol == Protocol::Http {
                 rules.extend(target.carried(&mut routes.not_carried));
@@ -113,6 +124,7 @@ struct Target<'a> {
     host: &'a Name,
     facts: &'a ServiceFacts,
     port: &'a Port,
+    carry: Carry,
 }
 
 impl Target<'_> {
@@ -154,7 +166,9 @@ impl Target<'_> {
             let mut complete = true;
             for (at, rule) in rules.http.iter().enumerate() {
                 let made_of = rules.made_of.get(at);
-                let unfit = made_of.and_then(|of| of.unfit).map_or(Ok(()), Err);
+                let refused = (self.carry == Carry::VirtualServices)
+                    .then_some("Istio refuses it in a VirtualService with all routes to its namespace");
+                let unfit = made_of.and_then(|of| of.unfit.or(refused)).map_or(Ok(()), Err);
                 match unfit.and_then(|()| self.carry(key, rules, rule, &callers)) {
                     Ok(rule) => carried.extend(rule),
                     Err(because) => {

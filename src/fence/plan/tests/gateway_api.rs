@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::fence::render::Kind;
+use crate::fence::render::{Carry, Kind, Write};
 use crate::fence::world::{SYSTEM, call};
 use crate::source::convert::Watched;
 
@@ -391,5 +391,43 @@ fn an_explanation_names_the_routes() {
             "HTTPRoute books/reviews has rules for it",
             "GRPCRoute books/reviews has rules for it"
         ]
+    );
+}
+
+#[test]
+fn without_the_rules_of_routes_those_of_virtual_services_are_carried_and_who_wrote_the_others_is_told() {
+    let mut world = shop();
+    bind(&mut world, "HTTPRoute", "books", "reviews", "ratings");
+    let http = json!([{"route": [{"destination": {"host": "reviews"}}]}]);
+    world.object(
+        "VirtualService",
+        "books",
+        "ratings",
+        json!({"hosts": ["ratings"], "http": http}),
+    );
+    world.settle();
+    let whole = world.engine.plan_routes(&"books".into());
+    assert!(
+        whole.writes.is_empty() && whole.not_carried.is_empty(),
+        "{whole:?}"
+    );
+    let plan = world
+        .engine
+        .plan_routes_with(&"books".into(), Carry::VirtualServices);
+    let said: Vec<_> = plan
+        .not_carried
+        .iter()
+        .map(|rule| rule.author.to_string())
+        .collect();
+    assert_eq!(said, ["HTTPRoute books/reviews"]);
+    let [Write::Apply(object)] = &plan.writes[..] else {
+        panic!("{plan:?}");
+    };
+    let names = |body: &Value| body.to_string().matches("books.ratings").count();
+    assert_eq!(names(&object.body), 1, "{}", object.body);
+    assert!(
+        !object.body.to_string().contains("books.reviews"),
+        "{}",
+        object.body
     );
 }
