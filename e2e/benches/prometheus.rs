@@ -110,13 +110,11 @@ async fn cycles(mesh: &Mesh, fences: usize) -> Result<Value> {
         },
     )
     .await?;
-    let begin = Totals::of(mesh).await?;
-    let end = until(format!("{CYCLES} cycles"), VERY_LONG, async || {
-        let end = Totals::of(mesh).await?;
-        ensure!(end.cycles >= begin.cycles + CYCLES, "not yet");
-        Ok(end)
-    })
-    .await?;
+    let begin = Totals::between_cycles(mesh).await?;
+    let mut end = Totals::between_cycles(mesh).await?;
+    while end.cycles < begin.cycles + CYCLES {
+        end = Totals::between_cycles(mesh).await?;
+    }
     let of = end.cycles - begin.cycles;
     let per_cycle = |one: fn(&Totals) -> f64| (one(&end) - one(&begin)) / of;
     let (queries, bytes, seconds) = (
@@ -146,6 +144,19 @@ struct Totals {
 }
 
 impl Totals {
+    /// At a moment when no cycle is under way: for a while nothing was asked.
+    async fn between_cycles(mesh: &Mesh) -> Result<Self> {
+        const QUIET: Duration = Duration::from_secs(2);
+        until("a moment between two cycles", VERY_LONG, async || {
+            let before = Self::of(mesh).await?;
+            tokio::time::sleep(QUIET).await;
+            let now = Self::of(mesh).await?;
+            ensure!(now.queries <= before.queries, "a cycle is under way");
+            Ok(now)
+        })
+        .await
+    }
+
     async fn of(mesh: &Mesh) -> Result<Self> {
         let text = mesh.controller_metrics().await?;
         let sum = |name: &str| -> f64 {
