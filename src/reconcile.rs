@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::queue::Queue;
 use crate::fence::name::{FenceKey, Name};
-use crate::fence::render::{Carry, Kind, Write};
-use crate::fence::{Change, Dirty, Target};
+use crate::fence::render::{Kind, Write};
+use crate::fence::{Change, Dirty, RoutesPlan, Target};
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 use crate::state::State;
@@ -204,15 +204,23 @@ impl Reconciler {
 
     /// One rule that Istio refuses must not keep the routes of its namespace from following the Services.
     async fn routes(&self, namespace: &Name) -> Result<(), WriteError> {
-        let written = self.routes_with(namespace, Carry::All).await;
-        if written.as_ref().is_err_and(|error| error.category() == "refused") {
-            self.routes_with(namespace, Carry::VirtualServices).await?;
-        }
-        written
+        let plan = self.state.engine().plan_routes(namespace);
+        let error = match self.write_routes(namespace, &plan).await {
+            Err(error) if error.category() == "refused" => error,
+            written => return written,
+        };
+        let Some(whole) = plan.whole else {
+            return Err(error);
+        };
+        self.state.apply(Change::RoutesRefused(namespace.clone(), whole));
+        let plan = self.state.engine().plan_routes(namespace);
+        self.write_routes(namespace, &plan).await?;
+        tracing::warn!(%namespace, %error, "first calls follow no routes of Gateway API to this namespace, until one of them changes");
+        self.say_not_carried(&plan).await;
+        Ok(())
     }
 
-    async fn routes_with(&self, namespace: &Name, carry: Carry) -> Result<(), WriteError> {
-        let plan = self.state.engine().plan_routes_with(namespace, carry);
+    async fn write_routes(&self, namespace: &Name, plan: &RoutesPlan) -> Result<(), WriteError> {
         if let Some(name) = plan.taken.first() {
             return Err(WriteError::NameTaken {
                 kind: Kind::VirtualService.as_str(),
@@ -220,17 +228,20 @@ impl Reconciler {
                 name: name.to_string(),
             });
         }
-        let changed = !plan.writes.is_empty();
-        for write in plan.writes {
-            self.writer.write(write, Priority::Widen).await?;
+        for write in &plan.writes {
+            self.writer.write(write.clone(), Priority::Widen).await?;
         }
         self.state.apply(Change::RoutesConfirmed(namespace.clone()));
-        if changed {
-            for rule in plan.not_carried {
-                self.events.not_carried(&rule.author, rule.because).await;
-            }
+        if !plan.writes.is_empty() {
+            self.say_not_carried(plan).await;
         }
         Ok(())
+    }
+
+    async fn say_not_carried(&self, plan: &RoutesPlan) {
+        for rule in &plan.not_carried {
+            self.events.not_carried(&rule.author, rule.because).await;
+        }
     }
 
     async fn ports(&self) -> Result<(), WriteError> {

@@ -99,6 +99,9 @@ pub struct ServiceEntrySpec {
     /// `MESH_EXTERNAL`, the default, or `MESH_INTERNAL`.
     #[serde(default)]
     pub location: String,
+    /// How addresses are found: `NONE`, the default, `STATIC`, `DNS` and others.
+    #[serde(default)]
+    pub resolution: String,
     /// Where the hosts are, if not where DNS says.
     #[serde(default)]
     pub endpoints: Vec<Value>,

@@ -13,7 +13,7 @@ use super::gateway_api::{RouteFacts, RouteKey};
 use super::history::{self, History};
 use super::jwks::JwksFacts;
 use super::mutual_tls::PeerAuthenticationFacts;
-use super::name::{Cidr, ConfigKey, FenceKey, Name, PodKey, ServiceKey};
+use super::name::{Cidr, ConfigKey, FenceKey, Fingerprint, Name, PodKey, ServiceKey};
 use super::policy::PolicyFacts;
 use super::service_entry::ServiceEntryFacts;
 use super::telemetry::{MeshConfigFacts, TelemetryFacts};
@@ -66,6 +66,8 @@ pub enum Change {
     Ports(Option<Written>),
     /// The routes of a namespace were seen to be as they must.
     RoutesConfirmed(Name),
+    /// Istio refused the routes of a namespace, which were these.
+    RoutesRefused(Name, Vec<Fingerprint>),
     /// What a fence is about to move.
     Moving(FenceKey, Moving),
     /// Whether the fallback gateway has a ready endpoint.

@@ -36,6 +36,8 @@ pub(super) enum Unknown {
     PastUnread,
     /// Metrics no longer tell of the workload.
     Untold,
+    /// The way to a host changed then, and metrics tell of connections by the new one a little later.
+    Changed(Timestamp),
     /// Metrics show all of them since then, which is not long enough.
     Since(Timestamp),
 }
@@ -50,6 +52,10 @@ impl fmt::Display for Unknown {
             Self::Hidden(key) => write!(f, "Telemetry {key} changes what proxies tell of connections"),
             Self::PastUnread => f.write_str("what metrics tell of the past is not read or not stored yet"),
             Self::Untold => f.write_str("metrics do not tell of the workload at present"),
+            Self::Changed(at) => write!(
+                f,
+                "its rules, or that the Sidecar imports it, changed at {at}, less than an hour ago"
+            ),
             Self::Since(at) => write!(f, "that is so only since {at}"),
         }
     }
@@ -111,13 +117,14 @@ impl Engine {
         host: &str,
         now: Timestamp,
     ) -> Option<Unknown> {
-        let waits = match ServiceKey::of_host(host) {
-            Some(service) => !self
-                .maybe_connected(key, fence, &[service].into(), now)
-                .is_empty(),
-            None => fence.learns_service_entries() && self.registry.declares(&key.namespace, host),
+        let Some(service) = ServiceKey::of_host(host) else {
+            let is_outside = fence.learns_service_entries() && self.registry.declares(&key.namespace, host);
+            return is_outside
+                .then(|| self.unknown_outside(key, fence, host, now))
+                .flatten();
         };
-        waits
+        let connected = self.maybe_connected(key, fence, &[service].into(), now);
+        (!connected.is_empty())
             .then(|| self.connections_known_since(key, fence, now).err())
             .flatten()
     }

@@ -144,8 +144,12 @@ pub struct Engine {
     pub(super) envoy_filters: BTreeMap<Name, Written>,
     pub(super) routes: BTreeMap<Name, Written>,
     pub(super) routes_confirmed: BTreeSet<Name>,
+    /// What Istio refused of the routes to a namespace.
+    pub(super) routes_refused: BTreeMap<Name, Vec<Fingerprint>>,
     pub(super) ports: Option<Written>,
     pub(super) gateway_ready: bool,
+    /// When the way to a host that is no Service changed, by rules or imports; wildcards among them.
+    pub(super) outside_changed: BTreeMap<Name, Timestamp>,
     pub(super) service_cidrs: BTreeSet<Cidr>,
     pub(super) convergence: SignedDuration,
     pub(super) write_errors: BTreeMap<Target, String>,
@@ -175,6 +179,8 @@ impl Engine {
             envoy_filters: BTreeMap::new(),
             routes: BTreeMap::new(),
             routes_confirmed: BTreeSet::new(),
+            routes_refused: BTreeMap::new(),
+            outside_changed: BTreeMap::new(),
             ports: None,
             gateway_ready: false,
             service_cidrs: BTreeSet::new(),

@@ -113,7 +113,9 @@ impl Engine {
             return None;
         }
         let known_since = match ServiceKey::of_host(&host.host) {
-            None => self.shown_connections_since(key, fence, past)?,
+            None if fence.learns_service_entries() => self.shown_connections_since(key, fence, past)?,
+            // It is in scope in any case.
+            None => past.known_since,
             Some(service) if self.is_http(&service) => past.known_since,
             Some(_) => self.silence_of_connections_since(key, fence, past)?,
         };

@@ -317,7 +317,7 @@ impl Engine {
     fn served(&self, key: &FenceKey, host: &str) -> &'static str {
         match self.service_of(host) {
             None => {
-                "calls to it are passed through by Istio and not seen, so only spec.allow brings it into scope"
+                "calls to it are passed through by Istio and not seen, so no call brings it into scope, and spec.allow does"
             }
             Some((_, facts)) if facts.is_told_by_pods() && self.falls_back_to_gateway(&key.namespace) => {
                 "calls to it go by the fallback gateway, and from there to the pod as plain text"

@@ -137,7 +137,7 @@ impl RouteFacts {
     }
 }
 
-/// All routes that are bound to Services.
+/// All routes that are bound to Services or ServiceEntries.
 #[derive(Default)]
 pub struct GatewayApi {
     routes: BTreeMap<RouteKey, RouteFacts>,
@@ -203,11 +203,10 @@ impl GatewayApi {
         self.entries.contains_key(entry)
     }
 
-    /// Whether a route is bound to any.
-    pub fn is_outside(&self, route: &RouteKey) -> bool {
-        self.routes
-            .get(route)
-            .is_some_and(|facts| !facts.entries.is_empty())
+    /// The ServiceEntries that a route is bound to.
+    pub fn entries_of(&self, route: &RouteKey) -> &BTreeSet<ConfigKey> {
+        const NONE: &BTreeSet<ConfigKey> = &BTreeSet::new();
+        self.routes.get(route).map_or(NONE, |facts| &facts.entries)
     }
 }
 

@@ -20,7 +20,7 @@ pub use self::delegates::ChangedRules;
 use self::delegates::Roots;
 use self::endpoints::Endpoints;
 pub(super) use self::index::count;
-use self::index::{forget, index, naming};
+use self::index::{ByHost, forget, index};
 use super::alias::Alias;
 use super::facts::{
     Labels, NamespaceFacts, Protocol, ServiceFacts, ServiceKind, VirtualServiceFacts, Visibility,
@@ -43,12 +43,10 @@ pub struct Registry {
     namespaces: BTreeMap<Name, NamespaceFacts>,
     services: BTreeMap<ServiceKey, ServiceFacts>,
     service_entries: BTreeMap<ConfigKey, ServiceEntryFacts>,
-    /// As [`index::of_rules`] has them.
-    service_entries_by_host: HashMap<Name, BTreeSet<ConfigKey>>,
+    service_entries_by_host: ByHost,
     /// The host of each.
     destination_rules: BTreeMap<ConfigKey, Name>,
-    /// As [`index::of_rules`] has them.
-    destination_rules_by_host: HashMap<Name, BTreeSet<ConfigKey>>,
+    destination_rules_by_host: ByHost,
     /// As they apply: delegates are merged into their roots.
     virtual_services: BTreeMap<ConfigKey, VirtualServiceFacts>,
     roots: Roots,
@@ -59,8 +57,7 @@ pub struct Registry {
     by_address: HashMap<IpAddr, ServiceKey>,
     /// Services that a protocol rule may put into scopes; see [`Registry::is_protocol_bound`].
     protocol_bound: BTreeSet<ServiceKey>,
-    /// By hosts as [`index::of_rules`] has them.
-    rules_by_host: HashMap<Name, BTreeSet<ConfigKey>>,
+    rules_by_host: ByHost,
     rules_by_destination: HashMap<ServiceKey, BTreeSet<ConfigKey>>,
     http_ports: BTreeMap<u16, usize>,
     other_ports: BTreeMap<u16, usize>,
@@ -85,9 +82,9 @@ impl Registry {
             namespaces: BTreeMap::new(),
             services: BTreeMap::new(),
             service_entries: BTreeMap::new(),
-            service_entries_by_host: HashMap::new(),
+            service_entries_by_host: ByHost::default(),
             destination_rules: BTreeMap::new(),
-            destination_rules_by_host: HashMap::new(),
+            destination_rules_by_host: ByHost::default(),
             virtual_services: BTreeMap::new(),
             roots: Roots::default(),
             policies: BTreeMap::new(),
@@ -95,7 +92,7 @@ impl Registry {
             jwks: BTreeMap::new(),
             by_address: HashMap::new(),
             protocol_bound: BTreeSet::new(),
-            rules_by_host: HashMap::new(),
+            rules_by_host: ByHost::default(),
             rules_by_destination: HashMap::new(),
             http_ports: BTreeMap::new(),
             other_ports: BTreeMap::new(),
@@ -352,9 +349,8 @@ impl Registry {
         &'a self,
         host: &'a str,
     ) -> impl Iterator<Item = (&'a ConfigKey, &'a VirtualServiceFacts)> {
-        naming(host)
-            .filter_map(|name| self.rules_by_host.get(name))
-            .flatten()
+        self.rules_by_host
+            .naming(host)
             .filter_map(|key| Some((key, self.virtual_services.get(key)?)))
             .filter(|(_, rules)| rules.mesh)
     }

@@ -2,11 +2,12 @@
 //!
 //! A call to such a host out of scope is nobody's miss: Istio passes it through to where the caller's own DNS has led it, and
 //! the gateway serves Services only. So nothing but metrics tells whether one is used, and nothing brings it back but its
-//! owner. Flows in: a ServiceEntry, what is known of the fence's connections, and the rules for its hosts. Flows out: what
+//! owner, or a rule for it. Flows in: a ServiceEntry, what is known of the fence's connections, and the rules for its hosts. Flows out: what
 //! keeps a host in the scopes of fences that learn such hosts, if anything does. Invariant: one that is out of scope is
-//! reached there as if there were no ServiceEntry, and as if it were in scope.
+//! reached there as if there were no ServiceEntry, which makes a difference only where its caller does not dial what DNS
+//! says.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use jiff::{SignedDuration, Timestamp};
@@ -19,8 +20,8 @@ use super::engine::{Engine, Fence};
 use super::facts::Visibility;
 use super::name::{ConfigKey, FenceKey, Name, PodKey, ScopeHost, ServiceKey};
 
-/// So long a Sidecar must have been as it is before such a host leaves it: far longer than a cycle of the metrics.
-const SETTLED: SignedDuration = SignedDuration::from_hours(1);
+/// So long the way to such a host must have been as it is before it leaves a Sidecar: far longer than a cycle of the metrics.
+pub(super) const SETTLED: SignedDuration = SignedDuration::from_hours(1);
 
 /// A ServiceEntry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,7 +96,7 @@ pub(super) enum Kept {
     Covered,
     /// A ServiceEntry leads all connections of a port number of it to another host.
     Swallowed,
-    /// No other host in scope has a listener of a port number of it.
+    /// Not two other hosts in scope have a listener of each port number of it.
     LastListener,
 }
 
@@ -186,7 +187,7 @@ impl Bound {
         if !spec.addresses.is_empty() {
             return Some(Self::Addresses);
         }
-        if !spec.endpoints.is_empty() || spec.workload_selector.is_some() {
+        if !spec.endpoints.is_empty() || spec.workload_selector.is_some() || spec.resolution == "STATIC" {
             return Some(Self::Endpoints);
         }
         let mut ports = spec.ports.iter();
@@ -223,26 +224,37 @@ impl Engine {
             return learned;
         }
         let swallowed = self.swallowed(key);
-        // What passes through a listener is cut when the last host with one of its kind leaves.
-        let mut listeners = BTreeSet::new();
+        // What passes through a listener is cut when the last host with one of its kind leaves. Two stay, since the owner of
+        // one may take it away.
+        let mut listeners = BTreeMap::<_, usize>::new();
+        let add = |listeners: &mut BTreeMap<_, usize>, entry: &ServiceEntryFacts| {
+            for listener in &entry.listeners {
+                *listeners.entry(*listener).or_default() += 1;
+            }
+        };
         let mut leaving = Vec::new();
         for (of, entry) in self.registry.service_entries_for(&key.namespace) {
             let leaves = |host: &&Name| self.keeps_host(key, host, &swallowed).is_none();
-            let hosts: Vec<_> = entry.hosts.iter().filter(leaves).collect();
-            if hosts.len() < entry.hosts.len() {
-                listeners.extend(&entry.listeners);
-                learned.extend(hosts.into_iter().map(|host| import(of, host)));
-            } else if !hosts.is_empty() {
+            let (leave, stay): (Vec<_>, Vec<_>) = entry.hosts.iter().partition(leaves);
+            if stay.is_empty() && !leave.is_empty() {
                 leaving.push((of, entry));
+                continue;
+            }
+            learned.extend(leave.into_iter().map(|host| import(of, host)));
+            // Of two of one name in two namespaces Istio takes the first.
+            let is_sole = |host: &&Name| self.registry.declared(&key.namespace, host).nth(1).is_none();
+            if stay.iter().any(is_sole) {
+                add(&mut listeners, entry);
             }
         }
         let mut last = Vec::new();
         for (of, entry) in leaving {
             let imports = entry.hosts.iter().map(|host| import(of, host));
-            if entry.listeners.is_subset(&listeners) {
+            let mut needed = entry.listeners.iter();
+            if needed.all(|listener| listeners.get(listener).is_some_and(|there| *there >= 2)) {
                 learned.extend(imports);
             } else {
-                listeners.extend(&entry.listeners);
+                add(&mut listeners, entry);
                 last.extend(imports);
             }
         }
@@ -343,7 +355,7 @@ impl Engine {
     }
 
     /// Hosts of ServiceEntries that a fence's Sidecar has and its scope no longer: those to which the workload may be
-    /// connected, whatever they were in scope for.
+    /// connected, whatever they were in scope for. And when that may be over.
     pub(super) fn maybe_connected_outside(
         &self,
         key: &FenceKey,
@@ -351,24 +363,42 @@ impl Engine {
         current: &BTreeSet<ScopeHost>,
         target: &BTreeSet<ScopeHost>,
         now: Timestamp,
-    ) -> BTreeSet<ScopeHost> {
-        if !fence.learns_service_entries() {
-            return BTreeSet::new();
+    ) -> (BTreeSet<ScopeHost>, Option<Timestamp>) {
+        let mut connected = BTreeSet::new();
+        let mut until = None;
+        if fence.learns_service_entries() {
+            let leaving = current.difference(target);
+            for host in leaving.filter(|host| self.is_declared(key, host)) {
+                let Some(unknown) = self.unknown_outside(key, fence, &host.name, now) else {
+                    continue;
+                };
+                if let Unknown::Changed(at) = unknown {
+                    until = until.into_iter().chain(at.checked_add(SETTLED).ok()).min();
+                }
+                connected.insert(host.clone());
+            }
         }
-        let leaving = current.difference(target);
-        let leaving: BTreeSet<_> = leaving
-            .filter(|host| self.is_declared(key, host))
-            .cloned()
-            .collect();
-        // While one was out of scope its connections were nobody's to see, and metrics tell of those since then a little later.
-        let is_settled = fence
-            .sidecar_changed
-            .is_none_or(|at| now.duration_since(at) >= SETTLED);
-        if leaving.is_empty() || is_settled && self.connections_known_since(key, fence, now).is_ok() {
-            BTreeSet::new()
-        } else {
-            leaving
+        (connected, until)
+    }
+
+    /// Why the workload may be connected to a host of a ServiceEntry and metrics not show it.
+    pub(super) fn unknown_outside(
+        &self,
+        key: &FenceKey,
+        fence: &Fence,
+        host: &str,
+        now: Timestamp,
+    ) -> Option<Unknown> {
+        if let Err(unknown) = self.connections_known_since(key, fence, now) {
+            return Some(unknown);
         }
+        let names = |name: &str| match name.strip_prefix('*') {
+            Some(rest) => host.ends_with(rest),
+            None => name == host,
+        };
+        let changed = self.outside_changed.iter().filter(|(name, _)| names(name));
+        let changed = changed.map(|(_, at)| *at).max()?;
+        (now.duration_since(changed) < SETTLED).then_some(Unknown::Changed(changed))
     }
 
     /// Whether a ServiceEntry that a fence's namespace sees is behind an import.

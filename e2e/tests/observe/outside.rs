@@ -12,9 +12,9 @@ const CALLER: &str = "patient/web";
 pub(crate) const USED: &str = "used.outside.example";
 /// Nobody calls it.
 pub(crate) const IDLE: &str = "idle.outside.example";
-/// The same; by its name it is the first, and keeps the listeners of all their port numbers.
-const FIRST: &str = "a.outside.example";
-/// No ServiceEntry has it: connections to it pass through a listener that is there for the first and the idle one.
+/// The same; by their names they are the first, and keep the listeners of all their port numbers.
+const FIRST: [&str; 2] = ["a.outside.example", "b.outside.example"];
+/// No ServiceEntry has it: connections to it pass through a listener that is there for the first two and the idle one.
 const UNKNOWN: &str = "unknown.outside.example";
 
 /// Connections from before the first Sidecar.
@@ -25,10 +25,11 @@ impl Connections {
     pub(crate) async fn open(mesh: &Mesh) -> Result<Self> {
         let servers = [(Protocol::Http, 80), (Protocol::Tls, 443), (Protocol::Tls, 8443)];
         let servers = servers.map(|(protocol, port)| Server { protocol, port });
-        for host in [FIRST, IDLE, USED, UNKNOWN] {
+        for host in [FIRST[0], FIRST[1], IDLE, USED, UNKNOWN] {
             mesh.add_external(host, &servers).await?;
         }
-        for (host, tls) in [(FIRST, &[443, 8443][..]), (IDLE, &[443]), (USED, &[8443])] {
+        let [a, b] = FIRST.map(|host| (host, &[443, 8443][..]));
+        for (host, tls) in [a, b, (IDLE, &[443]), (USED, &[8443])] {
             let tls = tls
                 .iter()
                 .map(|port| json!({"number": port, "name": format!("tls-{port}"), "protocol": "TLS"}));
@@ -43,7 +44,7 @@ impl Connections {
         }
         until("clusters of all", LONG, async || {
             let dump = mesh.proxy(CALLER)?.config_dump().await?.to_string();
-            let missing = [FIRST, IDLE, USED]
+            let missing = [FIRST[0], FIRST[1], IDLE, USED]
                 .into_iter()
                 .find(|host| !dump.contains(&format!("outbound|80||{host}")));
             ensure!(missing.is_none(), "{missing:?}");
@@ -78,12 +79,11 @@ impl Connections {
 /// What is used is in scope, and what is not is reached as if there were no ServiceEntry.
 pub(crate) async fn what_is_not_in_scope_is_passed_through(mesh: &Mesh) -> Result<()> {
     let scope = mesh.scope("patient", "web").await?;
-    let outside = scope.iter().filter(|host| host.ends_with(".outside.example"));
-    let outside: Vec<_> = outside.collect();
-    ensure!(
-        outside == [&format!("store/{FIRST}"), &format!("store/{USED}")],
-        "{outside:?}"
-    );
+    let outside = scope.iter().filter_map(|host| host.strip_prefix("store/"));
+    let outside: Vec<_> = outside
+        .filter(|host| host.ends_with(".outside.example"))
+        .collect();
+    ensure!(outside == [FIRST[0], FIRST[1], USED], "{outside:?}");
     until("a proxy that no longer knows the idle host", LONG, async || {
         calls(mesh, IDLE, "PassthroughCluster").await
     })

@@ -30,8 +30,8 @@ impl Engine {
             Change::Endpoints(key, facts) => self.registry.set_endpoints(&key, facts),
             Change::ServiceEntry(key, facts) => self.apply_service_entry(&key, facts, &mut dirty),
             Change::DestinationRule(key, host) => self.apply_destination_rule(&key, host, &mut dirty),
-            Change::VirtualService(key, facts) => self.apply_virtual_service(&key, facts, &mut dirty),
-            Change::Route(key, facts) => self.apply_route(&key, facts, &mut dirty),
+            Change::VirtualService(key, facts) => self.apply_virtual_service(&key, facts, now, &mut dirty),
+            Change::Route(key, facts) => self.apply_route(&key, facts, now, &mut dirty),
             Change::Pod(key, facts) => self.apply_pod(&key, facts, &mut dirty),
             Change::Policy(key, facts) => self.apply_policy(&key, facts, &mut dirty),
             Change::Jwks(key, facts) => self.apply_jwks(&key, facts, &mut dirty),
@@ -55,10 +55,14 @@ impl Engine {
             Change::PeerAuthentication(key, facts) => self.apply_peer_authentication(key, facts, &mut dirty),
             Change::MeshConfig(facts) => self.apply_mesh_config(facts, &mut dirty),
             Change::Routes(object, written) => {
-                set(&mut self.routes, object.clone(), written);
-                if let Some(namespace) = render::namespace_of_routes(&object) {
-                    dirty.targets.insert(Target::Routes(namespace));
+                if self.routes.get(&object) != written.as_ref() {
+                    let namespace = render::namespace_of_routes(&object);
+                    dirty.targets.extend(namespace.map(Target::Routes));
+                    set(&mut self.routes, object, written);
                 }
+            }
+            Change::RoutesRefused(namespace, objects) => {
+                self.routes_refused.insert(namespace, objects);
             }
             Change::Ports(written) => {
                 self.ports = written;
@@ -366,6 +370,7 @@ impl Engine {
             render::fence_of_sidecar(&key.name).map(|name| FenceKey::new(key.namespace.clone(), name));
         if let Some(fence) = fence.filter(|_| ours) {
             self.keep_moved_warm(&key, facts.as_ref(), now);
+            self.note_joining_outside(&key, facts.as_ref(), now);
             // One that appears is new to us, not changed: after a restart all of them appear.
             if let Some(fence) = self
                 .fences

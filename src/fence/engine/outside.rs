@@ -1,11 +1,45 @@
 //! What a change of ServiceEntries, and of what is about their hosts, touches.
 
+use jiff::Timestamp;
+
 use super::Engine;
 use crate::fence::change::{Dirty, Target};
+use crate::fence::facts::SidecarFacts;
 use crate::fence::name::{ConfigKey, Name, ServiceKey};
-use crate::fence::service_entry::ServiceEntryFacts;
+use crate::fence::service_entry::{SETTLED, ServiceEntryFacts};
+
+/// Times kept of hosts whose way changed, before those that no longer matter are dropped.
+const MANY: usize = 1_000;
 
 impl Engine {
+    /// The way to these hosts changed. While it led elsewhere, or nobody saw what was connected to them, metrics did not name
+    /// them.
+    pub(super) fn note_outside<'a>(&mut self, hosts: impl IntoIterator<Item = &'a Name>, now: Timestamp) {
+        if self.outside_changed.len() >= MANY {
+            self.outside_changed
+                .retain(|_, at| now.duration_since(*at) < SETTLED);
+        }
+        let outside = hosts
+            .into_iter()
+            .filter(|host| ServiceKey::of_host(host).is_none());
+        self.outside_changed
+            .extend(outside.map(|host| (host.clone(), now)));
+    }
+
+    /// A Sidecar imports hosts that it did not: what is connected to them shows in metrics from now on.
+    pub(super) fn note_joining_outside(
+        &mut self,
+        key: &ConfigKey,
+        facts: Option<&SidecarFacts>,
+        now: Timestamp,
+    ) {
+        if let (Some(before), Some(facts)) = (self.sidecars.get(key), facts) {
+            let joining = facts.hosts.difference(&before.hosts);
+            let joining: Vec<_> = joining.map(|import| import.name.clone()).collect();
+            self.note_outside(&joining, now);
+        }
+    }
+
     pub(super) fn apply_service_entry(
         &mut self,
         key: &ConfigKey,

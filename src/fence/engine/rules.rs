@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
+
 use super::Engine;
 use crate::fence::change::{Dirty, Target};
 use crate::fence::facts::VirtualServiceFacts;
@@ -14,20 +16,35 @@ impl Engine {
         &mut self,
         key: &ConfigKey,
         facts: Option<VirtualServiceFacts>,
+        now: Timestamp,
         dirty: &mut Dirty,
     ) {
         let facts = self.taken_virtual_service(key, facts);
         for changed in self.registry.set_virtual_service(key, facts) {
+            let either = changed.old.iter().chain(&changed.new);
+            self.note_outside(either.flat_map(|rules| &rules.hosts), now);
             self.dirty_by_rules(&changed, dirty);
         }
     }
 
-    pub(super) fn apply_route(&mut self, key: &RouteKey, facts: Option<RouteFacts>, dirty: &mut Dirty) {
-        let was_outside = self.gateway_api.is_outside(key);
+    pub(super) fn apply_route(
+        &mut self,
+        key: &RouteKey,
+        facts: Option<RouteFacts>,
+        now: Timestamp,
+        dirty: &mut Dirty,
+    ) {
+        let before = self.gateway_api.entries_of(key).clone();
         for (key, facts) in self.gateway_api.set(key, facts) {
-            self.apply_virtual_service(&key, facts, dirty);
+            self.apply_virtual_service(&key, facts, now, dirty);
         }
-        if was_outside || self.gateway_api.is_outside(key) {
+        let changed = &before ^ self.gateway_api.entries_of(key);
+        if !changed.is_empty() {
+            let entries = changed
+                .iter()
+                .filter_map(|entry| self.registry.service_entry(entry));
+            let hosts: Vec<_> = entries.flat_map(|entry| entry.hosts.clone()).collect();
+            self.note_outside(&hosts, now);
             self.dirty_learning_service_entries(dirty);
         }
     }

@@ -241,8 +241,11 @@ impl Engine {
             return self.plan_other_pods(case, current, scope, of, plan);
         }
         let mut target = scope.imports();
+        let mut outside_until = None;
         if let Some(current) = current {
-            target.extend(self.maybe_connected_outside(key, fence, &current.hosts, &target, now));
+            let (connected, until) = self.maybe_connected_outside(key, fence, &current.hosts, &target, now);
+            target.extend(connected);
+            outside_until = until;
         }
         let carried = |hosts: &BTreeSet<ScopeHost>| self.carried(&key.namespace, hosts);
         let wanted = carried(&target);
@@ -270,7 +273,8 @@ impl Engine {
         let step = self.step(case, joining, leaving);
         plan.moving = step.moving;
         let ends = fence.wishes.next_end(now);
-        plan.again_at = step.again_at.into_iter().chain(ends).min();
+        let waits = step.again_at.into_iter().chain(ends);
+        plan.again_at = waits.chain(outside_until).min();
         if current.is_none() && !step.not_yet_out.is_empty() {
             return Some(Held::Warming);
         }

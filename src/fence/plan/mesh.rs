@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use servicefence_crd::names;
 
 use crate::fence::engine::Engine;
-use crate::fence::name::Name;
-use crate::fence::render::{self, Carry, Kind, NotCarried, Write, namespace_of_routes};
+use crate::fence::name::{Fingerprint, Name};
+use crate::fence::render::{self, Carry, Kind, NotCarried, Object, Write, namespace_of_routes};
 
 /// What to do for the routes to one namespace's Services.
 #[derive(Debug, Default)]
@@ -17,6 +17,8 @@ pub struct RoutesPlan {
     pub not_carried: BTreeSet<NotCarried>,
     /// Object names that somebody else has.
     pub taken: Vec<Name>,
+    /// What Istio may refuse and take without the rules of Gateway API; `None`: these are left out.
+    pub whole: Option<Vec<Fingerprint>>,
 }
 
 /// What to do for the placeholder Service.
@@ -29,20 +31,18 @@ pub struct PortsPlan {
 }
 
 impl Engine {
-    /// The plan of the routes to a namespace's Services.
+    /// The plan of the routes to a namespace's Services; without the rules of Gateway API where Istio refused these very
+    /// routes with them.
     pub fn plan_routes(&self, namespace: &Name) -> RoutesPlan {
-        self.plan_routes_with(namespace, Carry::All)
-    }
-
-    /// The same with not all rules of users.
-    pub fn plan_routes_with(&self, namespace: &Name, carry: Carry) -> RoutesPlan {
-        let routes = if self.settings.has_gateway {
-            render::routes(&self.registry, &self.settings.system_namespace, namespace, carry)
-        } else {
-            render::Routes::default()
-        };
+        let mut routes = self.rendered_routes(namespace, Carry::All);
+        let whole: Vec<_> = routes.objects.iter().map(Object::fingerprint).collect();
+        let is_refused = self.routes_refused.get(namespace) == Some(&whole);
+        if is_refused {
+            routes = self.rendered_routes(namespace, Carry::VirtualServices);
+        }
         let mut plan = RoutesPlan {
             not_carried: routes.not_carried,
+            whole: (!is_refused).then_some(whole),
             ..RoutesPlan::default()
         };
         let mut wanted = BTreeSet::new();
@@ -63,6 +63,14 @@ impl Engine {
             }
         }
         plan
+    }
+
+    fn rendered_routes(&self, namespace: &Name, carry: Carry) -> render::Routes {
+        if self.settings.has_gateway {
+            render::routes(&self.registry, &self.settings.system_namespace, namespace, carry)
+        } else {
+            render::Routes::default()
+        }
     }
 
     /// The plan of the placeholder Service.

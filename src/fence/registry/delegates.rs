@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::index::{forget, index, of_rules};
+use super::index::{forget, index};
 use super::{ConfigKey, Registry, VirtualServiceFacts};
 use crate::fence::delegate;
 use crate::fence::facts::destinations;
@@ -60,8 +60,7 @@ impl Registry {
         }
         let old = self.virtual_services.remove(key);
         if let Some(old) = &old {
-            let hosts: Vec<_> = old.hosts.iter().map(of_rules).collect();
-            forget(&mut self.rules_by_host, &hosts, key);
+            self.rules_by_host.remove(&old.hosts, key);
             forget(&mut self.rules_by_destination, &old.destinations, key);
         }
         let new = facts.map(|written| {
@@ -76,8 +75,7 @@ impl Registry {
             applies
         });
         if let Some(new) = &new {
-            let hosts: Vec<_> = new.hosts.iter().map(of_rules).collect();
-            index(&mut self.rules_by_host, &hosts, key);
+            self.rules_by_host.insert(&new.hosts, key);
             index(&mut self.rules_by_destination, &new.destinations, key);
             self.virtual_services.insert(key.clone(), new.clone());
         }

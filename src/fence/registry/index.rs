@@ -5,19 +5,66 @@ use std::hash::Hash;
 
 use crate::fence::name::{ConfigKey, Name};
 
-/// Under what the rules of a VirtualService for `host` are found: a wildcard by what stands behind the `*`, so that
-/// looking rules up makes no names.
-pub(super) fn of_rules(host: &Name) -> Name {
-    match host.strip_prefix('*') {
-        Some(suffix) if suffix.is_empty() || suffix.starts_with('.') => suffix.into(),
-        _ => host.clone(),
-    }
+/// Objects by the hosts that they name. A wildcard is whatever ends as it does (Istio: `host.Name.SubsetOf`).
+#[derive(Default)]
+pub(super) struct ByHost {
+    /// A wildcard by what stands behind the `*`, so that looking one up makes no names.
+    whole: HashMap<Name, BTreeSet<ConfigKey>>,
+    /// Wildcards that begin within a part of a name, such as `*-api.example.com`. Hardly anybody has any.
+    partial: HashMap<Name, BTreeSet<ConfigKey>>,
 }
 
-/// Under what rules for `a.b.c` are found: `a.b.c`, `.b.c`, `.c` and nothing, which is `*`.
-pub(super) fn naming(host: &str) -> impl Iterator<Item = &str> {
-    let suffixes = host.match_indices('.').map(|(at, _)| &host[at..]);
-    std::iter::once(host).chain(suffixes).chain(std::iter::once(""))
+impl ByHost {
+    pub(super) fn insert<'a>(&mut self, hosts: impl IntoIterator<Item = &'a Name>, key: &ConfigKey) {
+        for host in hosts {
+            let (indexed, under) = self.place(host);
+            index(indexed, [&under], key);
+        }
+    }
+
+    pub(super) fn remove<'a>(&mut self, hosts: impl IntoIterator<Item = &'a Name>, key: &ConfigKey) {
+        for host in hosts {
+            let (indexed, under) = self.place(host);
+            forget(indexed, [&under], key);
+        }
+    }
+
+    fn place(&mut self, host: &Name) -> (&mut HashMap<Name, BTreeSet<ConfigKey>>, Name) {
+        match host.strip_prefix('*') {
+            None => (&mut self.whole, host.clone()),
+            Some(rest) if rest.is_empty() || rest.starts_with('.') => (&mut self.whole, rest.into()),
+            Some(rest) => (&mut self.partial, rest.into()),
+        }
+    }
+
+    /// Those that name this very host, which may be a wildcard.
+    pub(super) fn of(&self, host: &str) -> impl Iterator<Item = &ConfigKey> {
+        let rest = host.strip_prefix('*');
+        let whole = rest.is_none_or(|rest| rest.is_empty() || rest.starts_with('.'));
+        let indexed = if whole { &self.whole } else { &self.partial };
+        indexed.get(rest.unwrap_or(host)).into_iter().flatten()
+    }
+
+    /// Those that name a host by a wildcard.
+    pub(super) fn covering<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a ConfigKey> {
+        // `.b.c`, `.c` and nothing, which is `*`, for `a.b.c`.
+        let suffixes = host.match_indices('.').map(|(at, _)| &host[at..]);
+        let suffixes = suffixes.chain(std::iter::once(""));
+        let partial = self
+            .partial
+            .iter()
+            .filter(|(suffix, _)| host.ends_with(&***suffix));
+        suffixes
+            .filter_map(|suffix| self.whole.get(suffix))
+            .chain(partial.map(|(_, keys)| keys))
+            .flatten()
+    }
+
+    /// Those that name a host, also by a wildcard.
+    pub(super) fn naming<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a ConfigKey> {
+        let itself = (!host.starts_with('*')).then(|| self.of(host));
+        itself.into_iter().flatten().chain(self.covering(host))
+    }
 }
 
 pub(super) fn index<'a, K>(

@@ -1,7 +1,6 @@
 //! What ServiceEntries declare, and which DestinationRules are about it.
 
 use super::Registry;
-use super::index::{forget, index, naming, of_rules};
 use crate::fence::name::{ConfigKey, Name, ScopeHost};
 use crate::fence::service_entry::ServiceEntryFacts;
 
@@ -19,9 +18,8 @@ impl Registry {
         };
         let (before, now) = (hosts(&old), hosts(&facts));
         self.aliases.replace(&before, &now);
-        let under = |hosts: &[Name]| hosts.iter().map(of_rules).collect::<Vec<_>>();
-        forget(&mut self.service_entries_by_host, &under(&before), key);
-        index(&mut self.service_entries_by_host, &under(&now), key);
+        self.service_entries_by_host.remove(&before, key);
+        self.service_entries_by_host.insert(&now, key);
         self.service_entries
             .extend(facts.map(|facts| (key.clone(), facts)));
         old
@@ -42,12 +40,15 @@ impl Registry {
             .filter(move |(_, entry)| entry.visibility.to(namespace))
     }
 
+    /// One ServiceEntry.
+    pub fn service_entry(&self, key: &ConfigKey) -> Option<&ServiceEntryFacts> {
+        self.service_entries.get(key)
+    }
+
     /// ServiceEntries that have this very host.
-    pub fn service_entries_of<'a>(
-        &'a self,
-        host: &str,
-    ) -> impl Iterator<Item = (&'a ConfigKey, &'a ServiceEntryFacts)> + use<'a> {
-        self.service_entries_under(&of_rules(&host.into()))
+    pub fn service_entries_of(&self, host: &str) -> impl Iterator<Item = (&ConfigKey, &ServiceEntryFacts)> {
+        let keys = self.service_entries_by_host.of(host);
+        keys.filter_map(|key| Some((key, self.service_entries.get(key)?)))
     }
 
     /// ServiceEntries with a wildcard that a host is one of.
@@ -55,16 +56,7 @@ impl Registry {
         &'a self,
         host: &'a str,
     ) -> impl Iterator<Item = (&'a ConfigKey, &'a ServiceEntryFacts)> {
-        naming(host)
-            .skip(1)
-            .flat_map(|suffix| self.service_entries_under(suffix))
-    }
-
-    fn service_entries_under<'a>(
-        &'a self,
-        name: &str,
-    ) -> impl Iterator<Item = (&'a ConfigKey, &'a ServiceEntryFacts)> + use<'a> {
-        let keys = self.service_entries_by_host.get(name).into_iter().flatten();
+        let keys = self.service_entries_by_host.covering(host);
         keys.filter_map(|key| Some((key, self.service_entries.get(key)?)))
     }
 
@@ -86,10 +78,10 @@ impl Registry {
     pub fn set_destination_rule(&mut self, key: &ConfigKey, host: Option<Name>) -> Option<Name> {
         let old = self.destination_rules.remove(key);
         if let Some(old) = &old {
-            forget(&mut self.destination_rules_by_host, &[of_rules(old)], key);
+            self.destination_rules_by_host.remove([old], key);
         }
         if let Some(host) = host {
-            index(&mut self.destination_rules_by_host, &[of_rules(&host)], key);
+            self.destination_rules_by_host.insert([&host], key);
             self.destination_rules.insert(key.clone(), host);
         }
         old
@@ -97,6 +89,6 @@ impl Registry {
 
     /// Whether a DestinationRule, of whatever namespace, is about a host, also by a wildcard.
     pub fn has_destination_rule(&self, host: &str) -> bool {
-        naming(host).any(|name| self.destination_rules_by_host.contains_key(name))
+        self.destination_rules_by_host.naming(host).next().is_some()
     }
 }

@@ -167,7 +167,7 @@ impl Target<'_> {
             for (at, rule) in rules.http.iter().enumerate() {
                 let made_of = rules.made_of.get(at);
                 let refused = (self.carry == Carry::VirtualServices)
-                    .then_some("Istio refuses it in a VirtualService with all routes to its namespace");
+                    .then_some("Istio refuses the routes to its namespace with some rule of Gateway API, this one or another");
                 let unfit = made_of.and_then(|of| of.unfit.or(refused)).map_or(Ok(()), Err);
                 match unfit.and_then(|()| self.carry(key, rules, rule, &callers)) {
                     Ok(rule) => carried.extend(rule),

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::fence::render::{Carry, Kind, Write};
+use crate::fence::Change;
+use crate::fence::render::{Kind, Write};
 use crate::fence::world::{SYSTEM, call};
 use crate::source::convert::Watched;
 
@@ -395,31 +396,25 @@ fn an_explanation_names_the_routes() {
 }
 
 #[test]
-fn without_the_rules_of_routes_those_of_virtual_services_are_carried_and_who_wrote_the_others_is_told() {
+fn what_istio_refuses_of_routes_costs_them_alone_until_something_changes() {
     let mut world = shop();
     bind(&mut world, "HTTPRoute", "books", "reviews", "ratings");
     let http = json!([{"route": [{"destination": {"host": "reviews"}}]}]);
-    world.object(
-        "VirtualService",
-        "books",
-        "ratings",
-        json!({"hosts": ["ratings"], "http": http}),
-    );
+    let rules = json!({"hosts": ["ratings"], "http": http});
+    world.object("VirtualService", "books", "ratings", rules);
     world.settle();
-    let whole = world.engine.plan_routes(&"books".into());
-    assert!(
-        whole.writes.is_empty() && whole.not_carried.is_empty(),
-        "{whole:?}"
-    );
-    let plan = world
-        .engine
-        .plan_routes_with(&"books".into(), Carry::VirtualServices);
-    let said: Vec<_> = plan
+    let books = "books".into();
+    let plan = world.engine.plan_routes(&books);
+    assert!(plan.writes.is_empty() && plan.not_carried.is_empty(), "{plan:?}");
+    world.apply(Change::RoutesRefused("books".into(), plan.whole.unwrap()));
+    let plan = world.engine.plan_routes(&books);
+    assert_eq!(plan.whole, None);
+    let authors: Vec<_> = plan
         .not_carried
         .iter()
         .map(|rule| rule.author.to_string())
         .collect();
-    assert_eq!(said, ["HTTPRoute books/reviews"]);
+    assert_eq!(authors, ["HTTPRoute books/reviews"]);
     let [Write::Apply(object)] = &plan.writes[..] else {
         panic!("{plan:?}");
     };
@@ -428,4 +423,9 @@ fn without_the_rules_of_routes_those_of_virtual_services_are_carried_and_who_wro
     let services = hosts.map(|host| host.split('.').next().unwrap());
     // The rule for ratings, and both by themselves.
     assert_eq!(services.collect::<Vec<_>>(), ["reviews", "ratings", "reviews"]);
+    // Nothing more is tried until it would be something else.
+    bind(&mut world, "HTTPRoute", "books", "reviews", "reviews");
+    assert!(world.engine.plan_routes(&books).whole.is_some());
+    bind(&mut world, "HTTPRoute", "books", "reviews", "ratings");
+    assert_eq!(world.engine.plan_routes(&books).whole, None);
 }

@@ -7,14 +7,16 @@ use crate::fence::name::PodKey;
 use crate::source::convert::Watched;
 
 const API: &str = "data/api.example.com";
-const FIRST: &str = "data/first.example.com";
+/// Of each kind of listener two stay.
+const KEEPERS: [&str; 2] = ["data/first.example.com", "data/second.example.com"];
 const LEARN: &str = "Learn";
 
-/// A shop that learns hosts of ServiceEntries and has called `reviews` and these for long enough, in a mesh with two such
-/// hosts of one port.
+/// A shop that learns hosts of ServiceEntries and has called `reviews` and these for long enough, in a mesh with
+/// three such hosts of one port.
 fn shop_outside(mode: &str, called: &[&str]) -> World {
     let mut world = shop(true);
     declare(&mut world, "data", "a", &entry("first.example.com"));
+    declare(&mut world, "data", "aa", &entry("second.example.com"));
     declare(&mut world, "data", "api", &entry("api.example.com"));
     world.edit("shop", "web", json!({"learning": {"serviceEntries": mode}}));
     world.settle();
@@ -49,7 +51,7 @@ fn calling(world: &mut World, called: &[&str]) {
     world.calls(&calls);
 }
 
-/// Two hours pass, in which the Sidecar stays as it is.
+/// Two hours pass.
 fn rest(world: &mut World) {
     world.pass(SignedDuration::from_hours(2));
     calling(world, &[]);
@@ -57,13 +59,15 @@ fn rest(world: &mut World) {
     world.settle();
 }
 
-/// The hosts of `example.com` in scope.
+/// The hosts of `example.com` in scope, but for those that keep a listener.
 fn outside(world: &World) -> Vec<String> {
-    let scope = scope(world);
-    scope
-        .into_iter()
-        .filter(|host| host.ends_with(".example.com"))
-        .collect()
+    let all = all_outside(world).into_iter();
+    all.filter(|host| !KEEPERS.contains(&&**host)).collect()
+}
+
+fn all_outside(world: &World) -> Vec<String> {
+    let scope = scope(world).into_iter();
+    scope.filter(|host| host.ends_with(".example.com")).collect()
 }
 
 fn explain(world: &World, host: &str) -> crate::fence::Explanation {
@@ -78,15 +82,15 @@ fn why(world: &World, host: &str) -> String {
 #[test]
 fn one_that_was_not_used_is_not_in_scope_and_one_that_was_is() {
     let world = shop_outside(LEARN, &[]);
-    assert_eq!(outside(&world), [FIRST]);
+    assert_eq!(outside(&world), [""; 0]);
     let said = explain(&world, "api.example.com").answer;
     assert_eq!(
         said,
         "api.example.com is not in scope: nothing allows it and no call to it was seen; calls to it are passed through by \
-         Istio and not seen, so only spec.allow brings it into scope"
+         Istio and not seen, so no call brings it into scope, and spec.allow does"
     );
     let mut world = shop_outside(LEARN, &["api.example.com"]);
-    assert_eq!(outside(&world), [API, FIRST]);
+    assert_eq!(outside(&world), [API]);
     assert_eq!(why(&world, "api.example.com"), "metrics tell of calls to it");
     // And leaves again, silent for long enough.
     for _ in 0..(17 * 24) {
@@ -95,29 +99,30 @@ fn one_that_was_not_used_is_not_in_scope_and_one_that_was_is() {
         world.resync();
         world.settle();
     }
-    assert_eq!(outside(&world), [FIRST]);
+    assert_eq!(outside(&world), [""; 0]);
 }
 
 #[test]
 fn all_stay_where_they_are_not_learned_and_until_connections_are_known() {
     let world = shop_outside("Keep", &["api.example.com"]);
-    assert_eq!(outside(&world), [API, FIRST]);
+    assert_eq!(outside(&world), [API]);
     assert!(why(&world, "api.example.com").contains("learning.serviceEntries keeps such hosts"));
     let mut world = shop(true);
     declare(&mut world, "data", "a", &entry("first.example.com"));
+    declare(&mut world, "data", "aa", &entry("second.example.com"));
     declare(&mut world, "data", "api", &entry("api.example.com"));
     let learning = json!({"learning": {"serviceEntries": LEARN, "nonHttp": "Learn"}});
     world.edit("shop", "web", learning);
     world.settle();
     used(&mut world, &USED, DAY);
-    assert_eq!(outside(&world), [API, FIRST]);
+    assert_eq!(outside(&world), [API]);
     let said = why(&world, "api.example.com");
     assert!(
         said.contains("until metrics have shown all connections"),
         "{said}"
     );
     known(&mut world, &[]);
-    assert_eq!(outside(&world), [FIRST], "nonHttp has nothing to do with it");
+    assert_eq!(outside(&world), [""; 0], "nonHttp has nothing to do with it");
 }
 
 #[test]
@@ -178,6 +183,7 @@ fn what_depends_on_its_service_entry_stays() {
 fn what_others_say_of_a_host_keeps_it() {
     let rules = json!({"hosts": ["api.example.com"], "tls": []});
     let wildcard = json!({"hosts": ["*.example.com"]});
+    let partial = json!({"host": "*pi.example.com"});
     let named = json!({"host": "api.example.com", "trafficPolicy": {"tls": {"mode": "SIMPLE"}}});
     let all = json!({"host": "*.example.com"});
     let parent =
@@ -231,6 +237,13 @@ fn what_others_say_of_a_host_keeps_it() {
         (
             "DestinationRule",
             Watched::DestinationRules,
+            "elsewhere",
+            partial,
+            "a DestinationRule says",
+        ),
+        (
+            "DestinationRule",
+            Watched::DestinationRules,
             "istio-system",
             all,
             "a DestinationRule says",
@@ -246,39 +259,38 @@ fn what_others_say_of_a_host_keeps_it() {
             why(&world, "api.example.com")
         );
         world.gone(watched, namespace, "mine");
-        world.settle();
+        world.step();
         assert_eq!(
             outside(&world),
-            [API, FIRST],
-            "its new connections do not show yet"
+            [API],
+            "{kind} {spec}: its new connections do not show yet"
         );
-        rest(&mut world);
-        assert_eq!(outside(&world), [FIRST], "{kind} {spec}");
+        world.settle();
+        assert_eq!(outside(&world), [""; 0], "{kind} {spec}");
     }
-    // One of a Service says nothing of them.
     let mut world = shop_outside(LEARN, &[]);
     world.object("DestinationRule", "data", "db", json!({"host": "api"}));
-    assert!(world.settle().is_empty());
+    assert!(world.settle().is_empty(), "it is of a Service");
 }
 
 #[test]
 fn all_stay_where_a_call_would_be_refused_or_not_resolved() {
     let mut world = shop_outside(LEARN, &[]);
     mesh_config(&mut world, "outboundTrafficPolicy: {mode: REGISTRY_ONLY}");
-    assert_eq!(outside(&world), [API, FIRST]);
+    assert_eq!(outside(&world), [API]);
     assert!(why(&world, "api.example.com").contains("the mesh is REGISTRY_ONLY"));
     mesh_config(&mut world, "");
     rest(&mut world);
-    assert_eq!(outside(&world), [FIRST]);
+    assert_eq!(outside(&world), [""; 0]);
     let proxy = json!({"egress": [{"hosts": ["*/*"]}], "outboundTrafficPolicy": {"egressProxy": {"host": "out.data.svc.cluster.local"}}});
     world.object("Sidecar", "istio-system", "default", proxy);
     world.settle();
-    assert_eq!(outside(&world), [API, FIRST]);
+    assert_eq!(outside(&world), [API]);
     assert!(why(&world, "api.example.com").contains("egressProxy"));
     world.gone(Watched::Sidecars, "istio-system", "default");
     world.settle();
     rest(&mut world);
-    assert_eq!(outside(&world), [FIRST]);
+    assert_eq!(outside(&world), [""; 0]);
     let pod = |world: &mut World, captures_dns| {
         let key = PodKey::new("shop", "web-1");
         let facts = crate::fence::facts::PodFacts {
@@ -292,45 +304,84 @@ fn all_stay_where_a_call_would_be_refused_or_not_resolved() {
         world.settle();
     };
     pod(&mut world, true);
-    assert_eq!(outside(&world), [API, FIRST]);
+    assert_eq!(outside(&world), [API]);
     assert!(why(&world, "api.example.com").contains("ISTIO_META_DNS_CAPTURE"));
     pod(&mut world, false);
     rest(&mut world);
-    assert_eq!(outside(&world), [FIRST]);
+    assert_eq!(outside(&world), [""; 0]);
 }
 
 #[test]
-fn one_host_keeps_each_kind_of_listener_of_a_port_number() {
+fn two_hosts_keep_each_kind_of_listener_of_a_port_number() {
     let mut world = shop_outside(LEARN, &[]);
+    assert_eq!(all_outside(&world), KEEPERS);
     let said = why(&world, "first.example.com");
     assert!(
         said.contains("connections that pass through there would be cut"),
         "{said}"
     );
-    let http = json!({"hosts": ["web.example.com"], "resolution": "DNS", "ports": [{"number": 443, "protocol": "HTTP"}]});
-    declare(&mut world, "data", "web", &http);
-    assert_eq!(outside(&world), [FIRST, "data/web.example.com"]);
-    // A host that stays for itself is enough.
-    let mut bound = entry("stays.example.com");
-    bound["location"] = json!("MESH_INTERNAL");
-    declare(&mut world, "data", "z", &bound);
+    // Whoever has the first may take it away.
+    world.gone(Watched::ServiceEntries, "data", "a");
+    world.settle();
+    assert_eq!(all_outside(&world), [API, KEEPERS[1]]);
+    let http = |host: &str| json!({"hosts": [host], "resolution": "DNS", "ports": [{"number": 443, "protocol": "HTTP"}]});
+    declare(&mut world, "data", "web", &http("web.example.com"));
+    declare(&mut world, "data", "web2", &http("web2.example.com"));
+    declare(&mut world, "data", "web3", &http("web3.example.com"));
     rest(&mut world);
-    assert_eq!(
-        outside(&world),
-        ["data/stays.example.com", "data/web.example.com"]
-    );
-    // One without hosts keeps nothing.
+    let kept = [API, KEEPERS[1], "data/web.example.com", "data/web2.example.com"];
+    assert_eq!(all_outside(&world), kept);
+    // Hosts that stay for themselves are enough.
+    for name in ["y", "z"] {
+        let mut bound = entry(&format!("{name}.example.com"));
+        bound["location"] = json!("MESH_INTERNAL");
+        declare(&mut world, "data", name, &bound);
+    }
+    rest(&mut world);
+    let bound = ["data/y.example.com", "data/z.example.com"];
+    let kept = [kept[2], kept[3], bound[0], bound[1]];
+    assert_eq!(all_outside(&world), kept);
+    // One without hosts keeps nothing, and of two of one name only the first is there.
     declare(
         &mut world,
         "data",
         "0",
-        &json!({"hosts": [], "ports": http["ports"]}),
+        &json!({"hosts": [], "ports": http("")["ports"]}),
     );
+    let mut again = entry("y.example.com");
+    again["ports"][0]["number"] = json!(8443);
+    declare(&mut world, "books", "y", &again);
     rest(&mut world);
+    let all = all_outside(&world);
+    assert!(
+        all.contains(&KEEPERS[1].to_owned()) && all.contains(&"data/web2.example.com".to_owned()),
+        "{all:?}"
+    );
+}
+
+#[test]
+fn one_leaves_an_hour_after_rules_that_led_it_elsewhere_are_gone() {
+    let mut world = shop_outside(LEARN, &[]);
+    let rules = json!({"hosts": ["*.example.com"], "tls": []});
+    world.object("VirtualService", "data", "mine", rules);
+    world.settle();
+    for _ in 0..5 {
+        rest(&mut world);
+    }
+    world.gone(Watched::VirtualServices, "data", "mine");
+    world.step();
     assert_eq!(
         outside(&world),
-        ["data/stays.example.com", "data/web.example.com"]
+        [API],
+        "what connects to it now does not show yet"
     );
+    let said = explain(&world, "api.example.com").answer;
+    assert!(said.contains("less than an hour ago"), "{said}");
+    // Nobody has to ask again.
+    let before = world.now;
+    world.settle();
+    assert_eq!(outside(&world), [""; 0]);
+    assert_eq!(world.now - SignedDuration::from_hours(1), before);
 }
 
 #[test]
@@ -358,26 +409,26 @@ fn what_is_allowed_or_has_keys_of_tokens_is_in_scope() {
     let rule = json!({"jwtRules": [{"issuer": "x", "jwksUri": "https://api.example.com/keys"}]});
     world.object("RequestAuthentication", "shop", "tokens", rule);
     world.settle();
-    assert_eq!(outside(&world), [API, FIRST]);
+    assert_eq!(outside(&world), [API]);
     assert!(why(&world, "api.example.com").contains("the keys of RequestAuthentication shop/tokens"));
     world.gone(Watched::RequestAuthentications, "shop", "tokens");
     world.settle();
     rest(&mut world);
-    assert_eq!(outside(&world), [FIRST]);
+    assert_eq!(outside(&world), [""; 0]);
     let learning = json!({"serviceEntries": LEARN});
     let allowed = json!({"allow": [{"host": "api.example.com"}], "learning": learning});
     world.edit("shop", "web", allowed);
     known(&mut world, &[]);
-    assert_eq!(outside(&world), [API, FIRST]);
+    assert_eq!(outside(&world), [API]);
     // What it called meanwhile has to be read again: a connection may be open.
     world.edit("shop", "web", json!({"learning": learning}));
     world.settle();
-    assert_eq!(outside(&world), [API, FIRST]);
+    assert_eq!(outside(&world), [API]);
     let said = explain(&world, "api.example.com").answer;
     assert!(said.contains("the Sidecar keeps it until metrics"), "{said}");
     known(&mut world, &[]);
     rest(&mut world);
-    assert_eq!(outside(&world), [FIRST]);
+    assert_eq!(outside(&world), [""; 0]);
 }
 
 #[test]
@@ -399,7 +450,7 @@ fn a_call_teaches_what_the_callers_namespace_sees_of_a_host() {
     // It is the same one when another namespace declares it alone.
     world.gone(Watched::ServiceEntries, "books", "api");
     world.settle();
-    assert_eq!(outside(&world), [API, FIRST]);
+    assert_eq!(outside(&world), [API]);
 }
 
 #[test]
@@ -412,7 +463,7 @@ fn a_host_that_was_used_stays_where_metrics_leave_out_connections() {
         world.resync();
         world.settle();
     }
-    assert_eq!(outside(&world), [API, FIRST]);
+    assert_eq!(outside(&world), [API]);
     assert_eq!(
         why(&world, "api.example.com"),
         "metrics tell of calls to it",
@@ -438,13 +489,12 @@ fn what_reads_like_a_name_of_the_mesh_stays() {
         );
     }
     let mut world = shop_outside(LEARN, &[]);
-    assert_eq!(outside(&world), [FIRST]);
     // A namespace of that name comes and goes.
     world.namespace("com", None);
     world.settle();
-    assert_eq!(outside(&world), [API, FIRST]);
+    assert_eq!(outside(&world), [API]);
     world.apply(Change::Namespace("com".into(), None));
     world.settle();
     rest(&mut world);
-    assert_eq!(outside(&world), [FIRST]);
+    assert_eq!(outside(&world), [""; 0]);
 }

@@ -51,8 +51,8 @@ proptest! {
         for service in ["db", "cache", "queue", "search"] {
             world.service("data", service, &["tcp:5432"]);
         }
-        // The first keeps the listener.
-        for (name, host) in [("a", "first.example.com"), ("api", "api.example.com")] {
+        // Two keep the listener.
+        for (name, host) in [("a", "first.example.com"), ("aa", "second.example.com"), ("api", "api.example.com")] {
             let entry = json!({"hosts": [host], "ports": [{"number": 443, "protocol": "TLS"}]});
             world.object("ServiceEntry", "data", name, entry);
         }
