@@ -216,7 +216,10 @@ impl Reconciler {
         let plan = self.state.engine().plan_routes(namespace);
         self.write_routes(namespace, &plan).await?;
         tracing::warn!(%namespace, %error, "first calls follow no routes of Gateway API to this namespace, until one of them changes");
-        self.say_not_carried(&plan).await;
+        // It is news to them, also where the others are written already.
+        if plan.writes.is_empty() {
+            self.say_not_carried(&plan).await;
+        }
         Ok(())
     }
 

@@ -138,7 +138,14 @@ async fn a_rule_that_is_refused_stops_no_route(scene: &Scene) -> Result<()> {
             ])
             .await?;
         ensure!(shown.contains("httproute/refused"), "{shown}");
-        ensure!(shown.contains("Istio refuses it"), "{shown}");
+        ensure!(
+            shown.contains("Istio refuses the routes to its namespace"),
+            "{shown}"
+        );
+        ensure!(
+            shown.matches("httproute/refused").count() == 1,
+            "it is told again: {shown}"
+        );
         Ok(())
     })
     .await
