@@ -332,6 +332,14 @@ impl Engine {
     /// Whether the fence's namespace sees a host.
     fn sees(&self, key: &FenceKey, host: &str) -> bool {
         let names = |rules: &VirtualServiceFacts| rules.hosts.iter().any(|name| **name == *host);
+        // Not all that is ServiceFence's own is among the Services.
+        if self
+            .own_hosts(&key.namespace)
+            .iter()
+            .any(|own| *own.name == *host)
+        {
+            return true;
+        }
         match self.service_of(host) {
             Some((_, facts)) => facts.visibility.to(&key.namespace),
             None => {

@@ -138,6 +138,12 @@ fn every_rule_of_the_protocol_has_a_reason_of_its_own() {
         );
     }
 
+    let ports = explain(&world, &format!("servicefence-ports.{SYSTEM}")).answer;
+    assert!(
+        ports.ends_with("is in scope: ServiceFence itself needs it"),
+        "{ports}"
+    );
+
     world.service("books", "odd", &["tcp:8080"]);
     world.edit(
         "shop",
