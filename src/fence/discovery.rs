@@ -43,8 +43,8 @@ pub struct DefaultExports {
     pub services: DefaultExport,
     /// VirtualServices.
     pub virtual_services: DefaultExport,
-    /// DestinationRules. Of none is more read than the host; but where they stay in their namespace, the fallback gateway does not know the
-    /// subsets that they define.
+    /// DestinationRules. Of none is more read than the host; but where they stay in their namespace, the fallback gateway
+    /// does not know the subsets that they define.
     pub destination_rules: DefaultExport,
 }
 

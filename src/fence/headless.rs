@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use servicefence_crd::Headless;
 
-use super::change::{Dirty, Target};
+use super::change::Dirty;
 use super::engine::{Engine, Fence};
 use super::facts::{Protocol, ServiceFacts, ServiceKind};
 use super::name::{FenceKey, ServiceKey};
@@ -147,9 +147,6 @@ impl Engine {
 
     /// Fences for which it may be another question now which headless Services are in scope.
     pub(super) fn dirty_learning_headless(&self, dirty: &mut Dirty) {
-        let learning = self.fences.iter().filter(|(_, fence)| fence.learns_headless());
-        dirty
-            .targets
-            .extend(learning.map(|(key, _)| Target::Fence(key.clone())));
+        self.dirty_fences_that(Fence::learns_headless, dirty);
     }
 }

@@ -43,8 +43,8 @@ impl JwksFacts {
 }
 
 impl Engine {
-    /// Each host of the mesh from which a fence's proxies fetch keys, as they import it, with the RequestAuthentication that says so: those of the
-    /// fence's namespace and of Istio's root one (Istio: `getConfigsForWorkload`).
+    /// Each host of the mesh from which a fence's proxies fetch keys, as they import it, with the RequestAuthentication that
+    /// says so: those of the fence's namespace and of Istio's root one (Istio: `getConfigsForWorkload`).
     pub(super) fn key_servers<'a>(
         &'a self,
         key: &'a FenceKey,

@@ -14,7 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 use servicefence_crd::ServiceEntries;
 use servicefence_crd::istio::{ServiceEntryPort, ServiceEntrySpec};
 
-use super::change::{Dirty, Target};
+use super::change::Dirty;
 use super::connections::Unknown;
 use super::engine::{Engine, Fence};
 use super::facts::Visibility;
@@ -365,19 +365,20 @@ impl Engine {
         now: Timestamp,
     ) -> (BTreeSet<ScopeHost>, Option<Timestamp>) {
         let mut connected = BTreeSet::new();
-        let mut until = None;
         if fence.learns_service_entries() {
             let leaving = current.difference(target);
-            for host in leaving.filter(|host| self.is_declared(key, host)) {
-                let Some(unknown) = self.unknown_outside(key, fence, &host.name, now) else {
-                    continue;
-                };
-                if let Unknown::Changed(at) = unknown {
-                    until = until.into_iter().chain(at.checked_add(SETTLED).ok()).min();
-                }
-                connected.insert(host.clone());
-            }
+            connected.extend(leaving.filter(|host| self.is_declared(key, host)).cloned());
         }
+        if connected.is_empty() || self.connections_known_since(key, fence, now).is_err() {
+            return (connected, None);
+        }
+        let mut until = None;
+        connected.retain(|host| {
+            let changed = self.changed_lately(&host.name, now);
+            let over = changed.and_then(|at| at.checked_add(SETTLED).ok());
+            until = until.into_iter().chain(over).min();
+            changed.is_some()
+        });
         (connected, until)
     }
 
@@ -389,16 +390,21 @@ impl Engine {
         host: &str,
         now: Timestamp,
     ) -> Option<Unknown> {
-        if let Err(unknown) = self.connections_known_since(key, fence, now) {
-            return Some(unknown);
+        match self.connections_known_since(key, fence, now) {
+            Ok(_) => self.changed_lately(host, now).map(Unknown::Changed),
+            Err(unknown) => Some(unknown),
         }
+    }
+
+    /// When the way to a host changed, where metrics may not yet tell of what connects to it since.
+    fn changed_lately(&self, host: &str, now: Timestamp) -> Option<Timestamp> {
         let names = |name: &str| match name.strip_prefix('*') {
             Some(rest) => host.ends_with(rest),
             None => name == host,
         };
         let changed = self.outside_changed.iter().filter(|(name, _)| names(name));
         let changed = changed.map(|(_, at)| *at).max()?;
-        (now.duration_since(changed) < SETTLED).then_some(Unknown::Changed(changed))
+        (now.duration_since(changed) < SETTLED).then_some(changed)
     }
 
     /// Whether a ServiceEntry that a fence's namespace sees is behind an import.
@@ -409,13 +415,7 @@ impl Engine {
 
     /// Fences for which it may be another question now which of them are in scope.
     pub(super) fn dirty_learning_service_entries(&self, dirty: &mut Dirty) {
-        let learning = self
-            .fences
-            .iter()
-            .filter(|(_, fence)| fence.learns_service_entries());
-        dirty
-            .targets
-            .extend(learning.map(|(key, _)| Target::Fence(key.clone())));
+        self.dirty_fences_that(Fence::learns_service_entries, dirty);
     }
 }
 

@@ -151,10 +151,7 @@ impl Engine {
         let labels = |facts: &Option<NamespaceFacts>| facts.as_ref().map(|facts| facts.labels.clone());
         if labels(&old) != labels(&new) {
             let looks = |fence: &Fence| fence.wishes.allow.iter().any(Allowed::looks_at_namespaces);
-            let looking = self.fences.iter().filter(|(_, fence)| looks(fence));
-            dirty
-                .targets
-                .extend(looking.map(|(fence, _)| Target::Fence(fence.clone())));
+            self.dirty_fences_that(looks, dirty);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::Engine;
+use super::{Engine, Fence};
 use crate::fence::allow::Allowed;
 use crate::fence::change::{Dirty, Target};
 use crate::fence::facts::ServiceFacts;
@@ -50,6 +50,14 @@ impl Engine {
         dirty
             .targets
             .extend(named.map(|(key, _)| Target::Fence(key.clone())));
+    }
+
+    /// Fences of one kind.
+    pub(in crate::fence) fn dirty_fences_that(&self, are: impl Fn(&Fence) -> bool, dirty: &mut Dirty) {
+        let these = self.fences.iter().filter(|(_, fence)| are(fence));
+        dirty
+            .targets
+            .extend(these.map(|(key, _)| Target::Fence(key.clone())));
     }
 
     pub(super) fn dirty_fences_in(&self, namespace: &str, dirty: &mut Dirty) {

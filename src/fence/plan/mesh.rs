@@ -34,23 +34,25 @@ impl Engine {
     /// The plan of the routes to a namespace's Services; without the rules of Gateway API where Istio refused these very
     /// routes with them.
     pub fn plan_routes(&self, namespace: &Name) -> RoutesPlan {
+        let fingerprints =
+            |routes: &render::Routes| -> Vec<_> { routes.objects.iter().map(Object::fingerprint).collect() };
         let mut routes = self.rendered_routes(namespace, Carry::All);
-        let whole: Vec<_> = routes.objects.iter().map(Object::fingerprint).collect();
-        let is_refused = self.routes_refused.get(namespace) == Some(&whole);
+        let mut are = fingerprints(&routes);
+        let is_refused = self.routes_refused.get(namespace) == Some(&are);
         if is_refused {
             routes = self.rendered_routes(namespace, Carry::VirtualServices);
+            are = fingerprints(&routes);
         }
         let mut plan = RoutesPlan {
             not_carried: routes.not_carried,
-            whole: (!is_refused).then_some(whole),
             ..RoutesPlan::default()
         };
         let mut wanted = BTreeSet::new();
-        for object in routes.objects {
+        for (object, fingerprint) in routes.objects.into_iter().zip(&are) {
             wanted.insert(object.name.clone());
             match self.routes.get(&object.name) {
                 Some(is) if !is.ours => plan.taken.push(object.name.clone()),
-                Some(is) if is.fingerprint == object.fingerprint() => {}
+                Some(is) if is.fingerprint == *fingerprint => {}
                 _ => plan.writes.push(Write::Apply(object)),
             }
         }
@@ -62,6 +64,7 @@ impl Engine {
                     .push(Write::Delete(Kind::VirtualService, system, name.clone()));
             }
         }
+        plan.whole = (!is_refused).then_some(are);
         plan
     }
 
