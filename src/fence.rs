@@ -48,4 +48,3 @@ pub use registry::Registry;
 pub use savings::Size;
 pub use scope::{Scope, Why, Whys};
 pub use traffic::{Call, Counted, LABELS, Teller, Told, Traffic};
-pub use transition::Moving;

@@ -159,7 +159,6 @@ impl Reconciler {
                     .and_then(|fence| fence.resource.metadata.uid.clone()),
             )
         };
-        self.state.apply(Change::Moving(key.clone(), plan.moving));
         let mut written = Ok(());
         if let Some(write) = plan.sidecar {
             let priority = if plan.widens {

@@ -46,9 +46,20 @@ pub struct WorkloadSelector {
 /// What pods can reach.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub struct EgressListener {
+    /// The port that it listens on; absent: those of all that it can reach.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<ListenerPort>,
     /// `namespace/host`.
     #[serde(default)]
     pub hosts: Vec<String>,
+}
+
+/// The port of an egress listener.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct ListenerPort {
+    /// Its name.
+    #[serde(default)]
+    pub name: String,
 }
 
 /// [VirtualService](https://istio.io/latest/docs/reference/config/networking/virtual-service/).

@@ -35,9 +35,6 @@ pub const TUNNEL_PORT: u16 = 15081;
 /// listeners exist on which Envoy recognises an HTTP miss.
 pub const PORTS: &str = "servicefence-ports";
 
-/// `VirtualService` that imports clusters before routes need them.
-pub const WARM: &str = "servicefence-warm";
-
 /// Request header with the address that the caller dialled.
 pub const ORIGINAL_DST_HEADER: &str = "x-servicefence-original-dst";
 

@@ -179,7 +179,10 @@ impl Mesh {
             .kubectl(&["-n", namespace, "get", "sidecar", &sidecar, "-o", "json"])
             .await?;
         let sidecar: Value = serde_json::from_str(&text)?;
-        let hosts = sidecar["spec"]["egress"][0]["hosts"]
+        let hosts = sidecar["spec"]["egress"]
+            .as_array()
+            .and_then(|listeners| listeners.last())
+            .context("egress")?["hosts"]
             .as_array()
             .context("hosts")?;
         let hosts = hosts.iter().filter_map(Value::as_str).map(str::to_owned);
@@ -239,10 +242,13 @@ impl Mesh {
     /// Waits until no host is on its way into or out of a scope of the namespace.
     pub async fn wait_at_rest(&self, namespace: &str) -> Result<()> {
         until(format!("no transition in {namespace}"), LONG, async || {
-            let names = self
-                .kubectl(&["-n", namespace, "get", "virtualservices", "-o", "name"])
+            let sidecars = self
+                .kubectl(&["-n", namespace, "get", "sidecars", "-o", "yaml"])
                 .await?;
-            ensure!(!names.contains("servicefence-warm"), "hosts are on their way");
+            ensure!(
+                !sidecars.contains("name: servicefence-warm"),
+                "hosts are on their way"
+            );
             Ok(())
         })
         .await

@@ -18,7 +18,6 @@ use super::policy::PolicyFacts;
 use super::service_entry::ServiceEntryFacts;
 use super::telemetry::{MeshConfigFacts, TelemetryFacts};
 use super::traffic::Told;
-use super::transition::Moving;
 
 /// One thing that changed. `None` means that it is gone.
 #[derive(Clone, Debug)]
@@ -50,8 +49,8 @@ pub enum Change {
     Fence(FenceKey, Option<Arc<ServiceFence>>),
     /// A Sidecar, ours or a user's.
     Sidecar(ConfigKey, Option<SidecarFacts>),
-    /// An object named as our warm objects are, and the Services that it carries.
-    Warm(ConfigKey, Option<(Written, BTreeSet<ServiceKey>)>),
+    /// A VirtualService of ours that this version does not write: an older one left it.
+    Leftover(ConfigKey),
     /// An object named as our EnvoyFilter is.
     EnvoyFilter(Name, Option<Written>),
     /// A Telemetry, ours or a user's.
@@ -68,8 +67,6 @@ pub enum Change {
     RoutesConfirmed(Name),
     /// Istio refused the routes of a namespace, which were these.
     RoutesRefused(Name, Vec<Fingerprint>),
-    /// What a fence is about to move.
-    Moving(FenceKey, Moving),
     /// Whether the fallback gateway has a ready endpoint.
     GatewayReady(bool),
     /// The cluster's ranges of Service addresses.
@@ -95,7 +92,7 @@ pub enum Change {
 pub enum Target {
     /// A fence: its Sidecar and status.
     Fence(FenceKey),
-    /// A namespace: its generated fences, EnvoyFilter and warm objects.
+    /// A namespace: its generated fences, its EnvoyFilter and its Telemetry.
     Namespace(Name),
     /// The fallback gateway's routes to a namespace's Services.
     Routes(Name),

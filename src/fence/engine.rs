@@ -27,7 +27,7 @@ use super::name::{Cidr, ConfigKey, FenceKey, Fingerprint, Name, PodKey, ScopeHos
 use super::optin::{Asked, Named};
 use super::registry::Registry;
 use super::telemetry::{MeshConfigFacts, TelemetryFacts};
-use super::transition::Transitions;
+use super::transition::Warm;
 
 /// What the operator of the controller decides.
 #[derive(Clone, Debug)]
@@ -139,8 +139,12 @@ pub struct Engine {
     /// What labels ask for in each Namespace; found when first needed.
     pub(super) asked: BTreeMap<Name, OnceLock<Asked>>,
     pub(super) sidecars: BTreeMap<ConfigKey, SidecarFacts>,
-    pub(super) transitions: BTreeMap<Name, Transitions>,
-    pub(super) warm: BTreeMap<ConfigKey, Written>,
+    /// Since when the hosts of Sidecars have been warm, where there are such.
+    pub(super) warm: BTreeMap<ConfigKey, Warm>,
+    /// Until when the proxies of a namespace that lost a Sidecar may not have heard of it.
+    pub(super) releasing: BTreeMap<Name, Timestamp>,
+    /// VirtualServices that an older version left.
+    pub(super) leftovers: BTreeSet<ConfigKey>,
     pub(super) envoy_filters: BTreeMap<Name, Written>,
     pub(super) routes: BTreeMap<Name, Written>,
     pub(super) routes_confirmed: BTreeSet<Name>,
@@ -174,8 +178,9 @@ impl Engine {
             fences: BTreeMap::new(),
             asked: BTreeMap::new(),
             sidecars: BTreeMap::new(),
-            transitions: BTreeMap::new(),
             warm: BTreeMap::new(),
+            releasing: BTreeMap::new(),
+            leftovers: BTreeSet::new(),
             envoy_filters: BTreeMap::new(),
             routes: BTreeMap::new(),
             routes_confirmed: BTreeSet::new(),

@@ -384,6 +384,8 @@ pub struct SidecarFacts {
     pub selector: Option<Labels>,
     /// What it imports.
     pub hosts: BTreeSet<ScopeHost>,
+    /// Hosts of which proxies have the clusters by it, and no route; ours only.
+    pub warm: BTreeSet<ScopeHost>,
     /// What it says besides about the proxies: `outboundTrafficPolicy`, `inboundConnectionPool`.
     pub proxy: Map<String, Value>,
     /// Among several for the same pods Istio takes the oldest.
@@ -394,20 +396,35 @@ pub struct SidecarFacts {
     pub says_more: bool,
 }
 
+/// What a Sidecar of ours says about calls.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Egress {
+    /// The scope: proxies have clusters, routes and listeners of these hosts.
+    pub hosts: BTreeSet<ScopeHost>,
+    /// Hosts of which they have the clusters alone.
+    pub warm: BTreeSet<ScopeHost>,
+}
+
 impl SidecarFacts {
     /// Whether it says just this.
     pub fn says(
         &self,
         owner: Option<&str>,
         selector: Option<&Labels>,
-        hosts: &BTreeSet<ScopeHost>,
+        egress: &Egress,
         proxy: &Map<String, Value>,
     ) -> bool {
         !self.says_more
             && self.owners.iter().map(String::as_str).eq(owner)
             && self.selector.as_ref() == selector
-            && self.hosts == *hosts
+            && self.hosts == egress.hosts
+            && self.warm == egress.warm
             && self.proxy == *proxy
+    }
+
+    /// All of which its proxies have the clusters.
+    pub fn known(&self) -> impl Iterator<Item = &ScopeHost> {
+        self.hosts.iter().chain(&self.warm)
     }
 
     /// Whether its proxies know a Service. One without hosts imports everything.

@@ -118,6 +118,11 @@ impl ServiceKey {
 }
 
 impl ScopeHost {
+    /// All that there is.
+    pub fn everything() -> Self {
+        Self::new("*", "*")
+    }
+
     /// Reads `namespace/host`; `None` where it is something else.
     pub fn parse(text: &str) -> Option<Self> {
         let (namespace, host) = text.split_once('/')?;

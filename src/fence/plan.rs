@@ -60,6 +60,4 @@ pub(crate) enum Held {
     Unseen(Blind),
     /// Its past is not read yet.
     History(History),
-    /// Clusters are on their way in or out.
-    Warming,
 }

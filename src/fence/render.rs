@@ -6,14 +6,12 @@ mod ports;
 mod routes;
 mod sidecar;
 mod telemetry;
-mod warm;
 
 pub use envoy_filter::{Authorities, ENVOY_FILTER, envoy_filter, envoy_filter_spec};
 pub use ports::ports;
 pub use routes::{Carry, NotCarried, Routes, namespace_of_routes, routes};
-pub use sidecar::{fence_of_sidecar, says_more, sidecar, sidecar_name};
+pub use sidecar::{WARM, fence_of_sidecar, says_more, sidecar, sidecar_name};
 pub use telemetry::{TELEMETRY, telemetry};
-pub use warm::{services_of_warm, warm};
 
 use serde_json::{Value, json};
 use servicefence_crd::names;

@@ -149,28 +149,13 @@ impl Scope {
     }
 }
 
-/// The hosts that every Sidecar of `namespace` needs for ServiceFence itself: the fallback gateway,
-/// the placeholder that makes HTTP listeners exist, and the placeholder as seen from the caller's
-/// namespace, where the `VirtualService` of the two-step transitions stands.
-fn own_hosts(system_namespace: &Name, namespace: &Name) -> [ScopeHost; 3] {
-    let ports = ServiceKey::new(system_namespace.clone(), names::PORTS).host();
-    [
-        ServiceKey::new(system_namespace.clone(), names::FALLBACK).scope_host(),
-        ScopeHost {
-            namespace: system_namespace.clone(),
-            name: ports.clone(),
-        },
-        ScopeHost {
-            namespace: namespace.clone(),
-            name: ports,
-        },
-    ]
-}
-
 impl Engine {
-    /// The same, and where proxies report what is passed through, which nobody else would see.
+    /// What every Sidecar of `namespace` imports for ServiceFence itself: the fallback gateway, the placeholder that makes
+    /// HTTP listeners exist, and where proxies report what is passed through, which nobody else would see.
     pub(super) fn own_hosts(&self, namespace: &Name) -> Vec<ScopeHost> {
-        let own = own_hosts(&self.settings.system_namespace, namespace);
+        let system = &self.settings.system_namespace;
+        let own = [names::FALLBACK, names::PORTS];
+        let own = own.map(|name| ServiceKey::new(system.clone(), name).scope_host());
         let reports_to = self.mesh_config.reports_to.iter();
         let reports_to = reports_to
             .filter(|_| !self.falls_back_to_gateway(namespace))

@@ -1,157 +1,134 @@
 //! Hitless transitions: clusters come before routes and go after them.
 //!
-//! istiod adds and removes clusters and routes in one push and Envoy applies them a moment apart,
-//! so a plain change of a Sidecar fails a few requests. A host that joins or leaves a scope is
-//! therefore first made a destination of a `VirtualService` in the callers' namespace, which
-//! imports its clusters and no route, and stays there for a settle time after the Sidecar changed.
+//! istiod adds and removes clusters and routes in one push and Envoy applies them a moment apart, so a plain change of a
+//! Sidecar fails a few requests. A Sidecar of ours therefore has two lists of hosts: the scope, and the hosts that are
+//! *warm*: their clusters are in the proxies and their routes are not. A host that joins is warm for a settle time before
+//! it is in the scope; a host that leaves is warm for a settle time after.
 //!
-//! Flows in: which hosts move (from each fence's plan), what the warm objects carry (from the
-//! watch), when a Sidecar changed. Flows out: which hosts must be warm, and which have been for
-//! long enough. All of it follows from observed objects: after a restart the settle time is waited
-//! for again and nothing else is lost.
+//! Flows in: what a Sidecar says, since when each of its hosts has been warm, and the scope that it should have. Flows
+//! out: what the Sidecar should say next. Invariant: no host goes from one list to nothing, or from nothing into the
+//! scope, before its settle time. All of it follows from the Sidecar as observed: after a restart the settle time begins
+//! again, and nothing else is lost.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::name::{FenceKey, Name, ServiceKey};
+use super::facts::Egress;
+use super::name::ScopeHost;
 
-/// Services that move into or out of a scope.
-pub type Moving = Arc<BTreeSet<ServiceKey>>;
+/// Since when hosts have been warm.
+pub type Warm = BTreeMap<ScopeHost, Timestamp>;
 
-/// The transitions of one namespace.
-#[derive(Default)]
-pub struct Transitions {
-    /// What each warm object carries.
-    objects: BTreeMap<Name, BTreeSet<ServiceKey>>,
-    /// Since when a Service has been in some warm object.
-    warm_since: BTreeMap<ServiceKey, Timestamp>,
-    /// Until when a Service that has moved must stay warm.
-    keep_until: BTreeMap<ServiceKey, Timestamp>,
-    /// What each fence is about to move.
-    moving: BTreeMap<FenceKey, Moving>,
+/// Where a Sidecar stands.
+#[derive(Clone, Copy)]
+pub struct Standing<'a> {
+    /// Its scope.
+    pub hosts: &'a BTreeSet<ScopeHost>,
+    /// Its warm hosts.
+    pub warm: &'a Warm,
+    /// How long a host is warm; zero: no host is.
+    pub settle: SignedDuration,
+    /// The time.
+    pub now: Timestamp,
 }
 
-impl Transitions {
-    /// Notes what a warm object carries; `None` when it is gone.
-    pub fn set_object(&mut self, name: Name, services: Option<BTreeSet<ServiceKey>>, now: Timestamp) {
-        match services {
-            Some(services) => self.objects.insert(name, services),
-            None => self.objects.remove(&name),
-        };
-        let warm: BTreeSet<&ServiceKey> = self.objects.values().flatten().collect();
-        self.warm_since.retain(|key, _| warm.contains(key));
-        for key in warm {
-            self.warm_since.entry(key.clone()).or_insert(now);
-        }
-    }
-
-    /// Notes what a fence is about to move; returns whether that is news.
-    pub fn set_moving(&mut self, fence: FenceKey, services: Moving) -> bool {
-        if services.is_empty() {
-            return self.moving.remove(&fence).is_some();
-        }
-        let changed = self.moving.get(&fence) != Some(&services);
-        self.moving.insert(fence, services);
-        changed
-    }
-
-    /// Keeps Services that have just moved warm until `until`, where they are warm now.
-    pub fn keep(&mut self, moved: impl IntoIterator<Item = ServiceKey>, until: Timestamp) {
-        for key in moved {
-            if self.warm_since.contains_key(&key) {
-                let kept = self.keep_until.entry(key).or_insert(until);
-                *kept = until.max(*kept);
-            }
-        }
-    }
-
-    /// Since when a Service has been warm.
-    pub fn warm_since(&self, key: &ServiceKey) -> Option<Timestamp> {
-        self.warm_since.get(key).copied()
-    }
-
-    /// Fences that are about to move something.
-    pub fn moving_fences(&self) -> impl Iterator<Item = &FenceKey> {
-        self.moving.keys()
-    }
-
-    /// What the warm objects must carry at `now`, and when that changes by itself.
-    pub fn wanted(&self, now: Timestamp) -> (BTreeSet<ServiceKey>, Option<Timestamp>) {
-        let kept = self.keep_until.iter().filter(|(_, until)| **until > now);
-        let next = kept.clone().map(|(_, until)| *until).min();
-        let moving = self.moving.values().flat_map(|services| services.iter());
-        (moving.chain(kept.map(|(key, _)| key)).cloned().collect(), next)
-    }
-
-    /// Forgets what no longer has to be kept warm.
-    pub fn expire(&mut self, now: Timestamp) {
-        self.keep_until.retain(|_, until| *until > now);
-    }
-
-    /// The warm objects as they are.
-    pub fn objects(&self) -> &BTreeMap<Name, BTreeSet<ServiceKey>> {
-        &self.objects
-    }
-
-    /// Whether nothing moves and nothing is kept.
-    pub fn is_idle(&self) -> bool {
-        self.objects.is_empty() && self.moving.is_empty()
-    }
-}
-
-/// Where a scope stands on its way from what the Sidecar carries to what it should.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Step {
-    /// Joining or leaving Services that must be warm.
-    pub moving: Moving,
-    /// Leaving Services that have not been warm for long enough: they stay in for now.
-    pub not_yet_out: BTreeSet<ServiceKey>,
-    /// Joining Services that have not been warm for long enough: they stay out for now.
-    pub not_yet_in: BTreeSet<ServiceKey>,
-    /// When the next of them has been.
+/// What a Sidecar should say next.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Next {
+    /// Its scope and its warm hosts.
+    pub egress: Egress,
+    /// When a host that is warm now has been so for long enough.
     pub again_at: Option<Timestamp>,
 }
 
-/// The next step for Services that join and leave. With a settle time of zero there is no warm
-/// phase.
-pub fn step(
-    transitions: Option<&Transitions>,
-    joining: BTreeSet<ServiceKey>,
-    leaving: BTreeSet<ServiceKey>,
-    settle: SignedDuration,
-    now: Timestamp,
-) -> Step {
-    let mut step = Step {
-        moving: Moving::default(),
-        not_yet_out: BTreeSet::new(),
-        not_yet_in: BTreeSet::new(),
-        again_at: None,
-    };
-    if settle.is_zero() {
-        return step;
+/// Notes which hosts a Sidecar has warm now. Those that were warm before go on.
+pub fn observe(warm: &mut Warm, hosts: &BTreeSet<ScopeHost>, now: Timestamp) {
+    warm.retain(|host, _| hosts.contains(host));
+    for host in hosts {
+        warm.entry(host.clone()).or_insert(now);
     }
-    let mut waits = |key: &ServiceKey| {
-        let settled_at = transitions
-            .and_then(|t| t.warm_since(key))
-            .map(|since| since + settle);
-        let waits = settled_at.is_none_or(|at| at > now);
-        if waits && let Some(at) = settled_at {
-            step.again_at = Some(step.again_at.map_or(at, |earlier| earlier.min(at)));
+}
+
+impl Standing<'_> {
+    /// The next step towards the scope `target`. A host `may_wait` to join where calls to it are served meanwhile; one
+    /// that leaves `has_clusters` or need not be warm.
+    pub fn towards(
+        &self,
+        target: &BTreeSet<ScopeHost>,
+        may_wait: impl Fn(&ScopeHost) -> bool,
+        has_clusters: impl Fn(&ScopeHost) -> bool,
+    ) -> Next {
+        let mut next = Next::default();
+        let waits = !self.settle.is_zero();
+        for host in target {
+            if self.hosts.contains(host) || !waits || !may_wait(host) {
+                next.egress.hosts.insert(host.clone());
+                continue;
+            }
+            match self.settles_at(host) {
+                Some(at) if at <= self.now => {
+                    next.egress.hosts.insert(host.clone());
+                }
+                // Everything is warm until then, this host too.
+                Some(_) if !self.warm.contains_key(host) => {}
+                settles_at => {
+                    next.egress.warm.insert(host.clone());
+                    next.waits_until(settles_at);
+                }
+            }
         }
-        waits
-    };
-    let not_yet_in = joining.iter().filter(|key| waits(key)).cloned().collect();
-    let not_yet_out = leaving.iter().filter(|key| waits(key)).cloned().collect();
-    step.not_yet_in = not_yet_in;
-    step.not_yet_out = not_yet_out;
-    step.moving = Arc::new(joining.into_iter().chain(leaving).collect());
-    step
+        let leaving = self.hosts.difference(target);
+        let leaving = leaving.filter(|host| waits && has_clusters(host));
+        next.egress.warm.extend(leaving.cloned());
+        for (host, since) in self.warm {
+            let settles_at = *since + self.settle;
+            if settles_at > self.now && !next.egress.hosts.contains(host) {
+                next.egress.warm.insert(host.clone());
+                next.waits_until(Some(settles_at));
+            }
+        }
+        next
+    }
+
+    /// The next step towards a proxy that knows all of `whole`, by another Sidecar or none. `None`: it may be taken.
+    pub fn towards_release(&self, whole: &BTreeSet<ScopeHost>) -> Option<Next> {
+        if self.settle.is_zero() {
+            return None;
+        }
+        let joining = whole.iter().filter(|host| !self.hosts.contains(*host));
+        let settle_at: Option<Vec<_>> = joining.map(|host| self.settles_at(host)).collect();
+        let settled_at = settle_at.map(|all| all.into_iter().max());
+        if settled_at.is_some_and(|at| at.is_none_or(|at| at <= self.now)) {
+            return None;
+        }
+        Some(Next {
+            egress: Egress {
+                hosts: self.hosts.clone(),
+                warm: self.warm.keys().chain(whole).cloned().collect(),
+            },
+            again_at: settled_at.flatten(),
+        })
+    }
+
+    /// When a host has been warm for long enough; `None`: it is not warm.
+    fn settles_at(&self, host: &ScopeHost) -> Option<Timestamp> {
+        let everything = self.warm.get(&ScopeHost::everything());
+        let since = self.warm.get(host).into_iter().chain(everything).min()?;
+        Some(*since + self.settle)
+    }
+}
+
+impl Next {
+    fn waits_until(&mut self, at: Option<Timestamp>) {
+        self.again_at = self.again_at.into_iter().chain(at).min();
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const SETTLE: SignedDuration = SignedDuration::from_secs(1);
@@ -160,59 +137,186 @@ mod tests {
         Timestamp::from_millisecond(ms).unwrap()
     }
 
-    fn set(names: &[&str]) -> BTreeSet<ServiceKey> {
-        names.iter().map(|name| ServiceKey::new("b", *name)).collect()
+    fn hosts(names: &[&str]) -> BTreeSet<ScopeHost> {
+        names.iter().map(|name| ScopeHost::parse(name).unwrap()).collect()
+    }
+
+    /// A Sidecar to which its own next step is applied, as the API server would.
+    struct Sidecar {
+        hosts: BTreeSet<ScopeHost>,
+        warm: Warm,
+    }
+
+    impl Sidecar {
+        fn of(names: &[&str]) -> Self {
+            Self {
+                hosts: hosts(names),
+                warm: Warm::new(),
+            }
+        }
+
+        fn standing(&self, ms: i64) -> Standing<'_> {
+            Standing {
+                hosts: &self.hosts,
+                warm: &self.warm,
+                settle: SETTLE,
+                now: at(ms),
+            }
+        }
+
+        /// Takes the next step towards `target` at a time; says when the one after it is due.
+        fn step(&mut self, target: &[&str], ms: i64) -> Option<Timestamp> {
+            let next = self.standing(ms).towards(&hosts(target), |_| true, |_| true);
+            observe(&mut self.warm, &next.egress.warm, at(ms));
+            self.hosts = next.egress.hosts;
+            next.again_at
+        }
+
+        fn says(&self) -> (Vec<String>, Vec<String>) {
+            let text = |hosts: Vec<&ScopeHost>| hosts.into_iter().map(ToString::to_string).collect();
+            (
+                text(self.hosts.iter().collect()),
+                text(self.warm.keys().collect()),
+            )
+        }
+    }
+
+    fn said(hosts: &[&str], warm: &[&str]) -> (Vec<String>, Vec<String>) {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        (owned(hosts), owned(warm))
     }
 
     #[test]
-    fn a_service_settles_once_its_object_has_stood_for_the_settle_time() {
-        let mut t = Transitions::default();
-        let first = step(Some(&t), set(&["x"]), set(&["y"]), SETTLE, at(0));
+    fn a_host_that_joins_is_warm_for_the_settle_time_first() {
+        let mut sidecar = Sidecar::of(&["b/x"]);
+        sidecar.step(&["b/x", "b/y"], 0);
+        assert_eq!(sidecar.says(), said(&["b/x"], &["b/y"]));
+        assert_eq!(sidecar.step(&["b/x", "b/y"], 999), Some(at(1000)));
+        assert_eq!(sidecar.says(), said(&["b/x"], &["b/y"]));
+        assert_eq!(sidecar.step(&["b/x", "b/y"], 1000), None);
+        assert_eq!(sidecar.says(), said(&["b/x", "b/y"], &[]));
+    }
+
+    #[test]
+    fn a_host_that_leaves_is_warm_for_the_settle_time_after() {
+        let mut sidecar = Sidecar::of(&["b/x", "b/y"]);
+        sidecar.step(&["b/x"], 0);
+        assert_eq!(sidecar.says(), said(&["b/x"], &["b/y"]));
+        assert_eq!(sidecar.step(&["b/x"], 500), Some(at(1000)));
+        assert_eq!(sidecar.says(), said(&["b/x"], &["b/y"]));
+        sidecar.step(&["b/x"], 1000);
+        assert_eq!(sidecar.says(), said(&["b/x"], &[]));
+    }
+
+    #[test]
+    fn each_host_has_its_own_settle_time() {
+        let mut sidecar = Sidecar::of(&[]);
+        sidecar.step(&["b/x"], 0);
+        sidecar.step(&["b/x", "b/y"], 600);
+        assert_eq!(sidecar.step(&["b/x", "b/y"], 1000), Some(at(1600)));
+        assert_eq!(sidecar.says(), said(&["b/x"], &["b/y"]));
+        sidecar.step(&["b/x", "b/y"], 1600);
+        assert_eq!(sidecar.says(), said(&["b/x", "b/y"], &[]));
+    }
+
+    #[test]
+    fn a_host_that_is_no_longer_wanted_while_it_is_warm_leaves_in_its_time() {
+        let mut sidecar = Sidecar::of(&[]);
+        sidecar.step(&["b/x"], 0);
+        sidecar.step(&[], 500);
+        assert_eq!(sidecar.says(), said(&[], &["b/x"]));
+        sidecar.step(&[], 1000);
+        assert_eq!(sidecar.says(), said(&[], &[]));
+    }
+
+    #[test]
+    fn where_everything_is_warm_a_host_joins_as_the_rest_leaves() {
+        let mut sidecar = Sidecar::of(&[]);
+        observe(&mut sidecar.warm, &hosts(&["*/*"]), at(0));
+        assert_eq!(sidecar.step(&["b/x"], 400), Some(at(1000)));
+        sidecar.step(&["b/x"], 1000);
+        assert_eq!(sidecar.says(), said(&["b/x"], &[]), "warm since everything was");
+    }
+
+    #[test]
+    fn a_sidecar_may_go_once_everything_has_been_warm() {
+        let mut sidecar = Sidecar::of(&["b/x"]);
+        let whole = hosts(&["*/*"]);
+        let next = sidecar.standing(0).towards_release(&whole).unwrap();
         assert_eq!(
-            (first.not_yet_in, first.not_yet_out, first.again_at),
-            (set(&["x"]), set(&["y"]), None)
+            (&next.egress.hosts, &next.egress.warm),
+            (&hosts(&["b/x"]), &whole)
         );
-        assert_eq!(*first.moving, set(&["x", "y"]));
-
-        t.set_object("servicefence-warm".into(), Some(set(&["x"])), at(100));
-        let second = step(Some(&t), set(&["x"]), set(&["y"]), SETTLE, at(200));
-        assert_eq!(second.not_yet_in, set(&["x"]));
-        assert_eq!(second.again_at, Some(at(1100)));
-
-        let third = step(Some(&t), set(&["x"]), set(&["y"]), SETTLE, at(1100));
-        assert_eq!((third.not_yet_in, third.not_yet_out), (set(&[]), set(&["y"])));
+        observe(&mut sidecar.warm, &next.egress.warm, at(0));
+        let waits = sidecar.standing(999).towards_release(&whole).unwrap();
+        assert_eq!(waits.again_at, Some(at(1000)));
+        assert_eq!(sidecar.standing(1000).towards_release(&whole), None);
     }
 
     #[test]
-    fn a_moved_service_stays_warm_for_the_settle_time() {
-        let mut t = Transitions::default();
-        t.set_object("servicefence-warm".into(), Some(set(&["x"])), at(0));
-        t.keep(set(&["x", "never-warm"]), at(2000));
-        assert_eq!(t.wanted(at(1999)), (set(&["x"]), Some(at(2000))));
-        assert_eq!(t.wanted(at(2000)), (set(&[]), None));
+    fn what_is_in_scope_need_not_be_warm_before_a_sidecar_goes() {
+        let sidecar = Sidecar::of(&["b/x", "b/y"]);
+        assert_eq!(sidecar.standing(0).towards_release(&hosts(&["b/x"])), None);
     }
 
     #[test]
-    fn a_warm_object_that_somebody_deletes_starts_the_settle_time_again() {
-        let mut t = Transitions::default();
-        t.set_object("servicefence-warm".into(), Some(set(&["x"])), at(0));
-        t.set_object("servicefence-warm".into(), None, at(500));
-        t.set_object("servicefence-warm".into(), Some(set(&["x"])), at(600));
-        assert_eq!(t.warm_since(&ServiceKey::new("b", "x")), Some(at(600)));
+    fn a_settle_time_that_somebody_cuts_short_begins_again() {
+        let mut warm = Warm::new();
+        observe(&mut warm, &hosts(&["b/x"]), at(0));
+        observe(&mut warm, &hosts(&[]), at(500));
+        observe(&mut warm, &hosts(&["b/x"]), at(600));
+        assert_eq!(warm[&ScopeHost::parse("b/x").unwrap()], at(600));
     }
 
     #[test]
-    fn a_service_that_changes_objects_stays_warm_throughout() {
-        let mut t = Transitions::default();
-        t.set_object("servicefence-warm".into(), Some(set(&["x"])), at(0));
-        t.set_object("servicefence-warm-2".into(), Some(set(&["x", "y"])), at(500));
-        t.set_object("servicefence-warm".into(), None, at(600));
-        assert_eq!(t.warm_since(&ServiceKey::new("b", "x")), Some(at(0)));
+    fn a_host_that_nobody_serves_meanwhile_joins_at_once_and_one_without_clusters_leaves_so() {
+        let sidecar = Sidecar::of(&["b/gone"]);
+        let next = sidecar
+            .standing(0)
+            .towards(&hosts(&["b/outside"]), |_| false, |_| false);
+        assert_eq!(
+            (next.egress.hosts, next.egress.warm),
+            (hosts(&["b/outside"]), hosts(&[]))
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_host_skips_its_settle_time(
+            targets in prop::collection::vec((prop::collection::btree_set("b/[a-e]", 0..5), 0..1500i64), 1..30),
+        ) {
+            let mut sidecar = Sidecar::of(&["b/a", "b/b"]);
+            let mut now = 0;
+            for (target, wait) in targets {
+                now += wait;
+                let (before, warm) = (sidecar.hosts.clone(), sidecar.warm.clone());
+                sidecar.step(&target.iter().map(String::as_str).collect::<Vec<_>>(), now);
+                let settled = |host: &ScopeHost| warm.get(host).is_some_and(|since| *since + SETTLE <= at(now));
+                for host in sidecar.hosts.difference(&before) {
+                    prop_assert!(settled(host), "{host} joined too early");
+                }
+                for host in before.difference(&sidecar.hosts) {
+                    prop_assert!(sidecar.warm.contains_key(host), "{host} left at once");
+                }
+                for host in warm.keys().filter(|host| !sidecar.warm.contains_key(host)) {
+                    prop_assert!(settled(host), "{host} was not warm for long enough");
+                }
+            }
+        }
     }
 
     #[test]
-    fn without_a_settle_time_nothing_is_warmed() {
-        let step = step(None, set(&["x"]), set(&["y"]), SignedDuration::ZERO, at(0));
-        assert!(step.moving.is_empty() && step.not_yet_in.is_empty() && step.not_yet_out.is_empty());
+    fn without_a_settle_time_no_host_is_warm() {
+        let sidecar = Sidecar::of(&["b/x"]);
+        let standing = Standing {
+            settle: SignedDuration::ZERO,
+            ..sidecar.standing(0)
+        };
+        let next = standing.towards(&hosts(&["b/y"]), |_| true, |_| true);
+        assert_eq!(
+            (next.egress.hosts, next.egress.warm),
+            (hosts(&["b/y"]), hosts(&[]))
+        );
+        assert_eq!(standing.towards_release(&hosts(&["*/*"])), None);
     }
 }

@@ -3,6 +3,7 @@
 //! It carries out plans as the reconcilers do and feeds back what was written, through the same
 //! reading of objects that production uses.
 
+mod look;
 mod objects;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,10 +12,10 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use servicefence_crd::{Fallback, Forgot, Mode, Selector, ServiceFence, ServiceFenceStatus, Source, names};
+use servicefence_crd::{Fallback, Forgot, Mode, Selector, Source, names};
 
-pub(crate) use self::objects::call;
-use self::objects::{dynamic, merge, observe};
+pub(crate) use self::objects::{call, dynamic};
+use self::objects::{merge, observe};
 use super::change::{Change, Target};
 use super::engine::{Engine, Settings};
 use super::facts::{Asks, Labels, NamespaceFacts, PodFacts};
@@ -205,27 +206,6 @@ impl World {
         }
     }
 
-    pub(crate) fn fence(&self, namespace: &str, name: &str) -> Option<Arc<ServiceFence>> {
-        self.engine
-            .fence(&FenceKey::new(namespace, name))
-            .map(|fence| fence.resource.clone())
-    }
-
-    pub(crate) fn status(&self, namespace: &str, name: &str) -> ServiceFenceStatus {
-        self.fence(namespace, name)
-            .and_then(|fence| fence.status.clone())
-            .unwrap_or_default()
-    }
-
-    /// `True Scoped` and the like.
-    pub(crate) fn condition(&self, namespace: &str, name: &str, kind: &str) -> String {
-        let status = self.status(namespace, name);
-        let condition = status.conditions.iter().find(|condition| condition.type_ == kind);
-        condition.map_or_else(String::new, |condition| {
-            format!("{} {}", condition.status, condition.reason)
-        })
-    }
-
     /// The user changes a fence's spec.
     pub(crate) fn edit(&mut self, namespace: &str, name: &str, spec: Value) {
         let mut fence = (*self.fence(namespace, name).unwrap()).clone();
@@ -282,26 +262,6 @@ impl World {
         self.apply(Change::Fence(fence.clone(), Some(Arc::new(resource))));
     }
 
-    /// Hosts of a fence's Sidecar, without those that ServiceFence itself needs.
-    pub(crate) fn scope(&self, namespace: &str, name: &str) -> Option<Vec<String>> {
-        let sidecar = self.objects.get(&(
-            Kind::Sidecar,
-            namespace.into(),
-            format!("servicefence-{name}").into(),
-        ))?;
-        let hosts = sidecar["spec"]["egress"][0]["hosts"].as_array().unwrap();
-        let hosts = hosts.iter().map(|host| host.as_str().unwrap().to_owned());
-        Some(
-            hosts
-                .filter(|host| !host.contains(&format!(".{SYSTEM}.")))
-                .collect(),
-        )
-    }
-
-    pub(crate) fn has(&self, kind: Kind, namespace: &str, name: &str) -> bool {
-        self.objects.contains_key(&(kind, namespace.into(), name.into()))
-    }
-
     /// Carries out plans until nothing is left to do, letting time pass where a plan waits for it.
     pub(crate) fn settle(&mut self) -> &[String] {
         let from = self.writes.len();
@@ -346,7 +306,6 @@ impl World {
                 let Some(plan) = self.engine.plan_fence(key, self.now) else {
                     return;
                 };
-                self.take_in(Change::Moving(key.clone(), plan.moving));
                 self.carry_out(plan.sidecar);
                 if !plan.forget.is_empty() {
                     self.forget(key, &plan.forget);

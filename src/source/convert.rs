@@ -23,8 +23,8 @@ use servicefence_crd::{ServiceFence, names};
 
 use crate::fence::Change;
 use crate::fence::facts::{
-    Asks, NamespaceFacts, Port, Protocol, ServiceFacts, ServiceKind, SidecarFacts, VirtualServiceFacts,
-    Visibility, Written, destinations, has_subset_elsewhere,
+    Asks, Egress, NamespaceFacts, Port, Protocol, ServiceFacts, ServiceKind, SidecarFacts,
+    VirtualServiceFacts, Visibility, Written, destinations, has_subset_elsewhere,
 };
 use crate::fence::gateway_api::{Matched, RouteFacts, RouteKey, RouteKind};
 use crate::fence::mutual_tls::{self, PeerAuthenticationFacts};
@@ -144,11 +144,10 @@ impl Watched {
             Self::Pods => Change::Pod(PodKey::new(namespace, name), None),
             Self::ServiceFences => Change::Fence(FenceKey::new(namespace, name), None),
             Self::Sidecars => Change::Sidecar(config(), None),
-            Self::VirtualServices => match OwnName::of(namespace, name, system_namespace) {
-                Some(OwnName::Routes) => Change::Routes(name.into(), None),
-                Some(OwnName::Warm) => Change::Warm(config(), None),
-                None => Change::VirtualService(config(), None),
-            },
+            Self::VirtualServices if is_routes(namespace, name, system_namespace) => {
+                Change::Routes(name.into(), None)
+            }
+            Self::VirtualServices => Change::VirtualService(config(), None),
             Self::HttpRoutes => Change::Route(route(RouteKind::Http), None),
             Self::GrpcRoutes => Change::Route(route(RouteKind::Grpc), None),
             Self::ServiceEntries => Change::ServiceEntry(config(), None),
@@ -168,25 +167,9 @@ fn is_placeholder(namespace: &str, name: &str, system_namespace: &str) -> bool {
     namespace == system_namespace && name == names::PORTS
 }
 
-/// VirtualServices named as ours are.
-enum OwnName {
-    Routes,
-    Warm,
-}
-
-impl OwnName {
-    fn of(namespace: &str, name: &str, system_namespace: &str) -> Option<Self> {
-        if namespace == system_namespace && render::namespace_of_routes(name).is_some() {
-            Some(Self::Routes)
-        } else if name
-            .strip_prefix(names::WARM)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
-        {
-            Some(Self::Warm)
-        } else {
-            None
-        }
-    }
+/// Whether a VirtualService is named as our routes are.
+fn is_routes(namespace: &str, name: &str, system_namespace: &str) -> bool {
+    namespace == system_namespace && render::namespace_of_routes(name).is_some()
 }
 
 /// An object of the API server, read for what decisions need.
@@ -386,7 +369,22 @@ fn read_fence(object: &DynamicObject) -> Result<ServiceFence, Unreadable> {
 
 fn observe_sidecar(object: &DynamicObject, key: ConfigKey) -> Result<Change, Unreadable> {
     let spec: SidecarSpec = spec(object)?;
-    let hosts = spec.egress.iter().flat_map(|listener| &listener.hosts);
+    let ours = is_ours(&object.metadata);
+    let mut egress = Egress::default();
+    for listener in &spec.egress {
+        let is_warm = ours
+            && listener
+                .port
+                .as_ref()
+                .is_some_and(|port| port.name == render::WARM);
+        let hosts = listener.hosts.iter().filter_map(|host| ScopeHost::parse(host));
+        if is_warm {
+            &mut egress.warm
+        } else {
+            &mut egress.hosts
+        }
+        .extend(hosts);
+    }
     let proxy = [
         ("outboundTrafficPolicy", spec.outbound_traffic_policy),
         ("inboundConnectionPool", spec.inbound_connection_pool),
@@ -395,7 +393,6 @@ fn observe_sidecar(object: &DynamicObject, key: ConfigKey) -> Result<Change, Unr
         .into_iter()
         .filter_map(|(field, value)| Some((field.to_owned(), Value::Object(value?))));
     let proxy = proxy.collect();
-    let hosts = hosts.filter_map(|host| ScopeHost::parse(host)).collect();
     // Empty labels select every pod too.
     let selector = spec
         .workload_selector
@@ -403,13 +400,14 @@ fn observe_sidecar(object: &DynamicObject, key: ConfigKey) -> Result<Change, Unr
         .filter(|labels| !labels.is_empty());
     let owners = object.metadata.owner_references.iter().flatten();
     let facts = SidecarFacts {
-        ours: is_ours(&object.metadata),
-        says_more: render::says_more(&object.data["spec"], selector.as_ref(), &hosts, &proxy),
+        ours,
+        says_more: render::says_more(&object.data["spec"], selector.as_ref(), &egress, &proxy),
         owners: owners.map(|owner| owner.uid.clone()).collect(),
         created: created(&object.metadata),
         selector,
         proxy,
-        hosts,
+        hosts: egress.hosts,
+        warm: egress.warm,
     };
     Ok(Change::Sidecar(key, Some(facts)))
 }
@@ -419,18 +417,14 @@ fn observe_virtual_service(
     key: ConfigKey,
     system_namespace: &str,
 ) -> Result<Change, Unreadable> {
-    let is = || written(object, Kind::VirtualService);
-    match OwnName::of(&key.namespace, &key.name, system_namespace) {
-        Some(OwnName::Routes) => return Ok(Change::Routes(key.name, Some(is()))),
-        Some(OwnName::Warm) => {
-            let services = object
-                .data
-                .get("spec")
-                .map(render::services_of_warm)
-                .unwrap_or_default();
-            return Ok(Change::Warm(key, Some((is(), services))));
-        }
-        None => {}
+    if is_routes(&key.namespace, &key.name, system_namespace) {
+        return Ok(Change::Routes(
+            key.name,
+            Some(written(object, Kind::VirtualService)),
+        ));
+    }
+    if is_ours(&object.metadata) {
+        return Ok(Change::Leftover(key));
     }
     let spec: VirtualServiceSpec = spec(object)?;
     let visibility = Visibility::parse(spec.export_to.iter().map(String::as_str), &key.namespace);

@@ -62,9 +62,12 @@ const ON_EVERY_ENVOY_FILTER: &str = "exposes internal implementation details tha
 
 async fn istioctl_validates_every_object_that_is_written(mesh: Mesh) -> Result<()> {
     shop::miss(&mesh, "warm").await?;
-    // The warm object is there only while a host joins.
+    // Its second listener is there only while a host joins.
     let warm = until("a host on its way", SOON, async || {
-        shop::object(&mesh, "shop", "virtualservice", "servicefence-warm").await
+        let sidecar = shop::object(&mesh, "shop", "sidecar", "servicefence-web").await?;
+        let listeners = sidecar["spec"]["egress"].as_array().map_or(0, Vec::len);
+        ensure!(listeners == 2, "no host is on its way");
+        Ok(sidecar)
     })
     .await?;
     let list = mesh

@@ -15,11 +15,10 @@ use crate::shop;
 
 crate::steps![opting_out_by_label_takes_everything_back];
 
-const KINDS: [(&str, &str, &str); 4] = [
+const KINDS: [(&str, &str, &str); 3] = [
     ("servicefence.io", "v1alpha1", "ServiceFence"),
     ("networking.istio.io", "v1", "Sidecar"),
     ("networking.istio.io", "v1alpha3", "EnvoyFilter"),
-    ("networking.istio.io", "v1", "VirtualService"),
 ];
 
 /// Deletions of one kind in the namespace, by name. The API server numbers all changes of all kinds in one order.
@@ -87,14 +86,7 @@ async fn opting_out_by_label_takes_everything_back(mesh: Mesh) -> Result<()> {
         .await?;
     until("everything of the namespace to go", LONG, async || {
         let left = mesh
-            .kubectl(&[
-                "-n",
-                "leave",
-                "get",
-                "sf,sidecars,envoyfilters,virtualservices",
-                "-o",
-                "name",
-            ])
+            .kubectl(&["-n", "leave", "get", "sf,sidecars,envoyfilters", "-o", "name"])
             .await?;
         ensure!(left.trim().is_empty(), "{left}");
         Ok(())
@@ -108,13 +100,10 @@ async fn opting_out_by_label_takes_everything_back(mesh: Mesh) -> Result<()> {
     for watch in watches {
         gone.push(watch.await??);
     }
-    let [fences, sidecars, filters, warm] =
-        <[_; 4]>::try_from(gone).map_err(|gone| anyhow::anyhow!("{gone:?}"))?;
-    let all = format!(
-        "fences {fences:?}, Sidecars {sidecars:?}, EnvoyFilters {filters:?}, VirtualServices {warm:?}"
-    );
+    let [fences, sidecars, filters] = <[_; 3]>::try_from(gone).map_err(|gone| anyhow::anyhow!("{gone:?}"))?;
+    let all = format!("fences {fences:?}, Sidecars {sidecars:?}, EnvoyFilters {filters:?}");
     ensure!(
-        fences.len() == 2 && sidecars.len() == 2 && filters.len() == 1 && !warm.is_empty(),
+        fences.len() == 2 && sidecars.len() == 2 && filters.len() == 1,
         "{all}"
     );
     // A fence lives until its proxies have the whole mesh back; what serves misses lives until nobody has a scope.
@@ -128,11 +117,6 @@ async fn opting_out_by_label_takes_everything_back(mesh: Mesh) -> Result<()> {
     ensure!(
         last_sidecar < filters.values().min(),
         "the EnvoyFilter went too early: {all}"
-    );
-    // Clusters come first and go last.
-    ensure!(
-        last_sidecar < warm.values().max(),
-        "the warm objects went too early: {all}"
     );
     Ok(())
 }

@@ -9,15 +9,13 @@ use servicefence_crd::ServiceFence;
 use super::{Engine, Fence};
 use crate::fence::allow::Allowed;
 use crate::fence::change::{Change, Dirty, Target, UnknownLabel};
-use crate::fence::facts::{
-    Asks, ByLabel, NamespaceFacts, PodFacts, ServiceFacts, ServiceKind, SidecarFacts, Written,
-};
+use crate::fence::facts::{Asks, ByLabel, NamespaceFacts, PodFacts, ServiceFacts, ServiceKind, SidecarFacts};
 use crate::fence::jwks::JwksFacts;
 use crate::fence::name::{ConfigKey, FenceKey, Name, PodKey, ServiceKey};
 use crate::fence::policy::PolicyFacts;
 use crate::fence::render;
 use crate::fence::telemetry::TelemetryFacts;
-use crate::fence::transition::Moving;
+use crate::fence::transition;
 
 impl Engine {
     /// Takes in one change and says what it touches.
@@ -45,7 +43,11 @@ impl Engine {
             }
             Change::Fence(key, resource) => self.apply_fence(&key, resource, &mut dirty),
             Change::Sidecar(key, facts) => self.apply_sidecar(key, facts, now, &mut dirty),
-            Change::Warm(key, state) => self.apply_warm(&key, state, now, &mut dirty),
+            Change::Leftover(key) => {
+                self.apply_virtual_service(&key, None, now, &mut dirty);
+                dirty.targets.insert(Target::Namespace(key.namespace.clone()));
+                self.leftovers.insert(key);
+            }
             Change::EnvoyFilter(namespace, written) => {
                 set(&mut self.envoy_filters, namespace.clone(), written);
                 self.dirty_fences_in(&namespace, &mut dirty);
@@ -72,17 +74,6 @@ impl Engine {
             Change::RoutesConfirmed(namespace) => {
                 if self.routes_confirmed.insert(namespace) && self.routes_missing().is_none() {
                     self.dirty_unscoped(&mut dirty);
-                }
-            }
-            Change::Moving(fence, services) => {
-                let namespace = fence.namespace.clone();
-                if self
-                    .transitions
-                    .entry(namespace.clone())
-                    .or_default()
-                    .set_moving(fence, services)
-                {
-                    dirty.targets.insert(Target::Namespace(namespace));
                 }
             }
             Change::GatewayReady(ready) => {
@@ -132,7 +123,6 @@ impl Engine {
             self.asked.insert(name.clone(), OnceLock::new());
         } else {
             self.asked.remove(name);
-            self.transitions.remove(name);
         }
         if let Some(new) = &new {
             let unknown = unknown(&new.mode, name, None).into_iter();
@@ -322,9 +312,6 @@ impl Engine {
             self.fences.insert(key.clone(), fence);
             Some(after)
         } else {
-            if let Some(transitions) = self.transitions.get_mut(&key.namespace) {
-                transitions.set_moving(key.clone(), Moving::default());
-            }
             None
         };
         self.note_learned(key);
@@ -366,14 +353,12 @@ impl Engine {
         let fence =
             render::fence_of_sidecar(&key.name).map(|name| FenceKey::new(key.namespace.clone(), name));
         if let Some(fence) = fence.filter(|_| ours) {
-            self.keep_moved_warm(&key, facts.as_ref(), now);
+            self.note_warm(&key, facts.as_ref(), now);
             self.note_joining_outside(&key, facts.as_ref(), now);
             // One that appears is new to us, not changed: after a restart all of them appear.
-            if let Some(fence) = self
-                .fences
-                .get_mut(&fence)
-                .filter(|_| self.sidecars.contains_key(&key))
-            {
+            let before = self.sidecars.get(&key).map(|sidecar| &sidecar.hosts);
+            let changed = before.is_some() && before != facts.as_ref().map(|facts| &facts.hosts);
+            if let Some(fence) = self.fences.get_mut(&fence).filter(|_| changed) {
                 fence.sidecar_changed = facts.is_some().then_some(now);
             }
             dirty.targets.insert(Target::Fence(fence));
@@ -388,26 +373,24 @@ impl Engine {
         }
     }
 
-    /// What a Sidecar imported and no longer does, or the reverse, stays warm a while longer; and all that a proxy has
-    /// without it, where it is for other pods now.
-    fn keep_moved_warm(&mut self, key: &ConfigKey, facts: Option<&SidecarFacts>, now: Timestamp) {
-        let until = now + self.settle_time();
-        let services = |sidecar: Option<&SidecarFacts>| match sidecar {
-            Some(sidecar) => self.carried(&key.namespace, &sidecar.hosts),
-            None => self.warmable(&key.namespace),
+    /// Since when hosts are warm. Where a Sidecar is for other pods now, that is news to these.
+    fn note_warm(&mut self, key: &ConfigKey, facts: Option<&SidecarFacts>, now: Timestamp) {
+        let selector = |facts: &SidecarFacts| facts.selector.clone();
+        let before = self.sidecars.get(key).map(selector);
+        let Some(facts) = facts else {
+            self.warm.remove(key);
+            self.releasing
+                .insert(key.namespace.clone(), now + self.settle_time());
+            return;
         };
-        let before = self.sidecars.get(key);
-        let (old, new): (BTreeSet<_>, BTreeSet<_>) = (services(before), services(facts));
-        let mut moved: BTreeSet<_> = &old ^ &new;
-        if let (Some(before), Some(facts)) = (before, facts)
-            && before.selector != facts.selector
-        {
-            moved.extend(old.into_iter().chain(new).chain(services(None)));
+        let mut warm = self.warm.remove(key).unwrap_or_default();
+        if before != Some(selector(facts)) {
+            warm.clear();
         }
-        self.transitions
-            .entry(key.namespace.clone())
-            .or_default()
-            .keep(moved, until);
+        transition::observe(&mut warm, &facts.warm, now);
+        if !warm.is_empty() {
+            self.warm.insert(key.clone(), warm);
+        }
     }
 
     fn apply_telemetry(
@@ -428,30 +411,6 @@ impl Engine {
         };
         set(&mut self.telemetries, key, facts);
         self.dirty_observing(concerned, dirty);
-    }
-
-    fn apply_warm(
-        &mut self,
-        key: &ConfigKey,
-        state: Option<(Written, BTreeSet<ServiceKey>)>,
-        now: Timestamp,
-        dirty: &mut Dirty,
-    ) {
-        let (written, services) = state.map_or((None, None), |(written, services)| {
-            (Some(written), Some(services))
-        });
-        if self.warm.get(key) == written.as_ref() {
-            return;
-        }
-        let ours = written.as_ref().is_none_or(|written| written.ours);
-        set(&mut self.warm, key.clone(), written);
-        let transitions = self.transitions.entry(key.namespace.clone()).or_default();
-        transitions.set_object(key.name.clone(), services.filter(|_| ours), now);
-        transitions.expire(now);
-        dirty
-            .targets
-            .extend(transitions.moving_fences().cloned().map(Target::Fence));
-        dirty.targets.insert(Target::Namespace(key.namespace.clone()));
     }
 
     pub(in crate::fence) fn forget_asked(&mut self, namespace: &str) {

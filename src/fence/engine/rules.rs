@@ -19,6 +19,7 @@ impl Engine {
         now: Timestamp,
         dirty: &mut Dirty,
     ) {
+        self.leftovers.remove(key);
         let facts = self.taken_virtual_service(key, facts);
         for changed in self.registry.set_virtual_service(key, facts) {
             let either = changed.old.iter().chain(&changed.new);

@@ -135,14 +135,14 @@ impl Engine {
         }
         let concerned = self.fences.keys().filter(|fence| {
             self.own_sidecar(fence)
-                .is_none_or(|sidecar| sidecar.hosts.iter().any(|import| tied.contains(&import.name)))
+                .is_none_or(|sidecar| sidecar.known().any(|import| tied.contains(&import.name)))
         });
         dirty.targets.extend(concerned.cloned().map(Target::Fence));
     }
 
-    /// Whether a fence's Sidecar imports a host: it is in its scope for whatever reason.
+    /// Whether a fence's Sidecar imports a host: it is in its scope for whatever reason, or on its way.
     pub(super) fn imports(&self, fence: &FenceKey, host: &str) -> bool {
         self.own_sidecar(fence)
-            .is_some_and(|sidecar| sidecar.hosts.iter().any(|import| *import.name == *host))
+            .is_some_and(|sidecar| sidecar.known().any(|import| *import.name == *host))
     }
 }

@@ -63,12 +63,9 @@ impl Engine {
             | Held::Unseen(_)
             | Held::Blind(_) => true,
             Held::History(History { trouble, .. }) => trouble.is_some(),
-            Held::Observing
-            | Held::NoRoutes(_)
-            | Held::NoPorts
-            | Held::NoEnvoyFilter
-            | Held::NoTelemetry
-            | Held::Warming => false,
+            Held::Observing | Held::NoRoutes(_) | Held::NoPorts | Held::NoEnvoyFilter | Held::NoTelemetry => {
+                false
+            }
         });
         if let Some(held) = blocked {
             return (false, say_held(held, &workload, &self.settings.system_namespace));

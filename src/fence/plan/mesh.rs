@@ -109,7 +109,7 @@ impl Engine {
         [
             (Kind::ServiceFence, self.fences.len()),
             (Kind::Sidecar, sidecars),
-            (Kind::VirtualService, self.routes.len() + self.warm.len()),
+            (Kind::VirtualService, self.routes.len()),
             (Kind::EnvoyFilter, self.envoy_filters.len()),
             (Kind::Service, usize::from(self.ports.is_some())),
         ]

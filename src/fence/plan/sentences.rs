@@ -148,10 +148,6 @@ pub(super) fn say_held(held: &Held, workload: &str, system: &Name) -> Said {
             Reason::NothingObserved,
             format!("nothing tells what {workload} calls, so its scope would be what allow, policies and protocols put into it: {}", say_blind(why)),
         ),
-        Held::Warming => (
-            Reason::Transitioning,
-            format!("preparing the proxies of {workload} before their first Sidecar"),
-        ),
     };
     Said { reason, message }
 }

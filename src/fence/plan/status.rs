@@ -52,7 +52,7 @@ pub enum Reason {
     NothingObserved,
     /// Calls out of scope would be passed through, and Istio refuses what its registry does not name.
     RegistryOnly,
-    /// Clusters are moving in or out before the Sidecar changes.
+    /// The whole mesh is given back before the Sidecar goes.
     Transitioning,
     /// The API server refused a write.
     WriteFailed,
@@ -324,7 +324,7 @@ impl Engine {
         let blocking = match held {
             Some(Held::NoRoutes(namespace)) => of(Target::Routes(namespace.as_str().into())),
             Some(Held::NoPorts) => of(Target::Ports),
-            Some(Held::NoEnvoyFilter | Held::Warming) => of(Target::Namespace(key.namespace.clone())),
+            Some(Held::NoEnvoyFilter) => of(Target::Namespace(key.namespace.clone())),
             _ => None,
         };
         of(Target::Fence(key.clone())).or(blocking)

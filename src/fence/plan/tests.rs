@@ -25,6 +25,7 @@ mod routes;
 mod rules;
 mod subsets;
 mod telemetry;
+mod transitions;
 mod wishes;
 mod workloads;
 

@@ -16,7 +16,7 @@ pub(super) fn observe(kind: Kind, body: Value) -> Change {
     dynamic(kind.as_str(), body).observe(SYSTEM).unwrap()
 }
 
-pub(super) fn dynamic(kind: &str, body: Value) -> DynamicObject {
+pub(crate) fn dynamic(kind: &str, body: Value) -> DynamicObject {
     let mut object: DynamicObject = serde_json::from_value(body).unwrap();
     object.types = Some(TypeMeta {
         api_version: String::new(),

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::fence::render::{Kind, services_of_warm};
+use crate::fence::render::Kind;
 use crate::fence::world::{SYSTEM, call};
 use crate::source::convert::Watched;
 
@@ -174,24 +174,6 @@ fn what_cannot_be_carried_is_said_of_the_root() {
         assert!(said[0].1.contains(because), "{said:?}");
         assert_eq!(destinations(&world), ["reviews.books:8080"; 2]);
     }
-}
-
-#[test]
-fn the_destinations_of_a_delegate_are_warm_with_the_host_of_its_root() {
-    let mut world = delegating();
-    own(&mut world, &json!({}));
-    world.edit("shop", "web", allow(&["reviews.books"]));
-    world.step();
-    let warm = &world.objects[&(Kind::VirtualService, "shop".into(), "servicefence-warm".into())];
-    assert_eq!(
-        services_of_warm(&warm["spec"]),
-        [reviews(), ServiceKey::new("v2", "v2")].into()
-    );
-    world.settle();
-    assert_eq!(
-        world.scope("shop", "web").unwrap(),
-        ["books/reviews.books.svc.cluster.local"]
-    );
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::fence::change::Change;
 use crate::fence::facts::{SidecarFacts, Written};
 use crate::fence::name::{ConfigKey, Fingerprint, ScopeHost};
 use crate::fence::render::Kind;
-use crate::fence::world::{SYSTEM, settings};
+use crate::fence::world::SYSTEM;
 use crate::source::convert::Watched;
 
 #[test]
@@ -32,7 +32,6 @@ fn a_label_becomes_a_sidecar_and_everything_that_a_miss_needs_comes_first() {
         "apply VirtualService servicefence-system/fallback-shop",
         "apply Service servicefence-system/servicefence-ports",
         "apply EnvoyFilter shop/servicefence",
-        "apply VirtualService shop/servicefence-warm",
     ] {
         assert!(
             at(before) < sidecar,
@@ -40,7 +39,6 @@ fn a_label_becomes_a_sidecar_and_everything_that_a_miss_needs_comes_first() {
             world.writes
         );
     }
-    assert!(at("delete VirtualService shop/servicefence-warm") > sidecar);
     assert_eq!(world.scope("shop", "web"), Some(vec![]));
     assert_eq!(world.condition("shop", "web", "Ready"), "True Scoped");
     assert_eq!(world.condition("shop", "web", "Enforced"), "True Scoped");
@@ -54,104 +52,11 @@ fn at_rest_nothing_is_written() {
     let written = world.writes.len();
     for (key, _) in world.engine.fences() {
         let plan = world.engine.plan_fence(key, world.now).unwrap();
-        assert!(plan.sidecar.is_none() && plan.status.is_none() && plan.moving.is_empty());
+        assert!(plan.sidecar.is_none() && plan.status.is_none() && plan.again_at.is_none());
     }
     world.pass(SignedDuration::from_hours(24));
     world.step();
     assert_eq!(world.writes.len(), written);
-}
-
-#[test]
-fn a_learned_host_is_warm_for_the_settle_time_before_the_sidecar_has_it_and_after() {
-    let mut world = shop();
-    learn(&mut world, &reviews());
-    assert_eq!(world.step(), ["apply VirtualService shop/servicefence-warm"]);
-    world.pass(SignedDuration::from_millis(999));
-    assert_eq!(world.step(), [] as [&str; 0]);
-    world.pass(SignedDuration::from_millis(1));
-    let writes = world.step();
-    assert_eq!(writes[0], "apply Sidecar shop/servicefence-web");
-    assert!(!writes.iter().any(|write| write.starts_with("delete")));
-    world.pass(SignedDuration::from_secs(1));
-    assert_eq!(world.step(), ["delete VirtualService shop/servicefence-warm"]);
-    assert_eq!(
-        world.scope("shop", "web").unwrap(),
-        ["books/reviews.books.svc.cluster.local"]
-    );
-}
-
-#[test]
-fn a_slow_istiod_lengthens_the_settle_time() {
-    let mut world = shop();
-    world.apply(Change::Convergence(SignedDuration::from_secs(5)));
-    learn(&mut world, &reviews());
-    world.step();
-    world.pass(SignedDuration::from_secs(4));
-    assert_eq!(world.step(), [] as [&str; 0]);
-    world.pass(SignedDuration::from_secs(1));
-    assert_eq!(world.step()[0], "apply Sidecar shop/servicefence-web");
-}
-
-#[test]
-fn without_a_settle_time_the_sidecar_is_written_at_once() {
-    let mut settings = settings();
-    settings.settle_time = SignedDuration::ZERO;
-    let mut world = World::with(settings);
-    world.namespace("shop", Some("enforce"));
-    world.service("shop", "web", &["http:8080"]);
-    let reviews = world.service("books", "reviews", &["http:8080"]);
-    world.settle();
-    learn(&mut world, &reviews);
-    assert_eq!(world.step()[0], "apply Sidecar shop/servicefence-web");
-    assert!(
-        !world.writes.iter().any(|write| write.contains("warm")),
-        "{:?}",
-        world.writes
-    );
-}
-
-#[test]
-fn a_host_that_leaves_is_warm_before_and_after() {
-    let mut world = shop();
-    world.edit("shop", "web", allow(&["reviews.books"]));
-    world.settle();
-    world.edit("shop", "web", json!({}));
-    let kinds: Vec<_> = world
-        .settle()
-        .iter()
-        .filter(|write| !write.starts_with("status"))
-        .cloned()
-        .collect();
-    assert_eq!(
-        kinds,
-        [
-            "apply VirtualService shop/servicefence-warm",
-            "apply Sidecar shop/servicefence-web",
-            "delete VirtualService shop/servicefence-warm"
-        ]
-    );
-}
-
-#[test]
-fn off_gives_the_whole_mesh_back_before_the_sidecar_goes_and_the_filter_goes_last() {
-    let mut world = shop();
-    world.namespace("shop", Some("off"));
-    let writes: Vec<_> = world
-        .settle()
-        .iter()
-        .filter(|write| !write.starts_with("status"))
-        .cloned()
-        .collect();
-    assert_eq!(
-        writes,
-        [
-            "apply VirtualService shop/servicefence-warm",
-            "delete Sidecar shop/servicefence-web",
-            "delete ServiceFence shop/web",
-            "delete VirtualService shop/servicefence-warm",
-            "delete EnvoyFilter shop/servicefence",
-        ]
-    );
 }
 
 #[test]
@@ -183,8 +88,9 @@ fn a_sidecar_that_somebody_deletes_or_edits_comes_back() {
             proxy: serde_json::Map::new(),
             created: world.now,
             ours: true,
-            selector: None,
+            selector: Some([("app".to_owned(), "web".to_owned())].into()),
             hosts,
+            warm: [].into(),
             owners: Vec::new(),
             says_more: false,
         }),
@@ -194,7 +100,8 @@ fn a_sidecar_that_somebody_deletes_or_edits_comes_back() {
         .iter()
         .filter(|write| write.contains("Sidecar"))
         .count();
-    assert_eq!(writes, 1);
+    // What it must not have leaves as any other host.
+    assert_eq!(writes, 2);
     assert_eq!(world.objects, before);
 }
 
@@ -403,33 +310,6 @@ fn a_mesh_that_grows_writes_nothing_to_those_that_do_not_call_it() {
         writes.iter().all(|write| write.contains("fallback-books")),
         "{writes:?}"
     );
-}
-
-#[test]
-fn many_services_are_warmed_in_several_objects_and_none_is_interrupted() {
-    let mut world = World::new();
-    world.namespace("shop", Some("enforce"));
-    world.service("shop", "web", &["http:8080"]);
-    for number in 0..1_200 {
-        world.service("books", &format!("s{number}"), &["http:8080"]);
-    }
-    world.settle();
-    assert_eq!(world.scope("shop", "web"), Some(vec![]));
-    let sidecars = world
-        .writes
-        .iter()
-        .filter(|write| write.contains("Sidecar"))
-        .count();
-    assert_eq!(sidecars, 1);
-    for object in ["servicefence-warm", "servicefence-warm-2", "servicefence-warm-3"] {
-        assert!(
-            world
-                .writes
-                .contains(&format!("apply VirtualService shop/{object}")),
-            "{object}"
-        );
-        assert!(!world.has(Kind::VirtualService, "shop", object), "{object}");
-    }
 }
 
 #[test]

@@ -125,9 +125,8 @@ fn it_leaves_in_two_steps_is_learned_by_the_address_of_a_pod_and_comes_back_in_t
     assert!(!in_scope(&world));
     let narrowed = [
         "apply EnvoyFilter shop/servicefence",
-        "apply VirtualService shop/servicefence-warm",
         "apply Sidecar shop/servicefence-web",
-        "delete VirtualService shop/servicefence-warm",
+        "apply Sidecar shop/servicefence-web",
     ];
     assert_eq!(without_status(&world), narrowed);
     assert!(
@@ -160,9 +159,7 @@ fn before_the_first_sidecar_of_a_workload_it_is_warm_like_any_other() {
     let learns = json!({"mode": "Enforce", "learning": {"headless": "Learn"}});
     world.object("ServiceFence", "shop", "web", learns);
     world.step();
-    let warm = &world.objects[&(Kind::VirtualService, "shop".into(), "servicefence-warm".into())];
-    assert!(warm.to_string().contains("peers.data.svc"), "{warm}");
-    assert!(!world.has(Kind::Sidecar, "shop", "servicefence-web"));
+    assert_eq!(world.warm("shop", "web"), ["*/*"]);
     world.settle();
     assert!(!in_scope(&world));
 }
@@ -175,7 +172,7 @@ fn nothing_leaves_before_the_envoy_filter_knows_the_names_of_pods() {
     world.edit("shop", "web", json!({"learning": {"headless": "Learn"}}));
     let moves = |world: &World| {
         let plan = world.engine.plan_fence(&web(), world.now).unwrap();
-        plan.moving.contains(&ServiceKey::new("data", "peers"))
+        plan.sidecar.is_some()
     };
     assert!(!moves(&world));
     let namespace = world.engine.plan_namespace(&"shop".into(), world.now);

@@ -383,7 +383,7 @@ proptest! {
         let written = world.writes.len();
         world.settle();
         prop_assert_eq!(world.writes.len(), written);
-        prop_assert!(!world.objects.keys().any(|(.., name)| name.starts_with("servicefence-warm")));
+        prop_assert!(world.engine.fences().all(|(key, _)| world.warm(&key.namespace, &key.name).is_empty()));
     }
 
     #[test]

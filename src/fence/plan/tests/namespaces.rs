@@ -75,7 +75,7 @@ fn a_namespace_whose_labels_no_longer_match_gets_the_whole_mesh_back_in_two_step
         let at = writes.iter().position(|is| is == write);
         at.unwrap_or_else(|| panic!("no {write} in {writes:?}"))
     };
-    assert!(at("apply VirtualService shop/servicefence-warm") < at("delete Sidecar shop/servicefence-web"));
+    assert!(at("apply Sidecar shop/servicefence-web") < at("delete Sidecar shop/servicefence-web"));
     assert!(at("delete Sidecar shop/servicefence-web") < at("delete ServiceFence shop/web"));
     assert!(at("delete Sidecar shop/servicefence-mine") < at("delete EnvoyFilter shop/servicefence"));
     assert_eq!(fences(&world), ["shop/mine"], "what somebody wrote stays");

@@ -6,7 +6,7 @@ use servicefence_crd::Mode;
 
 use super::*;
 use crate::fence::Change;
-use crate::fence::render::{Kind, services_of_warm};
+use crate::fence::render::Kind;
 use crate::fence::world::{mode_label, settings};
 use crate::source::convert::Watched;
 
@@ -337,30 +337,23 @@ fn everything_is_warm_while_a_sidecar_goes_to_other_pods() {
     world.apply(Change::GatewayReady(true));
     let from = world.writes.len();
     world.step();
-    // All but what is in scope, which every pod has before and after.
-    let warm = &world.objects[&(Kind::VirtualService, "shop".into(), "servicefence-warm".into())];
-    assert_eq!(
-        services_of_warm(&warm["spec"]),
-        [
-            ServiceKey::new("books", "ratings"),
-            ServiceKey::new("shop", "web")
-        ]
-        .into()
-    );
+    assert_eq!(world.warm("shop", "web"), ["*/*"]);
     assert_eq!(selector(&world), "web");
     world.pass(SignedDuration::from_secs(1));
     world.step();
     assert_eq!(selector(&world), "green");
-    assert!(world.has(Kind::VirtualService, "shop", "servicefence-warm"));
+    assert_eq!(world.warm("shop", "web"), ["*/*"]);
+    world.pass(SignedDuration::from_millis(999));
+    assert_eq!(world.step(), [] as [&str; 0], "these pods have just got it");
     world.settle();
     let writes = world.writes[from..].iter();
     let writes: Vec<_> = writes.filter(|write| !write.starts_with("status")).collect();
     assert_eq!(
         writes,
         [
-            "apply VirtualService shop/servicefence-warm",
             "apply Sidecar shop/servicefence-web",
-            "delete VirtualService shop/servicefence-warm"
+            "apply Sidecar shop/servicefence-web",
+            "apply Sidecar shop/servicefence-web"
         ]
     );
     assert_eq!(

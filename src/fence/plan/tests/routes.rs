@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::fence::render::{Kind, services_of_warm};
+use crate::fence::render::Kind;
 use crate::fence::world::SYSTEM;
 
 fn rules(world: &World, namespace: &str) -> Vec<Value> {
@@ -297,41 +297,6 @@ fn the_placeholder_has_the_port_numbers_that_are_http_and_nothing_else_now() {
     world.no_service(&ServiceKey::new("data", "also"));
     world.settle();
     assert_eq!(numbers(&world), [8080]);
-}
-
-#[test]
-fn the_destinations_of_a_hosts_rules_are_warm_before_it_joins_and_after_it_leaves() {
-    let mut world = shop();
-    world.object(
-        "VirtualService",
-        "books",
-        "reviews",
-        json!({"hosts": ["reviews"], "http": [{"route": [{"destination": {"host": "ratings"}}]}]}),
-    );
-    world.edit("shop", "web", allow(&["reviews.books"]));
-    world.step();
-    let warm = |world: &World| {
-        let object = world
-            .objects
-            .get(&(Kind::VirtualService, "shop".into(), "servicefence-warm".into()));
-        object.map(|object| services_of_warm(&object["spec"]))
-    };
-    let both = Some([ServiceKey::new("books", "ratings"), reviews()].into());
-    assert_eq!(warm(&world), both);
-    world.settle();
-    assert_eq!(
-        world.scope("shop", "web").unwrap(),
-        ["books/reviews.books.svc.cluster.local"]
-    );
-    world.edit("shop", "web", json!({}));
-    world.step();
-    assert_eq!(warm(&world), both);
-    assert_eq!(
-        world.scope("shop", "web").unwrap(),
-        ["books/reviews.books.svc.cluster.local"]
-    );
-    world.settle();
-    assert_eq!(world.scope("shop", "web"), Some(vec![]));
 }
 
 #[test]

@@ -279,7 +279,6 @@ fn the_baseline_is_in_every_scope() {
         "security/authz.security.svc.cluster.local {Provider}",
         "servicefence-system/servicefence-fallback.servicefence-system.svc.cluster.local {Own}",
         "servicefence-system/servicefence-ports.servicefence-system.svc.cluster.local {Own}",
-        "shop/servicefence-ports.servicefence-system.svc.cluster.local {Own}",
     ];
     for name in ["web", "cart"] {
         let fence = FenceKey::new("shop", name);
@@ -331,9 +330,8 @@ fn what_was_observed_is_the_first_sidecar() {
         writes,
         [
             "apply EnvoyFilter shop/servicefence",
-            "apply VirtualService shop/servicefence-warm",
             "apply Sidecar shop/servicefence-web",
-            "delete VirtualService shop/servicefence-warm",
+            "apply Sidecar shop/servicefence-web",
         ]
     );
     assert_eq!(scope(&world), ["books/reviews.books.svc.cluster.local {Learned}"]);
@@ -380,6 +378,8 @@ fn a_missing_gateway_widens_only() {
         after,
         [
             "apply Sidecar late/servicefence-web",
+            "apply Sidecar late/servicefence-web",
+            "apply Sidecar shop/servicefence-web",
             "apply Sidecar shop/servicefence-web"
         ]
     );
@@ -397,24 +397,19 @@ fn the_objects_of_a_fence_are_written_in_full() {
     world.step();
     let ours = json!({"app.kubernetes.io/managed-by": "servicefence"});
     let ports = "servicefence-ports.servicefence-system.svc.cluster.local";
-    let destination = |host: &str, port: u16| {
-        json!({
-            "match": [{"uri": {"exact": "/servicefence-warm"}}],
-            "route": [{"destination": {"host": format!("{host}.books.svc.cluster.local"), "port": {"number": port}}}],
-        })
-    };
-    assert_eq!(
-        object(&world, Kind::VirtualService, "shop", "servicefence-warm"),
-        json!({
-            "apiVersion": "networking.istio.io/v1",
-            "kind": "VirtualService",
-            "metadata": {"namespace": "shop", "name": "servicefence-warm", "labels": ours},
-            "spec": {"hosts": [ports], "exportTo": ["."], "http": [destination("reviews", 8080)]},
-        })
-    );
-    world.settle();
-    assert_eq!(
-        object(&world, Kind::Sidecar, "shop", "servicefence-web"),
+    let scope = json!({"hosts": [
+        "books/reviews.books.svc.cluster.local",
+        "servicefence-system/servicefence-fallback.servicefence-system.svc.cluster.local",
+        format!("servicefence-system/{ports}"),
+    ]});
+    let mut own_only = scope.clone();
+    own_only["hosts"].as_array_mut().unwrap().remove(0);
+    let warm = json!({
+        "port": {"number": 65534, "protocol": "HTTP_PROXY", "name": "servicefence-warm"},
+        "bind": "127.0.0.1",
+        "hosts": ["books/reviews.books.svc.cluster.local"],
+    });
+    let sidecar = |egress: &[&Value]| {
         json!({
             "apiVersion": "networking.istio.io/v1",
             "kind": "Sidecar",
@@ -430,17 +425,13 @@ fn the_objects_of_a_fence_are_written_in_full() {
                     "controller": true,
                 }],
             },
-            "spec": {
-                "workloadSelector": {"labels": {"app": "web"}},
-                "egress": [{"hosts": [
-                    "books/reviews.books.svc.cluster.local",
-                    "servicefence-system/servicefence-fallback.servicefence-system.svc.cluster.local",
-                    format!("servicefence-system/{ports}"),
-                    format!("shop/{ports}"),
-                ]}],
-            },
+            "spec": {"workloadSelector": {"labels": {"app": "web"}}, "egress": egress},
         })
-    );
+    };
+    let is = |world: &World| object(world, Kind::Sidecar, "shop", "servicefence-web");
+    assert_eq!(is(&world), sidecar(&[&warm, &own_only]));
+    world.settle();
+    assert_eq!(is(&world), sidecar(&[&scope]));
     assert_eq!(
         object(&world, Kind::Service, SYSTEM, "servicefence-ports"),
         json!({

@@ -216,19 +216,15 @@ fn a_workload_that_leaves_the_default_keeps_its_clusters_on_the_way() {
         }),
     );
     world.settle();
-    let from = world.writes.len();
     let spec = json!({"mode": "Enforce", "workload": {"selector": {"job": "nightly"}}, "allow": [{"host": "ratings.books"}]});
-    fence(&mut world, "nightly", &spec);
-    let writes = &world.writes[from..];
-    let at = |write: &str| {
-        writes
-            .iter()
-            .position(|is| is == write)
-            .unwrap_or_else(|| panic!("{write}: {writes:?}"))
-    };
-    assert!(
-        at("apply VirtualService jobs/servicefence-warm") < at("apply Sidecar jobs/servicefence-nightly")
+    world.object("ServiceFence", "jobs", "nightly", spec);
+    world.step();
+    assert_eq!(
+        world.warm("jobs", "nightly"),
+        ["books/reviews.books.svc.cluster.local"],
+        "what the default has, and not the whole mesh"
     );
+    world.settle();
     let from = world.writes.len();
     world.edit(
         "jobs",

@@ -381,7 +381,7 @@ fn one_leaves_an_hour_after_rules_that_led_it_elsewhere_are_gone() {
     let before = world.now;
     world.settle();
     assert_eq!(outside(&world), [""; 0]);
-    assert_eq!(world.now - SignedDuration::from_hours(1), before);
+    assert_eq!(world.now - SignedDuration::from_secs(3_601), before);
 }
 
 #[test]

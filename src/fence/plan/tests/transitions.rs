@@ -1,0 +1,188 @@
+//! How a Sidecar changes in two steps, and what is left of the objects by which older versions did.
+
+use jiff::SignedDuration;
+use serde_json::json;
+
+use super::*;
+use crate::fence::change::Change;
+use crate::fence::world::{SYSTEM, dynamic, settings};
+
+#[test]
+fn a_first_sidecar_keeps_everything_warm_for_the_settle_time() {
+    let mut world = World::new();
+    world.namespace("shop", Some("enforce"));
+    world.service("shop", "web", &["http:8080"]);
+    world.service("books", "reviews", &["http:8080"]);
+    world.step();
+    assert_eq!(world.warm("shop", "web"), ["*/*"]);
+    assert_eq!(world.condition("shop", "web", "Enforced"), "True Scoped");
+    world.pass(SignedDuration::from_millis(999));
+    assert_eq!(world.step(), [] as [&str; 0]);
+    world.pass(SignedDuration::from_millis(1));
+    assert_eq!(world.step(), ["apply Sidecar shop/servicefence-web"]);
+    assert_eq!(world.warm("shop", "web"), [""; 0]);
+}
+
+#[test]
+fn a_proxy_that_a_default_of_the_mesh_limits_is_not_given_the_whole_mesh_on_the_way() {
+    let mut world = World::new();
+    let hosts = ["./*", "istio-system/*", "servicefence-system/*"];
+    world.object(
+        "Sidecar",
+        "istio-system",
+        "default",
+        json!({"egress": [{"hosts": hosts}]}),
+    );
+    stock(&mut world);
+    world.namespace("late", Some("enforce"));
+    world.service("late", "web", &["http:8080"]);
+    world.step();
+    assert_eq!(world.warm("late", "web"), hosts);
+    world.settle();
+    world.namespace("late", Some("off"));
+    world.step();
+    assert_eq!(world.warm("late", "web"), hosts);
+}
+
+#[test]
+fn a_learned_host_is_warm_for_the_settle_time_before_it_is_in_scope() {
+    let mut world = shop();
+    learn(&mut world, &reviews());
+    assert_eq!(world.step(), ["apply Sidecar shop/servicefence-web"]);
+    let host = ["books/reviews.books.svc.cluster.local"];
+    assert_eq!(world.warm("shop", "web"), host);
+    assert_eq!(world.scope("shop", "web"), Some(vec![]));
+    world.pass(SignedDuration::from_millis(999));
+    assert_eq!(world.step(), [] as [&str; 0]);
+    world.pass(SignedDuration::from_millis(1));
+    let writes = world.step();
+    assert_eq!(writes, ["apply Sidecar shop/servicefence-web", "status shop/web"]);
+    assert_eq!(world.scope("shop", "web").unwrap(), host);
+    assert_eq!(world.warm("shop", "web"), [""; 0]);
+    assert_eq!(world.settle(), [] as [&str; 0]);
+}
+
+#[test]
+fn a_slow_istiod_lengthens_the_settle_time() {
+    let mut world = shop();
+    world.apply(Change::Convergence(SignedDuration::from_secs(5)));
+    learn(&mut world, &reviews());
+    world.step();
+    world.pass(SignedDuration::from_secs(4));
+    assert_eq!(world.step(), [] as [&str; 0]);
+    world.pass(SignedDuration::from_secs(1));
+    world.step();
+    assert_eq!(
+        world.scope("shop", "web").unwrap(),
+        ["books/reviews.books.svc.cluster.local"]
+    );
+}
+
+#[test]
+fn without_a_settle_time_the_sidecar_is_written_at_once() {
+    let mut settings = settings();
+    settings.settle_time = SignedDuration::ZERO;
+    let mut world = World::with(settings);
+    world.namespace("shop", Some("enforce"));
+    world.service("shop", "web", &["http:8080"]);
+    let reviews = world.service("books", "reviews", &["http:8080"]);
+    world.settle();
+    learn(&mut world, &reviews);
+    world.step();
+    assert_eq!(
+        world.scope("shop", "web").unwrap(),
+        ["books/reviews.books.svc.cluster.local"]
+    );
+    assert_eq!(world.warm("shop", "web"), [""; 0]);
+}
+
+#[test]
+fn a_host_that_leaves_is_warm_for_the_settle_time_after() {
+    let mut world = shop();
+    world.edit("shop", "web", allow(&["reviews.books"]));
+    world.settle();
+    world.edit("shop", "web", json!({}));
+    world.step();
+    assert_eq!(world.scope("shop", "web"), Some(vec![]));
+    assert_eq!(
+        world.warm("shop", "web"),
+        ["books/reviews.books.svc.cluster.local"]
+    );
+    world.pass(SignedDuration::from_millis(999));
+    assert_eq!(world.step(), [] as [&str; 0]);
+    world.pass(SignedDuration::from_millis(1));
+    assert_eq!(world.step(), ["apply Sidecar shop/servicefence-web"]);
+    assert_eq!(world.warm("shop", "web"), [""; 0]);
+}
+
+#[test]
+fn a_service_that_is_gone_leaves_at_once() {
+    let mut world = shop();
+    let db = world.service("books", "db", &["tcp:5432"]);
+    world.settle();
+    world.no_service(&db);
+    let sidecars = world
+        .settle()
+        .iter()
+        .filter(|write| write.contains("Sidecar"))
+        .count();
+    assert_eq!(sidecars, 1);
+    assert_eq!(world.scope("shop", "web"), Some(vec![]));
+}
+
+#[test]
+fn a_host_that_the_gateway_does_not_serve_joins_at_once() {
+    let mut world = shop();
+    let entry = json!({"hosts": ["api.example.com"], "ports": [{"number": 443, "protocol": "TLS"}]});
+    world.object("ServiceEntry", "books", "ext", entry);
+    world.step();
+    assert_eq!(world.scope("shop", "web").unwrap(), ["books/api.example.com"]);
+    assert_eq!(world.warm("shop", "web"), [""; 0]);
+}
+
+#[test]
+fn off_gives_the_whole_mesh_back_before_the_sidecar_goes_and_the_filter_goes_last() {
+    let mut world = shop();
+    world.namespace("shop", Some("off"));
+    let writes: Vec<_> = world
+        .settle()
+        .iter()
+        .filter(|write| !write.starts_with("status"))
+        .cloned()
+        .collect();
+    assert_eq!(
+        writes,
+        [
+            "apply Sidecar shop/servicefence-web",
+            "delete Sidecar shop/servicefence-web",
+            "delete ServiceFence shop/web",
+            "delete EnvoyFilter shop/servicefence",
+        ]
+    );
+}
+
+#[test]
+fn what_an_older_version_left_is_removed_and_a_users_object_of_that_name_is_not() {
+    let mut world = shop();
+    let ports = "servicefence-ports.servicefence-system.svc.cluster.local";
+    let spec = json!({"hosts": [ports], "exportTo": ["."], "http": []});
+    for (namespace, label) in [
+        ("shop", "servicefence"),
+        ("books", "somebody"),
+        ("later", "servicefence"),
+    ] {
+        let labels = json!({"app.kubernetes.io/managed-by": label});
+        let meta = json!({"namespace": namespace, "name": "servicefence-warm-2", "labels": labels});
+        let object = dynamic("VirtualService", json!({"metadata": meta, "spec": spec}));
+        world.apply(object.observe(SYSTEM).unwrap());
+    }
+    assert_eq!(world.settle(), ["delete VirtualService shop/servicefence-warm-2"]);
+    world.namespace("later", None);
+    assert_eq!(
+        world.settle(),
+        ["delete VirtualService later/servicefence-warm-2"]
+    );
+    world.resync();
+    world.namespace_with("shop", Some("enforce"), &[("team", "a")]);
+    assert_eq!(world.settle(), [] as [&str; 0]);
+}
