@@ -100,7 +100,6 @@ fn engine() -> Engine {
             Change::Namespace(format!("ns-{namespace}").into(), Some(facts)),
             now(),
         );
-        engine.apply(Change::RoutesConfirmed(format!("ns-{namespace}").into()), now());
         engine.apply(Change::PodsKnown(format!("ns-{namespace}").into(), true), now());
     }
     engine.apply(Change::GatewayReady(true), now());

@@ -40,7 +40,7 @@ pub struct Config {
     )]
     pub fallback_gateway: bool,
 
-    /// Whether the fallback gateway sends calls to addresses that it has no rule for on to them, as plain text.
+    /// Whether the fallback gateway sends calls to addresses that it has no rule for on to them.
     #[arg(
         long,
         env = "SERVICEFENCE_FALLBACK_PASSTHROUGH",

@@ -21,6 +21,8 @@ pub struct Metrics {
     pub observations_dropped: IntCounter,
     /// Plans that could not be carried out and are tried again.
     pub reconcile_errors: IntCounterVec,
+    /// Targets whose last write failed, by target.
+    pub failing_targets: IntGaugeVec,
     /// Targets that wait for a reconcile.
     pub queue: IntGauge,
     /// Seconds that writes waited for the write budget.
@@ -43,7 +45,7 @@ pub struct Metrics {
 pub type Described = (&'static str, &'static str, &'static str, &'static str);
 
 /// All metrics of this module.
-pub const DESCRIBED: [Described; 16] = [
+pub const DESCRIBED: [Described; 17] = [
     (
         "servicefence_build_info",
         "gauge",
@@ -91,6 +93,12 @@ pub const DESCRIBED: [Described; 16] = [
         "counter",
         "target, category",
         "Plans that could not be carried out and are tried again.",
+    ),
+    (
+        "servicefence_failing_targets",
+        "gauge",
+        "target",
+        "Targets whose last write failed: fences, namespaces, the gateway's routes to a namespace, the placeholder.",
     ),
     (
         "servicefence_reconcile_queue",
@@ -196,6 +204,7 @@ impl Metrics {
             saved_bytes: gauges("servicefence_saved_bytes")?,
             observations_dropped: counter("servicefence_observations_dropped_total")?,
             reconcile_errors: counters("servicefence_reconcile_errors_total")?,
+            failing_targets: gauges("servicefence_failing_targets")?,
             queue: gauge("servicefence_reconcile_queue")?,
             budget_wait_seconds: seconds("servicefence_write_budget_wait_seconds")?,
             watch_errors: counters("servicefence_watch_errors_total")?,
@@ -236,6 +245,7 @@ mod tests {
             .reconcile_errors
             .with_label_values(&["fence", "api"])
             .inc();
+        metrics.failing_targets.with_label_values(&["routes"]).set(1);
         metrics.watch_errors.with_label_values(&["services"]).inc();
         metrics.unreadable_objects.with_label_values(&["services"]).inc();
         metrics.fences.with_label_values(&["Enforce", "true"]).set(1);

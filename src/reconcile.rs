@@ -123,7 +123,7 @@ impl Reconciler {
                 let category = error.category();
                 self.metrics
                     .reconcile_errors
-                    .with_label_values(&[name_of(&target), category])
+                    .with_label_values(&[target.kind(), category])
                     .inc();
                 let wait = queue.failed(&target);
                 if category == "conflict" {
@@ -204,7 +204,7 @@ impl Reconciler {
     /// One rule that Istio refuses must not keep the routes of its namespace from following the Services.
     async fn routes(&self, namespace: &Name) -> Result<(), WriteError> {
         let plan = self.state.engine().plan_routes(namespace);
-        let error = match self.write_routes(namespace, &plan).await {
+        let error = match self.write_routes(&plan).await {
             Err(error) if error.category() == "refused" => error,
             written => return written,
         };
@@ -213,7 +213,7 @@ impl Reconciler {
         };
         self.state.apply(Change::RoutesRefused(namespace.clone(), whole));
         let plan = self.state.engine().plan_routes(namespace);
-        self.write_routes(namespace, &plan).await?;
+        self.write_routes(&plan).await?;
         tracing::warn!(%namespace, %error, "first calls follow no routes of Gateway API to this namespace, until one of them changes");
         // It is news to them, also where the others are written already.
         if plan.writes.is_empty() {
@@ -222,7 +222,7 @@ impl Reconciler {
         Ok(())
     }
 
-    async fn write_routes(&self, namespace: &Name, plan: &RoutesPlan) -> Result<(), WriteError> {
+    async fn write_routes(&self, plan: &RoutesPlan) -> Result<(), WriteError> {
         if let Some(name) = plan.taken.first() {
             return Err(WriteError::NameTaken {
                 kind: Kind::VirtualService.as_str(),
@@ -233,7 +233,6 @@ impl Reconciler {
         for write in &plan.writes {
             self.writer.write(write.clone(), Priority::Widen).await?;
         }
-        self.state.apply(Change::RoutesConfirmed(namespace.clone()));
         if !plan.writes.is_empty() {
             self.say_not_carried(plan).await;
         }
@@ -259,14 +258,5 @@ impl Reconciler {
             Some(write) => self.writer.write(write, Priority::Widen).await,
             None => Ok(()),
         }
-    }
-}
-
-fn name_of(target: &Target) -> &'static str {
-    match target {
-        Target::Fence(_) => "fence",
-        Target::Namespace(_) => "namespace",
-        Target::Routes(_) => "routes",
-        Target::Ports => "ports",
     }
 }

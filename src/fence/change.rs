@@ -63,8 +63,6 @@ pub enum Change {
     Routes(Name, Option<Written>),
     /// The placeholder Service.
     Ports(Option<Written>),
-    /// The routes of a namespace were seen to be as they must.
-    RoutesConfirmed(Name),
     /// Istio refused the routes of a namespace, which were these.
     RoutesRefused(Name, Vec<Fingerprint>),
     /// Whether the fallback gateway has a ready endpoint.
@@ -98,6 +96,18 @@ pub enum Target {
     Routes(Name),
     /// The placeholder Service.
     Ports,
+}
+
+impl Target {
+    /// What kind of target it is: metric label and log field.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Fence(_) => "fence",
+            Self::Namespace(_) => "namespace",
+            Self::Routes(_) => "routes",
+            Self::Ports => "ports",
+        }
+    }
 }
 
 /// A label of ours that means nothing, for the author of the object.

@@ -42,7 +42,7 @@ pub struct Settings {
     pub default_fallback: Fallback,
     /// Whether the fallback gateway is installed.
     pub has_gateway: bool,
-    /// Whether it sends calls to addresses that it has no rule for on to them, as plain text.
+    /// Whether it sends calls to addresses that it has no rule for on to them.
     pub gateway_passes_on: bool,
     /// Namespaces in which nothing is fenced, the system and Istio's root namespace among them.
     pub excluded_namespaces: BTreeSet<Name>,
@@ -147,7 +147,6 @@ pub struct Engine {
     pub(super) leftovers: BTreeSet<ConfigKey>,
     pub(super) envoy_filters: BTreeMap<Name, Written>,
     pub(super) routes: BTreeMap<Name, Written>,
-    pub(super) routes_confirmed: BTreeSet<Name>,
     /// What Istio refused of the routes to a namespace.
     pub(super) routes_refused: BTreeMap<Name, Vec<Fingerprint>>,
     pub(super) ports: Option<Written>,
@@ -183,7 +182,6 @@ impl Engine {
             leftovers: BTreeSet::new(),
             envoy_filters: BTreeMap::new(),
             routes: BTreeMap::new(),
-            routes_confirmed: BTreeSet::new(),
             routes_refused: BTreeMap::new(),
             outside_changed: BTreeMap::new(),
             ports: None,
@@ -242,6 +240,11 @@ impl Engine {
                 .saturating_mul(savings.proxies.into());
             Some((self.mode(key, fence), bytes))
         })
+    }
+
+    /// Targets whose last write failed.
+    pub fn failing(&self) -> impl Iterator<Item = &Target> {
+        self.write_errors.keys()
     }
 
     /// Whether the fallback gateway has a ready endpoint.

@@ -320,7 +320,7 @@ impl Engine {
                 "calls to it are passed through by Istio and not seen, so no call brings it into scope, and spec.allow does"
             }
             Some((_, facts)) if facts.is_told_by_pods() && self.falls_back_to_gateway(&key.namespace) => {
-                "calls to it go by the fallback gateway, and from there to the pod as plain text"
+                "calls to it go by the fallback gateway, and from there to the pod that was dialled"
             }
             Some((service, facts)) if !self.registry.has_routes(&service, facts) => {
                 "the fallback gateway has no route to it, so a call to it is Istio's own affair"

@@ -107,7 +107,8 @@ pub struct EndpointsFacts {
     pub ready: u64,
     /// Of which kind their addresses are.
     pub ipv6: bool,
-    /// Their addresses, ready or not, where the Service is headless: its callers dial them.
+    /// Their addresses, ready or not, as Kubernetes itself tells them: callers of headless Services dial them, and clients
+    /// that balance by themselves.
     pub addresses: Vec<IpAddr>,
 }
 

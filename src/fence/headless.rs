@@ -1,7 +1,7 @@
 //! Headless Services: which of them need not be in every scope.
 //!
-//! Their callers dial the addresses of pods. The gateway has no rule for these: it sends such a call on to where it was going,
-//! as plain text, and so does Istio without a gateway. Flows in: a headless Service. Flows out: what keeps it in the scopes
+//! Their callers dial the addresses of pods. The gateway has no rule for these: it sends such a call on to where it was
+//! going, over mutual TLS where the pod takes it. Istio without a gateway does so as plain text. Flows in: a headless Service. Flows out: what keeps it in the scopes
 //! of fences that learn such Services, if anything does. Invariant: one that is out of scope is reached there as it would be
 //! in scope, and the call is seen.
 
@@ -27,9 +27,9 @@ pub enum Kept {
     NoListener,
     /// A VirtualService has rules for it, which nobody would follow.
     Rules,
-    /// Its pods may take mutual TLS only.
+    /// Its pods may take mutual TLS only, and there is no gateway.
     MutualTls,
-    /// A policy for its pods asks who calls, which plain text does not tell.
+    /// A policy for its pods asks who calls, which a call by the gateway does not tell.
     Policy,
     /// What the mesh does not know is refused.
     RegistryOnly,
@@ -128,7 +128,7 @@ impl Engine {
         if !numbers.all(|number| self.registry.may_be_placeholder_port(number)) {
             return Some(Kept::NoListener);
         }
-        if self.mutual_tls.may_refuse(service, facts) {
+        if !self.falls_back_to_gateway(&key.namespace) && self.mutual_tls.may_refuse(service, facts) {
             return Some(Kept::MutualTls);
         }
         if self.asks_who_calls(service, facts) {

@@ -10,7 +10,7 @@ use servicefence_crd::{LearnedHost, Source};
 use super::change::Change;
 use super::engine::{Engine, Fence};
 use super::expiry::Expiry;
-use super::facts::ServiceFacts;
+use super::facts::{ServiceFacts, ServiceKind};
 use super::miss::Miss;
 use super::name::{FenceKey, PodKey, ScopeHost, ServiceKey};
 
@@ -74,7 +74,7 @@ pub enum Unattributed {
     UnknownPod,
     /// No fence that is enforced or observes has the pod.
     NotFenced,
-    /// No Service that the caller sees has the address and port, or headless ones of several namespaces claim them.
+    /// No Service that the caller sees has the address and port, or those of several namespaces claim a pod's.
     NotMesh,
     /// The fence's `deny` names the Service.
     Denied,
@@ -108,11 +108,8 @@ impl Engine {
             | Change::Namespace(..)
             | Change::Sidecar(..)
             | Change::MeshConfig(..) => true,
-            // By the addresses of pods nothing else is told than headless Services that a fence learns.
-            Change::Endpoints(key, facts) => {
-                self.some_learn_headless() && self.registry.moves_addresses(key, facts.as_ref())
-            }
-            // These decide whether it may learn them.
+            Change::Endpoints(key, facts) => self.registry.moves_addresses(key, facts.as_ref()),
+            // These decide whether a fence may learn headless Services.
             Change::Policy(..)
             | Change::PeerAuthentication(..)
             | Change::VirtualService(..)
@@ -158,8 +155,8 @@ impl Engine {
         }
     }
 
-    /// The Services that a miss may be to, of those that the caller sees: the one whose address it is, or headless ones
-    /// with that pod. Which of these was called, nobody tells but the caller. Those that are in its scope were not missed.
+    /// The Services that a miss may be to, of those that the caller sees: the one whose address it is, or those with that
+    /// pod. Which of these was called, only the caller tells. Headless ones that are in its scope were not missed.
     fn called(&self, miss: &Miss<'_>, caller: Option<(&FenceKey, &Fence)>) -> Vec<&ServiceKey> {
         let visible = |service: &ServiceKey| {
             let facts = self.registry.service(service);
@@ -167,10 +164,12 @@ impl Engine {
         };
         let at = self.registry.at(miss.destination);
         let at = at.filter(|service| visible(service).is_some());
-        let by_pod = self.registry.headless_at(miss.destination).into_iter();
+        let by_pod = self.registry.by_pod_at(miss.destination).into_iter();
         let by_pod = by_pod.filter(|service| {
             let learned = |facts: &ServiceFacts| {
-                caller.is_some_and(|(key, fence)| self.keeps_headless(key, fence, service, facts).is_none())
+                facts.kind != ServiceKind::Headless
+                    || caller
+                        .is_some_and(|(key, fence)| self.keeps_headless(key, fence, service, facts).is_none())
             };
             visible(service).is_some_and(learned)
         });

@@ -44,8 +44,6 @@ pub(crate) enum Held {
     NoGateway,
     /// The fallback gateway has no ready endpoint any more, and the Sidecar is there.
     GatewayGone,
-    /// The gateway's routes to this namespace are not written yet.
-    NoRoutes(String),
     /// The placeholder Service is not written yet.
     NoPorts,
     /// The namespace's EnvoyFilter is not written yet.

@@ -338,7 +338,6 @@ impl World {
                 let plan = self.engine.plan_routes(namespace);
                 if plan.taken.is_empty() {
                     self.carry_out(plan.writes);
-                    self.take_in(Change::RoutesConfirmed(namespace.clone()));
                 }
             }
             Target::Ports => {

@@ -192,8 +192,48 @@ patch:
       on_request_headers:
         - object_key: envoy.network.transport_socket.original_dst_address
           skip_if_empty: true
+          shared_with_upstream: ONCE
           format_string:
             omit_empty_values: true
             text_format_source:
               inline_string: "%REQ({{ .header }})%"
+{{- end }}
+
+{{/* A secret of the proxy's own agent. Takes its name. */}}
+{{- define "servicefence.fallback.sds" -}}
+name: {{ . }}
+sds_config:
+  api_config_source:
+    api_type: GRPC
+    transport_api_version: V3
+    set_node_on_first_message_only: true
+    grpc_services:
+      - envoy_grpc:
+          cluster_name: sds-grpc
+  initial_fetch_timeout: 0s
+  resource_api_version: V3
+{{- end }}
+
+{{/* The second way of cluster servicefence-passthrough, where the first one did not connect. */}}
+{{- define "servicefence.fallback.secondWay" -}}
+retry_on: connect-failure
+num_retries: 1
+retry_back_off:
+  base_interval: 0.001s
+  max_interval: 0.001s
+retry_priority:
+  name: envoy.retry_priorities.previous_priorities
+  typed_config:
+    "@type": type.googleapis.com/envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig
+    update_frequency: 1
+{{- end }}
+
+{{/* A pattern for all labels but one, for RE2, which has no negation. Takes that one. */}}
+{{- define "servicefence.otherLabel" -}}
+{{- $word := . -}}
+{{- range $at, $letter := splitList "" $word -}}
+{{ substr 0 $at $word }}[^{{ $letter }}/][^/]*|
+{{- if $at }}{{ substr 0 $at $word }}|{{ end -}}
+{{- end -}}
+{{ $word }}[^/]+
 {{- end }}

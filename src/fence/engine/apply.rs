@@ -71,11 +71,6 @@ impl Engine {
                 dirty.targets.insert(Target::Ports);
                 self.dirty_unscoped(&mut dirty);
             }
-            Change::RoutesConfirmed(namespace) => {
-                if self.routes_confirmed.insert(namespace) && self.routes_missing().is_none() {
-                    self.dirty_unscoped(&mut dirty);
-                }
-            }
             Change::GatewayReady(ready) => {
                 if self.gateway_ready != ready {
                     self.gateway_ready = ready;
@@ -102,8 +97,10 @@ impl Engine {
                         Target::Fence(fence) => {
                             dirty.targets.insert(Target::Fence(fence.clone()));
                         }
-                        Target::Namespace(namespace) => self.dirty_fences_in(namespace, &mut dirty),
-                        Target::Routes(_) | Target::Ports => self.dirty_unscoped(&mut dirty),
+                        Target::Namespace(namespace) | Target::Routes(namespace) => {
+                            self.dirty_fences_in(namespace, &mut dirty);
+                        }
+                        Target::Ports => self.dirty_unscoped(&mut dirty),
                     }
                     set(&mut self.write_errors, target, error);
                 }

@@ -63,9 +63,7 @@ impl Engine {
             | Held::Unseen(_)
             | Held::Blind(_) => true,
             Held::History(History { trouble, .. }) => trouble.is_some(),
-            Held::Observing | Held::NoRoutes(_) | Held::NoPorts | Held::NoEnvoyFilter | Held::NoTelemetry => {
-                false
-            }
+            Held::Observing | Held::NoPorts | Held::NoEnvoyFilter | Held::NoTelemetry => false,
         });
         if let Some(held) = blocked {
             return (false, say_held(held, &workload, &self.settings.system_namespace));

@@ -215,9 +215,6 @@ impl Engine {
         if !self.gateway_ready {
             return Some(Held::NoGateway);
         }
-        if let Some(missing) = self.routes_missing() {
-            return Some(Held::NoRoutes(missing.to_string()));
-        }
         if self.ports_write().is_some() {
             return Some(Held::NoPorts);
         }
@@ -228,14 +225,6 @@ impl Engine {
     fn has_envoy_filter(&self, namespace: &Name) -> bool {
         let is = self.envoy_filters.get(namespace);
         is.is_some_and(|is| is.ours && is.fingerprint == self.wanted_envoy_filter())
-    }
-
-    /// A namespace whose routes have not been seen to be as they must since the start.
-    pub(in crate::fence) fn routes_missing(&self) -> Option<&Name> {
-        self.registry
-            .routed_namespaces()
-            .into_iter()
-            .find(|name| !self.routes_confirmed.contains(*name))
     }
 
     /// Digest of the spec that every EnvoyFilter of ours must have.

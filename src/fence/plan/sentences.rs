@@ -104,10 +104,6 @@ pub(super) fn say_held(held: &Held, workload: &str, system: &Name) -> Said {
             Reason::GatewayNotReady,
             "the fallback gateway has no ready endpoint: calls to hosts out of scope fail until it is back; see Deployment servicefence-fallback".to_owned(),
         ),
-        Held::NoRoutes(namespace) => (
-            Reason::FallbackNotReady,
-            format!("waiting for the fallback gateway's routes to namespace {namespace}"),
-        ),
         Held::NoPorts => (Reason::FallbackNotReady, "waiting for Service servicefence-ports".to_owned()),
         Held::NoEnvoyFilter => (Reason::FallbackNotReady, "waiting for EnvoyFilter servicefence of this namespace".to_owned()),
         Held::History(History { trouble: Some(trouble), .. }) => (

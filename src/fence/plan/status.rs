@@ -322,12 +322,18 @@ impl Engine {
     fn write_error(&self, key: &FenceKey, held: Option<&Held>) -> Option<String> {
         let of = |target: Target| self.write_errors.get(&target).cloned();
         let blocking = match held {
-            Some(Held::NoRoutes(namespace)) => of(Target::Routes(namespace.as_str().into())),
             Some(Held::NoPorts) => of(Target::Ports),
             Some(Held::NoEnvoyFilter) => of(Target::Namespace(key.namespace.clone())),
             _ => None,
         };
-        of(Target::Fence(key.clone())).or(blocking)
+        let of_routes = of(Target::Routes(key.namespace.clone())).map(|error| {
+            format!(
+                "the fallback gateway's routes to namespace {} are not written, so first calls to its Services may follow \
+                 older rules or none: {error}",
+                key.namespace
+            )
+        });
+        of(Target::Fence(key.clone())).or(blocking).or(of_routes)
     }
 }
 

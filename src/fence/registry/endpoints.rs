@@ -1,11 +1,11 @@
-//! What EndpointSlices tell: how many endpoints Services have, and to which headless ones an address belongs.
+//! What EndpointSlices tell: how many endpoints Services have, and to which of them an address belongs.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Add as _;
 
 use super::Registry;
-use crate::fence::facts::{EndpointsFacts, ServiceKind, Visibility};
+use crate::fence::facts::{EndpointsFacts, Visibility};
 use crate::fence::name::{ConfigKey, Name, ServiceKey};
 use crate::fence::savings::Size;
 
@@ -15,8 +15,8 @@ pub(super) struct Endpoints {
     slices: BTreeMap<ConfigKey, EndpointsFacts>,
     /// Of IPv4 and of IPv6: one endpoint has an address of each in a dual-stack cluster.
     of_service: HashMap<ServiceKey, [u64; 2]>,
-    /// The slices that an address of a headless Service stands in: several while endpoints move from one to another, and
-    /// where Services share their pods.
+    /// The slices that an address stands in: several while endpoints move from one to another, and where Services share
+    /// their pods.
     by_address: BTreeSet<(IpAddr, ConfigKey)>,
 }
 
@@ -54,7 +54,7 @@ impl Endpoints {
         counts.map_or(0, |[ipv4, ipv6]| *ipv4.max(ipv6))
     }
 
-    /// The headless Services that have a pod at this address.
+    /// The Services that have a pod at this address.
     pub(super) fn at(&self, address: IpAddr) -> BTreeSet<&ServiceKey> {
         self.by_address
             .range((address, ConfigKey::new("", ""))..)
@@ -88,7 +88,7 @@ impl Registry {
         self.size_for_all = self.size_for_all - before + size(self);
     }
 
-    /// Whether an EndpointSlice would say something else about where the pods of a headless Service are.
+    /// Whether an EndpointSlice would say something else about where the pods of a Service are.
     pub fn moves_addresses(&self, key: &ConfigKey, facts: Option<&EndpointsFacts>) -> bool {
         let told = |facts: Option<&EndpointsFacts>| -> BTreeSet<(ServiceKey, IpAddr)> {
             let of = |facts: &EndpointsFacts| {
@@ -103,13 +103,14 @@ impl Registry {
         told(self.endpoints.slices.get(key)) != told(facts)
     }
 
-    /// The headless Services that have a pod at an address, and its port. None where they are of several namespaces: a pod
-    /// is of one, so somebody claims the address of a stranger, and nothing tells who. No pod has the address of a Service.
-    pub fn headless_at(&self, address: SocketAddr) -> BTreeSet<&ServiceKey> {
+    /// The Services that have a pod at an address, and its port: Istio finds a call there by the Host, among the Services
+    /// with a port of that number. None where they are of several namespaces: a pod is of one, so somebody claims the
+    /// address of a stranger, and nothing tells who. No pod has the address of a Service.
+    pub fn by_pod_at(&self, address: SocketAddr) -> BTreeSet<&ServiceKey> {
         let mut all = self.endpoints.at(address.ip());
         all.retain(|key| {
             let facts = self.services.get(*key);
-            facts.is_some_and(|facts| facts.kind == ServiceKind::Headless && facts.has_port(address.port()))
+            facts.is_some_and(|facts| facts.has_port(address.port()))
         });
         let namespaces: BTreeSet<_> = all.iter().map(|key| &key.namespace).collect();
         if namespaces.len() > 1 || self.by_address.contains_key(&address.ip()) {

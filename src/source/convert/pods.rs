@@ -10,8 +10,11 @@ use crate::fence::Change;
 use crate::fence::facts::{EndpointsFacts, PodFacts};
 use crate::fence::name::{ConfigKey, PodKey, ServiceKey};
 
-/// Kubernetes' label of the EndpointSlices of headless Services.
-const HEADLESS: &str = "service.kubernetes.io/headless";
+/// Label of an EndpointSlice: who writes it.
+const WRITTEN_BY: &str = "endpointslice.kubernetes.io/managed-by";
+
+/// Kubernetes itself, for the pods that a Service selects.
+const KUBERNETES: &str = "endpointslice-controller.k8s.io";
 
 /// A pod without all that decisions do not need: it is dropped while the object is decoded.
 pub type TrimmedPod = kube::api::Object<TrimmedPodSpec, kube::api::NotUsed>;
@@ -92,8 +95,10 @@ impl Observe for EndpointSlice {
         let key = ConfigKey::new(namespace_of(&self.metadata), name_of(&self.metadata));
         let service = label(&self.metadata, "kubernetes.io/service-name");
         let endpoints = || self.endpoints.iter().flatten();
-        let is_headless = label(&self.metadata, HEADLESS).is_some();
-        let addresses = endpoints().filter(|_| is_headless).flat_map(|one| &one.addresses);
+        let is_kubernetes = label(&self.metadata, WRITTEN_BY) == Some(KUBERNETES);
+        let addresses = endpoints()
+            .filter(|_| is_kubernetes)
+            .flat_map(|one| &one.addresses);
         let facts = service.map(|service| EndpointsFacts {
             service: ServiceKey::new(key.namespace.clone(), service),
             ready: endpoints().filter(|one| is_ready(one)).count() as u64,

@@ -39,16 +39,16 @@ fn headless(world: &mut World, namespace: &str, name: &str, ports: &[&str], spec
     world.service_with(namespace, name, ports, &json!({"spec": spec}))
 }
 
-/// An EndpointSlice as Kubernetes writes it for a headless Service.
+/// An EndpointSlice as Kubernetes writes it.
 fn slice(world: &mut World, service: &str, name: &str, addresses: &[&str]) {
     slice_with(world, service, name, addresses, true);
 }
 
-fn slice_with(world: &mut World, service: &str, name: &str, addresses: &[&str], is_headless: bool) {
+fn slice_with(world: &mut World, service: &str, name: &str, addresses: &[&str], is_kubernetes: bool) {
     let (namespace, service) = service.split_once('/').unwrap();
     let mut labels = json!({"kubernetes.io/service-name": service});
-    if is_headless {
-        labels["service.kubernetes.io/headless"] = json!("");
+    if is_kubernetes {
+        labels["endpointslice.kubernetes.io/managed-by"] = json!("endpointslice-controller.k8s.io");
     }
     let is_ipv6 = addresses.iter().any(|address| address.contains(':'));
     let endpoints: Vec<_> = addresses
@@ -130,7 +130,7 @@ fn it_leaves_in_two_steps_is_learned_by_the_address_of_a_pod_and_comes_back_in_t
     ];
     assert_eq!(without_status(&world), narrowed);
     assert!(
-        said(&world).ends_with("and from there to the pod as plain text"),
+        said(&world).ends_with("and from there to the pod that was dialled"),
         "{}",
         said(&world)
     );
@@ -199,14 +199,7 @@ fn what_cannot_be_reached_or_seen_out_of_scope_stays_in_and_says_why() {
     let mut for_others = of_others.clone();
     for_others["rules"] = asks.clone();
     for ((kind, namespace, spec), why) in [
-        (
-            ("PeerAuthentication", "data", strict.clone()),
-            "its pods may refuse",
-        ),
-        (
-            ("PeerAuthentication", "istio-system", strict),
-            "its pods may refuse",
-        ),
+        (("PeerAuthentication", "data", strict), ""),
         (policy(json!({"rules": asks})), "asks who calls"),
         (policy(json!({"action": "DENY", "rules": asks})), "asks who calls"),
         (
@@ -331,7 +324,7 @@ fn a_pod_of_two_services_teaches_both_where_they_have_the_port_are_seen_and_may_
 }
 
 #[test]
-fn only_an_address_that_kubernetes_tells_of_a_headless_service_proves_it() {
+fn only_an_address_that_kubernetes_tells_of_a_service_proves_it() {
     let mut world = shop();
     slice_with(&mut world, "data/peers", "forged-1", &["10.1.0.8"], false);
     slice(&mut world, "books/reviews", "reviews-1", &["10.1.0.9"]);
@@ -343,7 +336,7 @@ fn only_an_address_that_kubernetes_tells_of_a_headless_service_proves_it() {
         ("[fd00::7]:8080", "data/peers"),
         ("10.1.0.7:8081", "not_mesh"),
         ("10.1.0.8:8080", "not_mesh"),
-        ("10.1.0.9:8080", "not_mesh"),
+        ("10.1.0.9:8080", "books/reviews"),
         ("10.1.0.10:8080", "not_mesh"),
         ("10.1.0.11:8080", "not_mesh"),
     ] {
@@ -362,8 +355,7 @@ fn an_address_that_services_of_several_namespaces_claim_teaches_none_of_them() {
     // On a node's address, pods of several namespaces have ports of their own.
     headless(&mut world, "tenant", "other-port", &["http:8081"], &json!({}));
     slice(&mut world, "tenant/other-port", "other-port", &["10.1.0.7"]);
-    // Nobody can be told by a Service that is not there, or is not headless.
-    slice(&mut world, "books/reviews", "reviews-1", &["10.1.0.8"]);
+    // Nothing is told by a Service that is not there.
     slice(&mut world, "tenant/nobody", "nobody-1", &["10.1.0.8"]);
     slice(&mut world, "data/peers", "peers-2", &["10.1.0.8"]);
     world.settle();
@@ -464,4 +456,45 @@ fn what_is_passed_through_is_learned_by_the_address_of_a_pod_too() {
     populate(&mut world);
     assert!(!in_scope(&world));
     assert_eq!(called(&world, "10.1.0.7:8080"), "data/peers");
+    // Plain text goes out.
+    for namespace in ["data", "istio-system"] {
+        let strict = json!({"mtls": {"mode": "STRICT"}});
+        world.object("PeerAuthentication", namespace, "some", strict);
+        world.settle();
+        assert!(
+            in_scope(&world) && said(&world).contains("its pods may refuse"),
+            "{namespace}"
+        );
+        world.gone(Watched::PeerAuthentications, namespace, "some");
+    }
+}
+
+/// Who balances by itself, or whose sockets the network plugin balances, dials pods and keeps the Host of the Service.
+#[test]
+fn a_call_to_the_pod_of_any_service_is_learned_as_that_service() {
+    let mut world = super::shop();
+    world.namespace("data", None);
+    slice(&mut world, "books/reviews", "reviews-1", &["10.1.0.9"]);
+    world.settle();
+    assert_eq!(called(&world, "10.1.0.9:8080"), "books/reviews");
+    assert_eq!(
+        called(&world, "10.1.0.9:9090"),
+        "not_mesh",
+        "Istio finds it by no Host either"
+    );
+    // Which of those that share a pod was called, nothing tells.
+    headless(&mut world, "books", "peers", &["http:8080"], &json!({}));
+    slice(&mut world, "books/peers", "peers-1", &["10.1.0.9"]);
+    world.service("books", "again", &["http:8080"]);
+    slice(&mut world, "books/again", "again-1", &["10.1.0.9"]);
+    world.settle();
+    assert_eq!(
+        called(&world, "10.1.0.9:8080"),
+        "books/again books/reviews",
+        "peers is in scope"
+    );
+    learn(&mut world, &reviews());
+    learn(&mut world, &ServiceKey::new("books", "again"));
+    world.settle();
+    assert_eq!(called(&world, "10.1.0.9:8080"), "known");
 }
