@@ -21,6 +21,8 @@ mod repair;
 mod shop;
 #[path = "operation/shutdown.rs"]
 mod shutdown;
+#[path = "operation/stopped.rs"]
+mod stopped;
 #[path = "operation/unreadable.rs"]
 mod unreadable;
 #[path = "operation/writes.rs"]
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         unreadable::STEPS,
         log_port::STEPS,
         shutdown::STEPS,
+        stopped::STEPS,
         labels::STEPS,
         opt_out::STEPS,
     ];

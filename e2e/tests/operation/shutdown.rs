@@ -48,7 +48,7 @@ async fn upgrade(mesh: &Mesh, values: &[&str]) -> Result<()> {
 }
 
 /// How many pods the controller has, ending ones included.
-async fn controllers(mesh: &Mesh) -> Result<usize> {
+pub(crate) async fn controllers(mesh: &Mesh) -> Result<usize> {
     let args = [
         "-n",
         SYSTEM,
@@ -154,12 +154,15 @@ async fn what_arrived_is_learned_before_the_controller_ends(mesh: Mesh) -> Resul
     mesh.wait_learned("shop", "web", &shop::host("shutdown")).await
 }
 
+/// Sets how many controllers there are.
+pub(crate) async fn scale(mesh: &Mesh, replicas: &str) -> Result<()> {
+    mesh.kubectl(&["-n", SYSTEM, "scale", "deployment", "servicefence", replicas])
+        .await?;
+    Ok(())
+}
+
 async fn a_call_without_a_controller_works_and_the_next_is_learned(mesh: Mesh) -> Result<()> {
-    let scale = async |replicas: &str| {
-        mesh.kubectl(&["-n", SYSTEM, "scale", "deployment", "servicefence", replicas])
-            .await
-    };
-    scale("--replicas=0").await?;
+    scale(&mesh, "--replicas=0").await?;
     until("no controller", LONG, async || {
         ensure!(controllers(&mesh).await? == 0, "it is there");
         Ok(())
@@ -169,7 +172,7 @@ async fn a_call_without_a_controller_works_and_the_next_is_learned(mesh: Mesh) -
         shop::miss(&mesh, "late").await?;
     }
     ensure!(!learned(&mesh, "late").await?, "who wrote that?");
-    scale("--replicas=1").await?;
+    scale(&mesh, "--replicas=1").await?;
     mesh.controller_pod().await?;
     // The gateway's Envoy connects again when it next has something to send, within its own back-off.
     until("a call to be learned", LONG, async || {

@@ -1,10 +1,10 @@
-//! Headless Services: callers dial the addresses of pods, for which the gateway has no route. They stay in scope, or are
-//! learned where a first call may be plain text.
+//! Calls to the addresses of pods, for which the gateway has no route: headless Services, which stay in scope or are
+//! learned, and other Services whose callers balance by themselves.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use servicefence_e2e::install::SOON;
+use servicefence_e2e::install::{GATEWAY, SOON};
 use servicefence_e2e::wait::{Hopeless, LONG, until};
 use servicefence_e2e::{Call, LoadSpec, Protocol, ServiceSpec, Via};
 
@@ -12,7 +12,8 @@ use crate::scene::Scene;
 
 crate::scenarios![
     headless_services_are_called_directly_before_and_after_scoping,
-    peers_behind_a_headless_service_are_learned_where_plain_text_is_taken,
+    peers_behind_a_headless_service_are_learned,
+    balanced_by_the_caller_a_service_is_served_and_learned,
     traffic_to_headless_services_survives_their_way_out_of_a_scope_and_back,
 ];
 
@@ -86,32 +87,57 @@ async fn permissive(scene: &Scene, pods: [(&str, &str); 2]) -> Result<()> {
         .await
 }
 
-async fn peers_behind_a_headless_service_are_learned_where_plain_text_is_taken(scene: Scene) -> Result<()> {
+async fn peers_behind_a_headless_service_are_learned(scene: Scene) -> Result<()> {
     permissive(&scene, [("one", "peers"), ("two", "quorum")]).await?;
     headless(&scene, "strict/three", "vault").await?;
+    scene
+        .mesh
+        .add_pod(scene.app("bare/four").http(8080).plain())
+        .await?;
+    let bare = ServiceSpec::new(&scene.pod("bare/open"))
+        .selects("four")
+        .headless();
+    scene.mesh.add_service(&bare.port(Protocol::Http, 8080)).await?;
     scene.add([scene.app("shop/web").http(8080)]).await?;
     scene.fence("shop/web", "learning: {headless: Learn}").await?;
     let scope = scene.scope("shop/web").await?;
-    ensure!(
-        scope.contains(&scene.import("strict/vault")),
-        "a first call would be refused: {scope:?}"
-    );
-    for name in ["soft/peers", "soft/quorum"] {
+    for name in ["soft/peers", "soft/quorum", "strict/vault", "bare/open"] {
         ensure!(!scope.contains(&scene.import(name)), "{name} is in {scope:?}");
     }
     let url = |name: &str| format!("http://{}:8080/", scene.host(name));
     let quorum = Call::get(&url("soft/quorum")).host(&format!("two.{}", scene.host("soft/quorum")));
-    for (pod, name, call) in [
-        ("soft/one", "soft/peers", Call::get(&url("soft/peers"))),
+    let by_gateway = || Via::Through(GATEWAY.to_owned());
+    for (pod, name, call, via, later) in [
+        (
+            "soft/one",
+            "soft/peers",
+            Call::get(&url("soft/peers")),
+            by_gateway(),
+            Via::Direct,
+        ),
         // By the name of its pod.
-        ("soft/two", "soft/quorum", quorum),
+        ("soft/two", "soft/quorum", quorum, by_gateway(), Via::Direct),
+        (
+            "strict/three",
+            "strict/vault",
+            Call::get(&url("strict/vault")),
+            by_gateway(),
+            Via::Direct,
+        ),
+        (
+            "bare/four",
+            "bare/open",
+            Call::get(&url("bare/open")),
+            Via::Plaintext,
+            Via::Plaintext,
+        ),
     ] {
         let (reply, taken) = scene.call("shop/web", &call).await?;
         ensure!(
             reply.is_from(&scene.pod(pod)) && taken.fallback(),
             "first call to {name}: {reply}, by {taken}"
         );
-        ensure!(reply.via == Some(Via::Plaintext), "first call to {name}: {reply}");
+        ensure!(reply.via == Some(via), "first call to {name}: {reply}");
         scene.learned("shop/web", name).await?;
         until(format!("a direct call to {name}"), SOON, async || {
             let (reply, taken) = scene.call("shop/web", &call).await?;
@@ -119,21 +145,35 @@ async fn peers_behind_a_headless_service_are_learned_where_plain_text_is_taken(s
                 return Err(Hopeless(anyhow!("{reply}, by {taken}")).into());
             }
             ensure!(
-                taken.uses(&scene.host(name)) && reply.via == Some(Via::Direct),
+                taken.uses(&scene.host(name)) && reply.via.as_ref() == Some(&later),
                 "{reply}, by {taken}"
             );
             Ok(())
         })
         .await?;
     }
-    let (reply, taken) = scene.call("shop/web", &Call::get(&url("strict/vault"))).await?;
-    ensure!(
-        reply.is_from(&scene.pod("strict/three")) && taken.uses(&scene.host("strict/vault")),
-        "{reply}, by {taken}"
-    );
     let learned = scene.learned_hosts("shop/web").await?;
-    let expected = ["soft/peers", "soft/quorum"].map(|name| scene.host(name));
+    let expected = ["soft/peers", "soft/quorum", "strict/vault", "bare/open"].map(|name| scene.host(name));
     ensure!(learned == expected.into(), "learned: {learned:?}");
+    Ok(())
+}
+
+/// gRPC clients that resolve Services by themselves, and network plugins that balance sockets, dial pods and keep the
+/// Service's name as Host.
+async fn balanced_by_the_caller_a_service_is_served_and_learned(scene: Scene) -> Result<()> {
+    scene
+        .add([
+            scene.app("books/reviews").http(8080),
+            scene.app("shop/web").http(8080),
+        ])
+        .await?;
+    scene.enforce("shop", &["web"]).await?;
+    let address = scene.mesh.pod(&scene.pod("books/reviews"))?.ip;
+    let host = format!("reviews.{}:8080", scene.ns("books"));
+    let call = Call::get(&format!("http://{address}:8080/")).host(&host);
+    scene.first_call("shop/web", "books/reviews", &call).await?;
+    scene.learned("shop/web", "books/reviews").await?;
+    scene.until_direct("shop/web", "books/reviews", &call).await?;
     Ok(())
 }
 
@@ -178,7 +218,7 @@ async fn traffic_to_headless_services_survives_their_way_out_of_a_scope_and_back
     load.more(50).await?;
     let met = load.stop().await;
     ensure!(met.failed == 0, "{met}");
-    let plain = met.count(|via| *via == Via::Plaintext);
-    ensure!(plain > 0 && plain < met.calls, "no call was a miss: {met}");
+    let missed = met.count(|via| *via == Via::Through(GATEWAY.to_owned()));
+    ensure!(missed > 0 && missed < met.calls, "no call was a miss: {met}");
     Ok(())
 }

@@ -1,0 +1,72 @@
+//! What comes into the mesh while the controller is stopped: nobody makes rules for it, and calls to it succeed.
+
+use anyhow::{Context as _, Result, ensure};
+use servicefence_e2e::install::{SOON, SYSTEM};
+use servicefence_e2e::wait::{LONG, until};
+use servicefence_e2e::{Call, Mesh, PodSpec};
+
+use crate::{shop, shutdown};
+
+crate::steps![what_comes_while_the_controller_is_stopped_is_reached];
+
+/// A caller like `shop/web`, and not fenced.
+const FREE: &str = "free/web";
+
+/// Of each new pod: known and new ports, and who speaks first.
+const CALLS: [(&str, &str); 12] = [
+    ("books/arrived", "http://arrived.books:8080/"),
+    ("books/arrived", "http://arrived.books.svc.cluster.local:18090/"),
+    ("books/arrived", "h2://arrived.books:18090/"),
+    ("books/arrived", "grpc://arrived.books:18091/"),
+    ("books/arrived", "tcp://arrived.books:18092"),
+    ("books/arrived", "tcp-server-first://arrived.books:18093"),
+    ("books/bare", "http://bare.books:8080/"),
+    ("books/bare", "tcp://bare.books:18094"),
+    ("books/bare", "tcp-server-first://bare.books:18095"),
+    ("attic/arrived", "http://arrived.attic.svc.cluster.local:8080/"),
+    ("attic/arrived", "http://arrived.attic:18096/"),
+    ("attic/arrived", "tcp://arrived.attic:18097"),
+];
+
+async fn what_comes_while_the_controller_is_stopped_is_reached(mesh: Mesh) -> Result<()> {
+    mesh.add_app(PodSpec::new(FREE).http(8080)).await?;
+    shutdown::scale(&mesh, "--replicas=0").await?;
+    until("no controller", LONG, async || {
+        ensure!(shutdown::controllers(&mesh).await? == 0, "it is there");
+        Ok(())
+    })
+    .await?;
+    let rules = async || {
+        let args = ["-n", SYSTEM, "get", "virtualservices", "-o", "yaml"];
+        mesh.kubectl(&args).await
+    };
+    let arrived = PodSpec::new("books/arrived").http(8080).http(18_090).grpc(18_091);
+    mesh.add_app(arrived.tcp(18_092).tcp_server_first(18_093)).await?;
+    let bare = PodSpec::new("books/bare").plain().http(8080);
+    mesh.add_app(bare.tcp(18_094).tcp_server_first(18_095)).await?;
+    let attic = PodSpec::new("attic/arrived").http(8080).http(18_096);
+    mesh.add_app(attic.tcp(18_097)).await?;
+    for (pod, url) in CALLS {
+        let call = Call::get(url);
+        until(format!("{url} without a scope"), SOON, async || {
+            let reply = mesh.call(FREE, &call).await;
+            ensure!(reply.is_from(pod), "{reply}");
+            Ok(())
+        })
+        .await?;
+        let reply = mesh.call(shop::WEB, &call).await;
+        ensure!(reply.is_from(pod), "{url} by a fenced caller: {reply}");
+    }
+    let without = rules().await?;
+    ensure!(!without.contains("arrived"), "who wrote rules? {without}");
+    shutdown::scale(&mesh, "--replicas=1").await?;
+    mesh.controller_pod().await?;
+    until("rules for what has come", LONG, async || {
+        rules()
+            .await?
+            .contains("arrived.attic")
+            .then_some(())
+            .context("there are none")
+    })
+    .await
+}
