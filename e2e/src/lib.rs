@@ -47,6 +47,7 @@ mod service_vips;
 pub mod state;
 pub mod tools;
 pub mod wait;
+mod writes;
 
 pub use background::Background;
 pub use call::{Call, HttpClient, Reply, Scheme, TcpSession, Via};
@@ -57,3 +58,4 @@ pub use nix::sys::signal::Signal;
 pub use pod::{PodKind, PodRecord, PodSpec, Protocol, Server, ServiceSpec};
 pub use prometheus::Prometheus;
 pub use proxy::{Proxy, ProxyFigures, Taken, Traffic};
+pub use writes::Writes;

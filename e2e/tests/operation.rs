@@ -25,8 +25,6 @@ mod shutdown;
 mod stopped;
 #[path = "operation/unreadable.rs"]
 mod unreadable;
-#[path = "operation/writes.rs"]
-mod writes;
 
 use std::pin::Pin;
 use std::process::ExitCode;

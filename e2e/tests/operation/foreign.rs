@@ -2,12 +2,11 @@
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use servicefence_e2e::Mesh;
 use servicefence_e2e::install::SOON;
 use servicefence_e2e::wait::until;
+use servicefence_e2e::{Mesh, Writes};
 
 use crate::shop::{self, warning};
-use crate::writes::Writes;
 
 crate::steps![
     an_unknown_mode_is_said_on_the_object,

@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use servicefence_e2e::Mesh;
 use servicefence_e2e::install::SOON;
 use servicefence_e2e::wait::until;
+use servicefence_e2e::{Mesh, Writes};
 
 use crate::shop;
-use crate::writes::Writes;
 
 crate::steps![
     a7_a_restart_writes_nothing,

@@ -5,19 +5,21 @@ use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use servicefence_e2e::Mesh;
-use servicefence_e2e::wait::{LONG, until};
+use serde::{Serialize, Serializer};
+
+use crate::mesh::Mesh;
+use crate::wait::{LONG, until};
 
 /// How long nothing may have been written for the mesh to count as quiet.
 const QUIET: Duration = Duration::from_secs(4);
 
 /// Requests that write, by `resource` and verb.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Writes(BTreeMap<(String, String), u64>);
+pub struct Writes(BTreeMap<(String, String), u64>);
 
 impl Writes {
     /// All so far: Istio's objects, ours, Services and Events. Leases, pods and the rest are not the controller's.
-    pub(crate) async fn so_far(mesh: &Mesh) -> Result<Self> {
+    pub async fn so_far(mesh: &Mesh) -> Result<Self> {
         let text = mesh
             .client()
             .request_text(http::Request::get("/metrics").body(Vec::new())?)
@@ -30,7 +32,7 @@ impl Writes {
             let (labels, count) = line.rsplit_once(' ').context("a sample without value")?;
             let is = |name| label(labels, name);
             let ours = match is("group") {
-                "networking.istio.io" | "servicefence.io" | "events.k8s.io" => true,
+                "networking.istio.io" | "telemetry.istio.io" | "servicefence.io" | "events.k8s.io" => true,
                 "" => matches!(is("resource"), "services" | "events"),
                 _ => false,
             };
@@ -54,7 +56,7 @@ impl Writes {
     }
 
     /// All so far, once nothing more is written.
-    pub(crate) async fn at_rest(mesh: &Mesh) -> Result<Self> {
+    pub async fn at_rest(mesh: &Mesh) -> Result<Self> {
         until("the mesh to be quiet", LONG, async || {
             let before = Self::so_far(mesh).await?;
             tokio::time::sleep(QUIET).await;
@@ -66,7 +68,8 @@ impl Writes {
     }
 
     /// Those that are not in an earlier count.
-    pub(crate) fn since(&self, before: &Self) -> Self {
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
         let more = self.0.iter().filter_map(|(key, count)| {
             let more = count - before.0.get(key).copied().unwrap_or_default();
             (more > 0).then(|| (key.clone(), more))
@@ -75,19 +78,36 @@ impl Writes {
     }
 
     /// Those but the ones to Events.
-    pub(crate) fn without_events(mut self) -> Self {
+    #[must_use]
+    pub fn without_events(mut self) -> Self {
         self.0.retain(|(resource, _), _| resource != "events");
         self
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Those but the ones of a verb to a resource.
+    #[must_use]
+    pub fn without(mut self, resource: &str, verb: &str) -> Self {
+        self.0.remove(&(resource.to_owned(), verb.to_owned()));
+        self
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// How many of a verb to a resource.
-    pub(crate) fn of(&self, resource: &str, verb: &str) -> u64 {
+    pub fn of(&self, resource: &str, verb: &str) -> u64 {
         let key = (resource.to_owned(), verb.to_owned());
         self.0.get(&key).copied().unwrap_or_default()
+    }
+}
+
+/// As `{"APPLY sidecars": 5}`.
+impl Serialize for Writes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let all = self.0.iter();
+        serializer.collect_map(all.map(|((resource, verb), count)| (format!("{verb} {resource}"), count)))
     }
 }
 
