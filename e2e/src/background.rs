@@ -128,7 +128,7 @@ async fn make(core: &Core, what: &Background, index: usize) -> Result<String> {
 }
 
 /// Addresses 10.64.0.0 to 10.79.255.255: neither pods nor Services nor hosts outside have such.
-fn address(number: usize) -> String {
+pub(crate) fn address(number: usize) -> String {
     format!(
         "10.{}.{}.{}",
         64 + (number >> 16),

@@ -71,6 +71,11 @@ pub async fn start(
     let mut processes = kubernetes::start_api_server(&setup, &address)?;
     let client = client(&setup.kubeconfig()).await?;
     kubernetes::wait_ready(&client, &processes).await?;
+    if options.api_server_only {
+        say("Istio's CRDs");
+        istiod::install_crds(&setup, &client).await?;
+        return Ok(processes);
+    }
     say("kube-controller-manager and Istio's CRDs");
     let objects = Objects::new(client.clone());
     processes.push(kubernetes::start_controller_manager(&setup)?);

@@ -43,6 +43,7 @@ mod process;
 mod programs;
 pub mod prometheus;
 pub mod proxy;
+pub mod scale;
 mod service_vips;
 pub mod state;
 pub mod tools;

@@ -74,6 +74,8 @@ pub struct MeshOptions {
     pub istiod_env: Vec<(String, String)>,
     /// The mesh outlives the last handle, until `mesh down`: a process of its own then keeps it.
     pub detached: bool,
+    /// Nothing but etcd and an API server that knows Istio's kinds: no istiod, no controllers, no Service addresses.
+    pub api_server_only: bool,
     /// Print each step of the start to stderr.
     pub verbose: bool,
 }
@@ -210,7 +212,9 @@ impl Mesh {
         for process in processes {
             core.keep("control-plane", process);
         }
-        lock(&guard.tasks).spawn(service_vips::keep(Arc::clone(&core)));
+        if !options.api_server_only {
+            lock(&guard.tasks).spawn(service_vips::keep(Arc::clone(&core)));
+        }
         if options.detached {
             guard.end = End::HandOver;
         }

@@ -155,6 +155,11 @@ impl Process {
         &self.log
     }
 
+    /// Its number, until it has ended.
+    pub fn pid(&self) -> Option<u32> {
+        lock(&self.child).id()
+    }
+
     /// An error with its last words, if it has ended.
     pub fn still_runs(&self) -> Result<()> {
         match lock(&self.child).try_wait()? {
