@@ -149,7 +149,10 @@ impl Cluster {
         endpoints: &[Value],
     ) -> Result<()> {
         let object = json!({
-            "metadata": {"name": format!("{service}-x7k2p"), "labels": {"kubernetes.io/service-name": service}},
+            "metadata": {"name": format!("{service}-x7k2p"), "labels": {
+                "kubernetes.io/service-name": service,
+                "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
+            }},
             "addressType": "IPv4", "ports": ports, "endpoints": endpoints,
         });
         create(
