@@ -18,6 +18,7 @@ pub mod gateway_api;
 mod headless;
 pub mod history;
 pub mod jwks;
+mod labels;
 mod learn;
 pub mod miss;
 pub mod mutual_tls;
