@@ -1,13 +1,15 @@
 //! What can happen to a mesh, and what it touches.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 
 use jiff::SignedDuration;
 use servicefence_crd::ServiceFence;
 
 use super::facts::{
-    EndpointsFacts, NamespaceFacts, PodFacts, ServiceFacts, SidecarFacts, VirtualServiceFacts, Written,
+    Asks, ByLabel, EndpointsFacts, NamespaceFacts, PodFacts, ServiceFacts, SidecarFacts, VirtualServiceFacts,
+    Written,
 };
 use super::gateway_api::{RouteFacts, RouteKey};
 use super::history::{self, History};
@@ -123,6 +125,46 @@ pub struct UnknownLabel {
     pub value: String,
     /// The values that mean something.
     pub known: Vec<&'static str>,
+}
+
+impl UnknownLabel {
+    /// What is wrong with a label of a Service or, without one, of the Namespace.
+    pub fn of<T: ByLabel>(asks: &Asks<T>, namespace: &Name, service: Option<&Name>) -> Option<Self> {
+        match asks {
+            Asks::Unknown(value) => Some(Self {
+                namespace: namespace.clone(),
+                service: service.cloned(),
+                label: T::LABEL,
+                value: value.clone(),
+                known: T::VALUES.iter().map(|(name, _)| *name).collect(),
+            }),
+            Asks::Absent | Asks::Is(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for UnknownLabel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, name) = match &self.service {
+            Some(service) => ("Service", service),
+            None => ("Namespace", &self.namespace),
+        };
+        write!(
+            f,
+            "the label {}={} of {kind} {name} means nothing and changes nothing: use {}",
+            self.label,
+            self.value,
+            one_of(&self.known)
+        )
+    }
+}
+
+/// `a, b or c`.
+fn one_of(values: &[&str]) -> String {
+    match values {
+        [all @ .., last] if !all.is_empty() => format!("{} or {last}", all.join(", ")),
+        all => all.concat(),
+    }
 }
 
 /// What a change touches.

@@ -24,7 +24,7 @@ pub enum Asks<T> {
     Absent,
     /// A known value.
     Is(T),
-    /// Anything else: said in an Event and otherwise taken as absent.
+    /// Anything else: it changes nothing, which an Event on the object and the fences concerned say.
     Unknown(String),
 }
 
@@ -59,6 +59,15 @@ impl<T: ByLabel> Asks<T> {
         };
         let known = T::VALUES.iter().find(|(name, _)| *name == value);
         known.map_or_else(|| Self::Unknown(value.to_owned()), |(_, is)| Self::Is(*is))
+    }
+
+    /// What the label asks for, or `absent` where there is none; `None`: what is in force stays, since the value means nothing.
+    pub fn or(&self, absent: impl FnOnce() -> Option<T>) -> Option<T> {
+        match self {
+            Self::Is(value) => Some(*value),
+            Self::Absent => absent(),
+            Self::Unknown(_) => None,
+        }
     }
 
     /// What the label asks for.

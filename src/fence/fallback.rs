@@ -17,7 +17,7 @@ const REGISTRY_ONLY: &str = "REGISTRY_ONLY";
 impl Engine {
     /// Who serves the calls of a fence's namespace.
     pub(super) fn fallback(&self, namespace: &str) -> Fallback {
-        let by_default = self.default_fallback(namespace);
+        let by_default = self.label_fallback(namespace);
         let mut counting = self
             .fences_in(namespace)
             .filter(|(key, fence)| self.has_misses(key, fence))
@@ -34,14 +34,6 @@ impl Engine {
     /// Whether a fence is scoped, or about to be: only then is there anything out of its scope.
     fn has_misses(&self, key: &FenceKey, fence: &Fence) -> bool {
         self.mode(key, fence) == Mode::Enforce || self.own_sidecar(key).is_some()
-    }
-
-    /// The fallback of fences of a namespace that ask for none.
-    fn default_fallback(&self, namespace: &str) -> Fallback {
-        let facts = self.registry.namespace(namespace);
-        facts
-            .and_then(|facts| facts.fallback.known())
-            .unwrap_or(self.settings.default_fallback)
     }
 
     /// Whether calls of a namespace are led to the gateway.

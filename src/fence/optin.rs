@@ -172,7 +172,7 @@ impl Engine {
             return Some(Conflict::UserSidecar(user.clone()));
         }
         if of.is_none()
-            && let Some(opted_out) = self.opted_out(&key.namespace)
+            && let Some(opted_out) = self.opted_out(key)
         {
             return Some(Conflict::OptedOut(opted_out));
         }
@@ -190,12 +190,14 @@ impl Engine {
             .map(|(other, _)| Conflict::OlderFence(other.clone()))
     }
 
-    /// What is not to be enforced in a namespace: a Service by its label, or the workload of a fence by its spec. A
-    /// Sidecar without a selector would apply to its pods too.
-    fn opted_out(&self, namespace: &str) -> Option<Named> {
+    /// What is not to be enforced in the namespace of its default: a Service by its label, or the workload of a fence by its
+    /// spec. A Sidecar without a selector would apply to its pods too.
+    fn opted_out(&self, default: &FenceKey) -> Option<Named> {
+        let namespace = &default.namespace;
+        let is_there = self.own_sidecar(default).is_some();
         let services = self.registry.workloads_in(namespace).into_values().flatten();
         let by_label = services
-            .filter(|(_, facts)| facts.mode.known().is_some_and(|mode| mode != Mode::Enforce))
+            .filter(|(service, facts)| self.is_opted_out(service, facts, is_there))
             .map(|(key, _)| Named::Service(key.clone()));
         let by_spec = self
             .fences_in(namespace)

@@ -131,12 +131,7 @@ impl Events {
                     .await
             }
         };
-        let note = format!(
-            "the label {}={} means nothing and is ignored: use {}",
-            unknown.label,
-            unknown.value,
-            one_of(&unknown.known)
-        );
+        let note = unknown.to_string();
         let service = unknown.service.as_deref();
         tracing::warn!(namespace = &*unknown.namespace, service, "{note}");
         self.publish(object, EventType::Warning, "UnknownLabel", "Reconcile", note)
@@ -182,14 +177,6 @@ fn reference(watched: Watched, namespace: Option<&str>, name: &str, uid: Option<
         name: Some(name.to_owned()),
         uid,
         ..ObjectReference::default()
-    }
-}
-
-/// `a, b or c`.
-fn one_of(values: &[&str]) -> String {
-    match values {
-        [all @ .., last] if !all.is_empty() => format!("{} or {last}", all.join(", ")),
-        all => all.concat(),
     }
 }
 

@@ -16,8 +16,12 @@ crate::steps![
 ];
 
 async fn an_unknown_mode_is_said_on_the_object(mesh: Mesh) -> Result<()> {
-    let meaningless =
-        "the label servicefence.io/mode=Enforced means nothing and is ignored: use enforce, observe or off";
+    let meaningless = |what: &str| {
+        format!(
+            "the label servicefence.io/mode=Enforced of {what} means nothing and changes nothing: use enforce, observe \
+             or off"
+        )
+    };
     mesh.apply_yaml(
         "
 apiVersion: v1
@@ -33,18 +37,18 @@ spec: {selector: {app: web}, ports: [{name: http, port: 80}]}
     .await?;
     // Events on what has no namespace are kept in `default`.
     let said = warning(&mesh, "default", "UnknownLabel", ("Namespace", "typo")).await?;
-    ensure!(said == meaningless, "{said}");
+    ensure!(said == meaningless("Namespace typo"), "{said}");
     let said = warning(&mesh, "typo", "UnknownLabel", ("Service", "web")).await?;
-    ensure!(said == meaningless, "{said}");
+    ensure!(said == meaningless("Service web"), "{said}");
     // Where their authors look; `kubectl describe namespace` shows no Events, of nobody.
     let shown = mesh
         .kubectl(&["-n", "typo", "describe", "service", "web"])
         .await?;
-    ensure!(shown.contains(meaningless), "{shown}");
+    ensure!(shown.contains(&said), "{shown}");
     let shown = mesh.kubectl(&["events", "--for", "namespace/typo"]).await?;
     ensure!(shown.contains("UnknownLabel"), "{shown}");
     let fences = mesh.kubectl(&["-n", "typo", "get", "sf", "-o", "name"]).await?;
-    ensure!(fences.is_empty(), "it counts as absent, but there are {fences}");
+    ensure!(fences.is_empty(), "nothing was in force, but there are {fences}");
     mesh.kubectl(&["delete", "namespace", "typo"]).await?;
     Ok(())
 }

@@ -9,8 +9,9 @@ use servicefence_crd::ServiceFence;
 use super::{Engine, Fence};
 use crate::fence::allow::Allowed;
 use crate::fence::change::{Change, Dirty, Target, UnknownLabel};
-use crate::fence::facts::{Asks, ByLabel, NamespaceFacts, PodFacts, ServiceFacts, ServiceKind, SidecarFacts};
+use crate::fence::facts::{NamespaceFacts, PodFacts, ServiceFacts, ServiceKind, SidecarFacts};
 use crate::fence::jwks::JwksFacts;
+use crate::fence::labels::in_force;
 use crate::fence::name::{ConfigKey, FenceKey, Name, PodKey, ServiceKey};
 use crate::fence::policy::PolicyFacts;
 use crate::fence::render;
@@ -122,10 +123,9 @@ impl Engine {
             self.asked.remove(name);
         }
         if let Some(new) = &new {
-            let unknown = unknown(&new.mode, name, None).into_iter();
-            dirty
-                .unknown_labels
-                .extend(unknown.chain(self::unknown(&new.fallback, name, None)));
+            let of_mode = UnknownLabel::of(&new.mode, name, None).into_iter();
+            let of_fallback = UnknownLabel::of(&new.fallback, name, None);
+            dirty.unknown_labels.extend(of_mode.chain(of_fallback));
         }
         if was_discovered != self.is_discovered(name) {
             self.discovery_changed(name, dirty);
@@ -203,7 +203,7 @@ impl Engine {
             dirty.targets.insert(Target::Namespace(key.namespace.clone()));
             let unknown = |facts: &Option<ServiceFacts>| {
                 let facts = facts.as_ref()?;
-                unknown(&facts.mode, &key.namespace, Some(&key.name))
+                UnknownLabel::of(&facts.mode, &key.namespace, Some(&key.name))
             };
             let was = unknown(&old);
             dirty
@@ -302,6 +302,10 @@ impl Engine {
         }
         let shape = |fence: &Fence| (fence.generated, fence.resource.spec.clone());
         let before = old.as_ref().map(shape);
+        let was_in_force = old.as_ref().map(|old| in_force(&old.resource));
+        if was_in_force != resource.as_deref().map(in_force) {
+            self.in_force_changed(&key.namespace);
+        }
         let learns_headless = old.as_ref().is_some_and(Fence::learns_headless);
         let after = if let Some(resource) = resource {
             let fence = Fence::new(key, resource, old.and_then(|old| old.sidecar_changed));
@@ -414,19 +418,6 @@ impl Engine {
         if let Some(asked) = self.asked.get_mut(namespace) {
             *asked = OnceLock::new();
         }
-    }
-}
-
-fn unknown<T: ByLabel>(asks: &Asks<T>, namespace: &Name, service: Option<&Name>) -> Option<UnknownLabel> {
-    match asks {
-        Asks::Unknown(value) => Some(UnknownLabel {
-            namespace: namespace.clone(),
-            service: service.cloned(),
-            label: T::LABEL,
-            value: value.clone(),
-            known: T::VALUES.iter().map(|(name, _)| *name).collect(),
-        }),
-        Asks::Absent | Asks::Is(_) => None,
     }
 }
 

@@ -24,6 +24,8 @@ pub enum Reason {
     Observing,
     /// The mode is Off: the workload's proxies know the whole mesh.
     Off,
+    /// A label that decides about the fence has a value that means nothing: what was in force stays.
+    UnknownLabel,
     /// Nothing is ever fenced in this namespace.
     NamespaceExcluded,
     /// istiod does not look into this namespace, or into ServiceFence's own.
@@ -68,10 +70,11 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for the documentation.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Scoped,
         Self::Observing,
         Self::Off,
+        Self::UnknownLabel,
         Self::NamespaceExcluded,
         Self::NamespaceNotDiscovered,
         Self::ServiceNotFound,
@@ -100,6 +103,7 @@ impl Reason {
             Self::Scoped => "Scoped",
             Self::Observing => "Observing",
             Self::Off => "Off",
+            Self::UnknownLabel => "UnknownLabel",
             Self::NamespaceExcluded => "NamespaceExcluded",
             Self::NamespaceNotDiscovered => "NamespaceNotDiscovered",
             Self::ServiceNotFound => "ServiceNotFound",
@@ -226,6 +230,13 @@ impl Engine {
                 message: error,
             };
             ready = false;
+        }
+        if let Some(label) = self.unknown_label(key, fence) {
+            // Whatever else is wrong comes first.
+            if ready {
+                said.reason = Reason::UnknownLabel;
+            }
+            said.message = format!("{label}; {}", said.message);
         }
         let unknown = wanted.map_or(&[][..], |scope| &scope.unknown);
         if ready && !unknown.is_empty() {

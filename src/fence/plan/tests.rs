@@ -26,6 +26,7 @@ mod rules;
 mod subsets;
 mod telemetry;
 mod transitions;
+mod unknown_labels;
 mod wishes;
 mod workloads;
 

@@ -1,10 +1,13 @@
 //! What must hold whatever happens.
 
+mod wish;
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use serde_json::json;
 
+use self::wish::{Wish, spec, wish};
 use super::*;
 use crate::fence::Settings;
 use crate::fence::render::Kind;
@@ -64,46 +67,6 @@ enum Happening {
     Jwks(&'static str, Option<usize>, Option<(usize, usize)>),
 }
 
-/// What an owner may ask for besides hosts.
-#[derive(Clone, Debug)]
-enum Wish {
-    Namespace(usize),
-    Core,
-    CoreOfTeam,
-    Wildcard(usize),
-    Deny(usize, usize),
-}
-
-fn wish() -> impl Strategy<Value = Wish> {
-    prop_oneof![
-        (0..NAMESPACES.len()).prop_map(Wish::Namespace),
-        Just(Wish::Core),
-        Just(Wish::CoreOfTeam),
-        (0..NAMESPACES.len()).prop_map(Wish::Wildcard),
-        (0..NAMESPACES.len(), 0..NAMES.len()).prop_map(|(namespace, name)| Wish::Deny(namespace, name)),
-    ]
-}
-
-/// The spec of a fence with these wishes.
-fn spec(wishes: &[Wish]) -> serde_json::Value {
-    let core = json!({"matchLabels": {"tier": "core"}});
-    let (mut allow, mut deny) = (Vec::new(), Vec::new());
-    for wish in wishes {
-        match wish {
-            Wish::Namespace(at) => allow.push(json!({"namespace": NAMESPACES[*at]})),
-            Wish::Core => allow.push(json!({"serviceSelector": core})),
-            Wish::CoreOfTeam => allow.push(
-                json!({"serviceSelector": core, "namespaceSelector": {"matchExpressions": [{"key": "team", "operator": "Exists"}]}}),
-            ),
-            Wish::Wildcard(at) => {
-                allow.push(json!({"host": format!("*.{}.svc.cluster.local", NAMESPACES[*at])}));
-            }
-            Wish::Deny(namespace, name) => deny.push(host((*namespace, *name))),
-        }
-    }
-    json!({"allow": allow, "deny": deny, "learning": {"nonHttp": "Learn", "headless": "Learn"}})
-}
-
 fn happening() -> impl Strategy<Value = Happening> {
     let service = || (0..NAMESPACES.len(), 0..NAMES.len());
     let ports = prop_oneof![
@@ -119,6 +82,7 @@ fn happening() -> impl Strategy<Value = Happening> {
                 Just(Some("enforce")),
                 Just(Some("observe")),
                 Just(Some("off")),
+                Just(Some("Enforce")),
                 Just(None)
             ]
         )
@@ -384,6 +348,32 @@ proptest! {
         world.settle();
         prop_assert_eq!(world.writes.len(), written);
         prop_assert!(world.engine.fences().all(|(key, _)| world.warm(&key.namespace, &key.name).is_empty()));
+    }
+
+    #[test]
+    fn a_label_that_means_nothing_changes_nothing(
+        happenings in prop::collection::vec(happening(), 0..40),
+        namespace in 0..NAMESPACES.len(),
+    ) {
+        let mut world = a_world(&happenings);
+        // The labels that are not of ours stay.
+        let labels = world.engine.registry().namespace(NAMESPACES[namespace]).unwrap().labels.clone();
+        let labels = labels.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let labels: Vec<_> = labels.filter(|(key, _)| !key.starts_with("servicefence.io/")).collect();
+        let labels = [labels, vec![("servicefence.io/fallback", "neither")]].concat();
+        let (before, written) = (world.objects.clone(), world.writes.len());
+        world.namespace_with(NAMESPACES[namespace], Some("ON"), &labels);
+        world.settle();
+        let said = |write: &&String| write.starts_with("status");
+        let writes: Vec<_> = world.writes[written..].iter().filter(|write| !said(write)).collect();
+        prop_assert_eq!(writes, [] as [&String; 0]);
+        prop_assert_eq!(&world.objects, &before);
+        // Nor does another word that means nothing, after a restart.
+        let mut again = world.restarted(|_| ());
+        again.namespace_with(NAMESPACES[namespace], Some("yes"), &labels);
+        again.settle();
+        let writes: Vec<_> = again.writes.iter().filter(|write| !said(write)).collect();
+        prop_assert_eq!(writes, [] as [&String; 0]);
     }
 
     #[test]

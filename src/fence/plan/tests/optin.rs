@@ -222,7 +222,7 @@ fn nothing_is_fenced_in_excluded_namespaces() {
 }
 
 #[test]
-fn an_unknown_mode_is_said_once_and_counts_as_absent() {
+fn an_unknown_mode_is_said_once_and_asks_for_nothing() {
     let mut world = World::new();
     let facts = |mode: &str| crate::fence::facts::NamespaceFacts {
         mode: crate::fence::facts::Asks::parse(Some(mode)),
