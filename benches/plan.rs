@@ -87,6 +87,7 @@ fn engine() -> Engine {
         baseline: Vec::new(),
         aliases: Vec::new(),
         expire_after: SignedDuration::from_hours(336),
+        retention: SignedDuration::from_hours(720),
         reads_history: false,
     });
     for namespace in 0..NAMESPACES {

@@ -131,6 +131,11 @@ pub struct Config {
     #[arg(long, env = "SERVICEFENCE_EXPIRE_AFTER", default_value = "336h", value_parser = expire_after)]
     pub expire_after: SignedDuration,
 
+    /// How long what was learned is kept without use: by generated fences that no label asks for any more, and of hosts that
+    /// the mesh no longer has; 0s: for ever.
+    #[arg(long, env = "SERVICEFENCE_RETENTION", default_value = "720h", value_parser = retention)]
+    pub retention: SignedDuration,
+
     /// Where metrics are read.
     #[command(flatten)]
     pub prometheus: PrometheusConfig,
@@ -227,6 +232,7 @@ impl Config {
             baseline: self.baseline_hosts.clone(),
             aliases: self.aliases.clone(),
             expire_after: self.expire_after,
+            retention: self.retention,
             reads_history: self.prometheus.settings().is_some(),
         }
     }
@@ -241,6 +247,15 @@ fn expire_after(text: &str) -> Result<SignedDuration, String> {
         Err(format!(
             "{text:?} is too short or too long: write 24h to 8760h, or 0s for never"
         ))
+    }
+}
+
+fn retention(text: &str) -> Result<SignedDuration, String> {
+    let retention = duration(text)?;
+    if retention <= SignedDuration::from_hours(8760) {
+        Ok(retention)
+    } else {
+        Err(format!("{text:?} is too long: write up to 8760h, or 0s for ever"))
     }
 }
 
@@ -320,6 +335,7 @@ mod tests {
             "--istio-root-namespace=mesh",
             "--baseline-host=mesh/zipkin.mesh.svc.cluster.local,data/api.example.com",
             "--expire-after=48h",
+            "--retention=96h",
             r"--alias=(.+)\.books\.(svc\.cluster\.local)=$1.archive.$2",
             r"--alias=a{1,2}\.com=a.org",
             r#"--namespace-selector={"matchLabels":{"team":"a"}}"#,
@@ -340,6 +356,7 @@ mod tests {
             ["mesh/zipkin.mesh.svc.cluster.local", "data/api.example.com"]
         );
         assert_eq!(is.expire_after, SignedDuration::from_hours(48));
+        assert_eq!(is.retention, SignedDuration::from_hours(96));
         assert_eq!(settings(&[]).unwrap().default_mode, Mode::Off);
     }
 
@@ -351,6 +368,7 @@ mod tests {
                 "is not namespace/host: write istio-system/zipkin",
             ),
             ("--expire-after=1h", "too short or too long: write 24h to 8760h"),
+            ("--retention=9000h", "too long: write up to 8760h, or 0s for ever"),
             ("--settle-time=-1s", "is negative: write 0s or more"),
             ("--settle-time=soon", "is not a duration: write 500ms, 1s or 2m"),
             ("--namespace-selector=team=a", "is not a LabelSelector"),

@@ -74,7 +74,7 @@ pub const DESCRIBED: [Described; 17] = [
         "servicefence_forgotten_total",
         "counter",
         "",
-        "Hosts that left a learned list since no call to them was seen for long.",
+        "Hosts that left a learned list: no call to them was seen for long, or the mesh has not had them for long.",
     ),
     (
         "servicefence_saved_bytes",

@@ -169,7 +169,7 @@ impl Reconciler {
             written = self.writer.write(write, priority).await;
         }
         if !plan.forget.is_empty() {
-            self.writer.forget(key, &self.events).await?;
+            self.writer.forget(key, &plan.forget, &self.events).await?;
         }
         if plan.delete {
             let write = Write::Delete(Kind::ServiceFence, key.namespace.clone(), key.name.clone());

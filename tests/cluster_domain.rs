@@ -33,6 +33,7 @@ fn engine() -> Engine {
         baseline: Vec::new(),
         aliases: Vec::new(),
         expire_after: SignedDuration::ZERO,
+        retention: SignedDuration::from_hours(720),
         reads_history: false,
     })
 }

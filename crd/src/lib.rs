@@ -12,7 +12,7 @@ mod service_fence;
 
 pub use definition::definition;
 pub use service_fence::{
-    Allow, Connections, Duration, Fallback, Forgot, Headless, LearnedHost, Learning, Mode, NonHttp, Operator,
-    Requirement, Savings, Scope, Selector, ServiceEntries, ServiceFence, ServiceFenceSpec,
+    Allow, Connections, Duration, Fallback, Forgot, Headless, LearnedHost, Learning, MissingHost, Mode,
+    NonHttp, Operator, Requirement, Savings, Scope, Selector, ServiceEntries, ServiceFence, ServiceFenceSpec,
     ServiceFenceStatus, Source, Workload,
 };

@@ -18,7 +18,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use self::status::{Connections, Forgot, LearnedHost, Savings, Scope, ServiceFenceStatus};
+pub use self::status::{Connections, Forgot, LearnedHost, MissingHost, Savings, Scope, ServiceFenceStatus};
 
 /// Keeps the Istio sidecars of one workload small: its proxies know only the services that the
 /// workload really calls, and everything else is reached through the fallback gateway.

@@ -58,6 +58,19 @@ pub(super) struct Aside {
     jwks: BTreeMap<ConfigKey, JwksFacts>,
 }
 
+impl Aside {
+    /// Whether a Service stands aside.
+    pub(super) fn has_service(&self, key: &ServiceKey) -> bool {
+        self.services.contains_key(key)
+    }
+
+    /// Whether a ServiceEntry that stands aside has a host.
+    pub(super) fn declares(&self, host: &str) -> bool {
+        let mut hosts = self.service_entries.values().flat_map(|entry| &entry.hosts);
+        hosts.any(|is| **is == *host)
+    }
+}
+
 /// What istiod takes of an object; what it does not take, if it is there, stands aside.
 fn take<K: Ord + Clone, V>(
     is_discovered: bool,

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use jiff::{SignedDuration, Timestamp};
-use servicefence_crd::{Fallback, LearnedHost, Mode, Selector, ServiceFence, names};
+use servicefence_crd::{Fallback, LearnedHost, Mode, Selector, ServiceFence, ServiceFenceSpec, names};
 
 use super::alias::Alias;
 use super::allow::{Allowed, What, Wishes};
@@ -57,6 +57,9 @@ pub struct Settings {
     pub aliases: Vec<Alias>,
     /// After how long without a call learned hosts are forgotten; zero: never.
     pub expire_after: SignedDuration,
+    /// How long what was learned is kept without use: by a fence that no label asks for, and of hosts that the mesh does not
+    /// have; zero: for ever.
+    pub retention: SignedDuration,
     /// Whether metrics tell of the past: no fence is enforced then before its past was read.
     pub reads_history: bool,
 }
@@ -65,7 +68,7 @@ pub struct Settings {
 pub struct Fence {
     /// The object.
     pub resource: Arc<ServiceFence>,
-    /// Made by us because of a label.
+    /// Made by us because of a label, and nobody has written into its spec since: with that it is its author's.
     pub generated: bool,
     /// When its Sidecar was last seen to change, since the start.
     pub sidecar_changed: Option<Timestamp>,
@@ -78,12 +81,10 @@ pub struct Fence {
 
 impl Fence {
     fn new(key: &FenceKey, resource: Arc<ServiceFence>, sidecar_changed: Option<Timestamp>) -> Self {
-        let generated = resource
-            .metadata
-            .labels
-            .as_ref()
-            .and_then(|labels| labels.get(names::MANAGED_BY))
-            .is_some_and(|by| by == names::MANAGER);
+        let labels = resource.metadata.labels.as_ref();
+        let by = labels.and_then(|labels| labels.get(names::MANAGED_BY));
+        let is_ours = by.is_some_and(|by| by == names::MANAGER);
+        let generated = is_ours && resource.spec == ServiceFenceSpec::default();
         let learned = |fence: &ServiceFence| {
             let learned = fence.status.iter().flat_map(|status| &status.learned);
             learned

@@ -1,7 +1,7 @@
 //! Forgetting: which learned hosts leave, and on what evidence.
 //!
 //! Flows in: the learned list, what metrics have told of the past, and the time. Flows out: the hosts to be forgotten now.
-//! Invariants: a host leaves only after metrics were read without a gap for the whole time of its silence, and only from
+//! Invariants: a host that the mesh has (for others see `retention`) leaves only after metrics were read without a gap for the whole time of its silence, and only from
 //! a fence of which they tell; a fence loses no more than a tenth of its hosts, or one, in an hour. A host that is called again is an
 //! ordinary miss.
 
@@ -57,6 +57,15 @@ impl Expiry {
     }
 }
 
+/// Why hosts are forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhyForgotten {
+    /// No call to them was seen for long.
+    Silent,
+    /// The mesh has not had them for long.
+    Missing,
+}
+
 impl Engine {
     /// When hosts of a fence are forgotten.
     pub fn expiry(&self, fence: &Fence) -> Expiry {
@@ -71,8 +80,18 @@ impl Engine {
         all.max().unwrap_or_default()
     }
 
-    /// The hosts that a fence forgets now.
-    pub fn forgotten(&self, key: &FenceKey, fence: &Fence, now: Timestamp) -> Vec<Name> {
+    /// The hosts that a fence forgets now, and why.
+    pub fn forgotten(&self, key: &FenceKey, fence: &Fence, now: Timestamp) -> (WhyForgotten, Vec<Name>) {
+        let missing = self.missing_for_long(fence, now);
+        if missing.is_empty() {
+            (WhyForgotten::Silent, self.silent_for_long(key, fence, now))
+        } else {
+            (WhyForgotten::Missing, missing)
+        }
+    }
+
+    /// The hosts that a fence forgets now because no call to them was seen for long.
+    fn silent_for_long(&self, key: &FenceKey, fence: &Fence, now: Timestamp) -> Vec<Name> {
         let before = fence
             .resource
             .status

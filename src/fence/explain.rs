@@ -153,7 +153,9 @@ impl Engine {
                     because.push(Because {
                         since: Some(learned.first_seen),
                         last_seen: Some(learned.last_seen),
-                        until: self.forgets_at(key, fence, learned),
+                        until: self
+                            .missing_until(fence, &learned.host)
+                            .or_else(|| self.forgets_at(key, fence, learned)),
                         ..Because::new(source.as_str(), said_by(*source))
                     });
                 }

@@ -4,8 +4,10 @@
 //! Services with the same pods have one mode by their labels; a label with a value that means nothing changes no mode. For the
 //! second, what is in force is read from the statuses of the fences, so a restart changes nothing either.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use servicefence_crd::{Fallback, Mode, ServiceFence};
 
 use super::change::UnknownLabel;
@@ -35,7 +37,8 @@ type Group<'a> = [(&'a ServiceKey, &'a ServiceFacts)];
 struct Existing<'a> {
     hand_written: BTreeSet<&'a ServiceKey>,
     selectors: BTreeSet<&'a Labels>,
-    generated: BTreeSet<&'a ServiceKey>,
+    /// Each with the time since when it is retained.
+    generated: BTreeMap<&'a ServiceKey, Option<Timestamp>>,
 }
 
 impl<'a> Existing<'a> {
@@ -44,7 +47,8 @@ impl<'a> Existing<'a> {
         for fence in fences {
             match &fence.workload {
                 Named::Service(service) if fence.generated => {
-                    existing.generated.insert(service);
+                    let (_, retained_since) = in_force(&fence.resource);
+                    existing.generated.insert(service, retained_since);
                 }
                 Named::Service(service) => {
                     existing.hand_written.insert(service);
@@ -63,12 +67,23 @@ impl<'a> Existing<'a> {
         let mut keys = group.iter().map(|(key, _)| *key);
         self.selectors.contains(selector) || keys.any(|key| self.hand_written.contains(key))
     }
+
+    /// The generated fences for these pods: the one in force first, then the one that was last.
+    fn generated_for<'b>(&self, group: &Group<'b>) -> Vec<&'b ServiceKey> {
+        let keys = group.iter().map(|(key, _)| *key);
+        let mut there: Vec<_> = keys
+            .filter_map(|key| Some((self.generated.get(key)?.map(Reverse), key)))
+            .collect();
+        there.sort();
+        there.into_iter().map(|(_, key)| key).collect()
+    }
 }
 
-/// The mode in force of a fence, by its status.
-pub(super) fn in_force(fence: &ServiceFence) -> Mode {
-    let mode = fence.status.as_ref().and_then(|status| status.mode);
-    mode.unwrap_or(Mode::Off)
+/// The mode in force of a fence, and since when it is retained, by its status.
+pub(super) fn in_force(fence: &ServiceFence) -> (Mode, Option<Timestamp>) {
+    let status = fence.status.as_ref();
+    let mode = status.and_then(|status| status.mode).unwrap_or(Mode::Off);
+    (mode, status.and_then(|status| status.retained_since))
 }
 
 impl Engine {
@@ -108,7 +123,7 @@ impl Engine {
             None => self.namespace_mode(&key.namespace),
         };
         let mode = fence.resource.spec.mode.or_else(by_labels);
-        mode.unwrap_or_else(|| in_force(&fence.resource))
+        mode.unwrap_or_else(|| in_force(&fence.resource).0)
     }
 
     /// Whether a Service's label keeps the default of its namespace from the Service's pods. What a label with an unknown value
@@ -231,9 +246,10 @@ impl Engine {
             if mode == Mode::Off || terminating || existing.is_written_for(selector, group) {
                 continue;
             }
+            let there = existing.generated_for(group);
+            asked.by_statuses |= there.len() > 1;
             // The one that is there stays, so that a new alias Service moves nothing.
-            let there = keys().find(|key| existing.generated.contains(key));
-            if let Some(service) = there.or_else(|| keys().next()) {
+            if let Some(service) = there.first().copied().or_else(|| keys().next()) {
                 asked
                     .fences
                     .insert(FenceKey::new(service.namespace.clone(), service.name.clone()));
@@ -264,7 +280,7 @@ impl Engine {
             fence.resource.spec.mode.is_none() && group.iter().any(|(key, _)| Some(*key) == of)
         };
         let fences = self.fences_in(namespace).filter(|(_, fence)| is_of(fence));
-        let modes = fences.map(|(_, fence)| in_force(&fence.resource));
+        let modes = fences.map(|(_, fence)| in_force(&fence.resource).0);
         modes.min().unwrap_or(Mode::Off)
     }
 }

@@ -18,6 +18,8 @@ pub use namespace::NamespacePlan;
 pub(super) use status::seconds;
 pub use status::{Reason, Said};
 
+use jiff::Timestamp;
+
 use super::history::History;
 use super::name::{Name, ServiceKey};
 use super::optin::{Conflict, Exclusion};
@@ -28,6 +30,8 @@ use super::telemetry::Blind;
 pub(crate) enum Held {
     /// Its mode is Off.
     Off,
+    /// No label asks for it any more; what it has learned is kept until then, or for ever.
+    Retained(Option<Timestamp>),
     /// Its mode is Observe.
     Observing,
     /// Nothing in its namespace may be fenced.

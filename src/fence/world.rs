@@ -5,6 +5,7 @@
 
 mod look;
 mod objects;
+mod restart;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -28,6 +29,9 @@ use crate::source::convert::{Observe, Watched};
 
 pub(crate) const SYSTEM: &str = "servicefence-system";
 
+/// So long is time let pass where a plan waits for it: retention takes longer.
+const LONGEST_WAIT: SignedDuration = SignedDuration::from_hours(2);
+
 /// More steps than any test needs: a loop of writes ends the test.
 const MOST_STEPS: usize = 20_000;
 
@@ -45,6 +49,7 @@ pub(crate) fn settings() -> Settings {
         baseline: Vec::new(),
         aliases: Vec::new(),
         expire_after: SignedDuration::from_hours(336),
+        retention: SignedDuration::from_hours(720),
         reads_history: false,
     }
 }
@@ -265,10 +270,13 @@ impl World {
     /// Carries out plans until nothing is left to do, letting time pass where a plan waits for it.
     pub(crate) fn settle(&mut self) -> &[String] {
         let from = self.writes.len();
+        let until = self.now + LONGEST_WAIT;
         for _ in 0..MOST_STEPS {
-            let Some((at, target)) = self.due.pop_first() else {
+            let next = self.due.first().cloned().filter(|(at, _)| *at <= until);
+            let Some((at, target)) = next else {
                 return &self.writes[from..];
             };
+            self.due.remove(&(at, target.clone()));
             self.now = self.now.max(at);
             self.reconcile(&target);
         }
@@ -386,69 +394,11 @@ impl World {
             }
         }
     }
-
-    /// A new engine that is told, in any order, what exists: a restart.
-    pub(crate) fn restarted(&self, order: impl Fn(&mut Vec<Change>)) -> Self {
-        let mut newest: BTreeMap<String, Change> = BTreeMap::new();
-        for change in &self.history {
-            newest.insert(identity(change), change.clone());
-        }
-        newest.retain(|_, change| !matches!(change, Change::Fence(..)));
-        let mut changes: Vec<Change> = newest.into_values().collect();
-        for (key, fence) in self.engine.fences() {
-            changes.push(Change::Fence(key.clone(), Some(fence.resource.clone())));
-        }
-        for ((kind, ..), body) in self
-            .objects
-            .iter()
-            .filter(|((kind, ..), _)| *kind != Kind::ServiceFence)
-        {
-            changes.push(observe(*kind, body.clone()));
-        }
-        order(&mut changes);
-        let mut world = Self {
-            engine: Engine::new(self.engine.settings.clone()),
-            now: self.now,
-            objects: self.objects.clone(),
-            writes: Vec::new(),
-            said: Vec::new(),
-            history: Vec::new(),
-            due: BTreeSet::new(),
-            version: self.version,
-            next_ip: self.next_ip,
-        };
-        for change in changes {
-            world.apply(change);
-        }
-        world
-    }
 }
 
 fn owned(labels: &[(&str, &str)]) -> Labels {
     let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
     labels.iter().map(owned).collect()
-}
-
-/// What a change is about.
-fn identity(change: &Change) -> String {
-    let text = format!("{change:?}");
-    let end = text.find(['{', '[']).unwrap_or(text.len());
-    match change {
-        Change::GatewayReady(_) => "gateway".to_owned(),
-        Change::ServiceCidrs(_) => "cidrs".to_owned(),
-        Change::Namespace(name, _) => format!("namespace {name}"),
-        Change::Service(key, _) => format!("service {key}"),
-        Change::Endpoints(key, _) => format!("endpoints {key}"),
-        Change::Pod(key, _) => format!("pod {key}"),
-        Change::VirtualService(key, _) => format!("virtualservice {key}"),
-        Change::Route(key, _) => key.to_string(),
-        Change::ServiceEntry(key, _) => format!("serviceentry {key}"),
-        Change::Sidecar(key, _) => format!("sidecar {key}"),
-        Change::Policy(key, _) => format!("policy {key}"),
-        Change::PeerAuthentication(key, _) => format!("peerauthentication {key}"),
-        Change::Jwks(key, _) => format!("jwks {key}"),
-        _ => text[..end].to_owned(),
-    }
 }
 
 /// The label that opts a Service in or out.

@@ -7,7 +7,7 @@ use servicefence_crd::names;
 
 use crate::fence::facts::Author;
 use crate::fence::name::FenceKey;
-use crate::fence::{Said, UnknownLabel};
+use crate::fence::{Said, UnknownLabel, WhyForgotten};
 use crate::source::convert::{Unreadable, Watched};
 
 /// Reports Events. One that cannot be reported is logged; nothing waits for it.
@@ -105,15 +105,22 @@ impl Events {
     }
 
     /// Hosts that a fence has forgotten.
-    pub async fn forgotten(&self, key: &FenceKey, uid: Option<String>, hosts: &[String]) {
+    pub async fn forgotten(&self, key: &FenceKey, uid: Option<String>, hosts: &[String], why: WhyForgotten) {
         let object = reference(Watched::ServiceFences, Some(&key.namespace), &key.name, uid);
-        let note = match hosts {
-            [one] => format!("no call to {one} was seen for long; it leaves the scope"),
-            many => format!(
-                "no calls to {} hosts were seen for long; they leave the scope: {}",
-                many.len(),
-                many.join(", ")
-            ),
+        let (number, all) = (hosts.len(), hosts.join(", "));
+        let note = match (why, hosts) {
+            (WhyForgotten::Silent, [one]) => {
+                format!("no call to {one} was seen for long; it leaves the scope")
+            }
+            (WhyForgotten::Silent, _) => {
+                format!("no calls to {number} hosts were seen for long; they leave the scope: {all}")
+            }
+            (WhyForgotten::Missing, [one]) => {
+                format!("the mesh has not had {one} for long; it leaves the scope")
+            }
+            (WhyForgotten::Missing, _) => {
+                format!("the mesh has not had {number} hosts for long; they leave the scope: {all}")
+            }
         };
         self.publish(object, EventType::Normal, "Forgotten", "Forget", note)
             .await;

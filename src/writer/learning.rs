@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::batches::{Batch, Batches};
 use super::{Events, WriteError, Writer};
-use crate::fence::name::FenceKey;
+use crate::fence::name::{FenceKey, Name};
 use crate::fence::render::Kind;
 use crate::fence::{Observation, learn};
 
@@ -174,21 +174,22 @@ impl Writer {
         }
     }
 
-    /// Takes what is to be forgotten out of the list: decided anew, on the state that is written over.
-    pub async fn forget(&self, key: &FenceKey, events: &Events) -> Result<(), WriteError> {
-        let (version, uid, left, hosts) = {
+    /// Takes what is `planned` to be forgotten out of the list: decided anew, on the state that is written over.
+    pub async fn forget(&self, key: &FenceKey, planned: &[Name], events: &Events) -> Result<(), WriteError> {
+        let (version, uid, left, hosts, why) = {
             let engine = self.state.engine();
             let Some(fence) = engine.fence(key) else {
                 return Ok(());
             };
-            let hosts = engine.forgotten(key, fence, Timestamp::now());
+            let (why, mut hosts) = engine.forgotten(key, fence, Timestamp::now());
+            hosts.retain(|host| planned.contains(host));
             if hosts.is_empty() {
                 return Ok(());
             }
             let meta = &fence.resource.metadata;
             let stays = |learned: &&LearnedHost| !hosts.iter().any(|host| **host == *learned.host);
             let left: Vec<_> = fence.learned().iter().filter(stays).cloned().collect();
-            (meta.resource_version.clone(), meta.uid.clone(), left, hosts)
+            (meta.resource_version.clone(), meta.uid.clone(), left, hosts, why)
         };
         let hosts: Vec<_> = hosts.iter().map(ToString::to_string).collect();
         let params = PatchParams {
@@ -209,7 +210,7 @@ impl Writer {
         result?;
         self.metrics.forgotten.inc_by(hosts.len() as u64);
         tracing::info!(fence = %key, hosts = hosts.join(","), "forgotten");
-        events.forgotten(key, uid, &hosts).await;
+        events.forgotten(key, uid, &hosts, why).await;
         Ok(())
     }
 

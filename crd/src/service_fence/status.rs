@@ -46,6 +46,17 @@ pub struct ServiceFenceStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<Scope>,
 
+    /// Since when no label asks for this generated fence. Its mode is `Off`; what it has learned is kept for the chart's
+    /// `learning.retention` and used again when a label asks for it. Absent while one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub retained_since: Option<Timestamp>,
+
+    /// Learned hosts that the mesh does not have. They are forgotten after the chart's `learning.retention`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 2000), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["host"]))]
+    pub missing: Vec<MissingHost>,
+
     /// What the scope saves, or in mode `Observe` would save. An estimate, renewed when the scope changes and at most once an hour.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub savings: Option<Savings>,
@@ -79,14 +90,26 @@ pub struct LearnedHost {
     pub last_seen: Timestamp,
 }
 
-/// Hosts that were forgotten together, since no call to them was seen for long.
+/// A learned host that is no Service or ServiceEntry of the mesh any more.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MissingHost {
+    /// Fully qualified name.
+    #[schemars(length(max = 253))]
+    pub host: String,
+    /// Since when the mesh does not have it.
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub since: Timestamp,
+}
+
+/// Hosts that were forgotten together: no call to them was seen for long, or the mesh has not had them for long.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Forgot {
     /// When.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub at: Timestamp,
-    /// Fully qualified names: at most a tenth of the learned list, or one.
+    /// Fully qualified names. Of hosts that the mesh still has, at most a tenth of the learned list, or one.
     #[schemars(length(max = 200), inner(length(max = 253)))]
     pub hosts: Vec<String>,
 }

@@ -52,6 +52,7 @@ impl Engine {
         let workload = case.fence.workload.to_string();
         let blocked = held.filter(|held| match held {
             Held::Off
+            | Held::Retained(_)
             | Held::Excluded(_)
             | Held::Undiscovered(_)
             | Held::NoService(_)

@@ -12,6 +12,7 @@ use super::Held;
 use super::status::Said;
 use crate::fence::change::Target;
 use crate::fence::engine::{Engine, Fence};
+use crate::fence::expiry::WhyForgotten;
 use crate::fence::facts::SidecarFacts;
 use crate::fence::name::{ConfigKey, FenceKey, Fingerprint, Name};
 use crate::fence::optin::{Pods, Workload};
@@ -105,10 +106,15 @@ impl Engine {
             }
         };
         // What is being written now comes first.
-        if scope.is_some() && plan.sidecar.is_none() {
-            plan.forget = self.forgotten(key, fence, now);
+        if plan.sidecar.is_none() {
+            plan.forget = match self.forgotten(key, fence, now) {
+                (WhyForgotten::Silent, _) if scope.is_none() => Vec::new(),
+                (_, hosts) => hosts,
+            };
         }
-        plan.delete = fence.generated && !self.is_wanted(key) && case.current.is_none();
+        plan.delete = case.current.is_none() && self.is_released(key, fence, now);
+        let ends = self.retention_ends(key, fence, now);
+        plan.again_at = plan.again_at.into_iter().chain(ends).min();
         // A write is followed by a plan of its own, which sees what it did; one that is refused is
         // not.
         let refused = self.write_errors.contains_key(&Target::Fence(key.clone()));
@@ -125,6 +131,9 @@ impl Engine {
         }
         if self.is_out_of_sight(&key.namespace) {
             return Goal::Unscoped(Held::Undiscovered(key.namespace.clone()));
+        }
+        if self.is_retained(key, fence) {
+            return Goal::Unscoped(Held::Retained(self.retained_until(key, fence, case.now)));
         }
         if case.mode == Mode::Off {
             return Goal::Unscoped(Held::Off);

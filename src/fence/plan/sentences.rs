@@ -72,6 +72,14 @@ fn say_blind(why: &Blind) -> String {
 pub(super) fn say_held(held: &Held, workload: &str, system: &Name) -> Said {
     let (reason, message) = match held {
         Held::Observing | Held::Off => (Reason::Off, format!("the proxies of {workload} know the whole mesh")),
+        Held::Retained(until) => (
+            Reason::Retained,
+            format!(
+                "no label asks for this fence of {workload} any more, so it does nothing; what it has learned is used again \
+                 when a label does, and kept {}",
+                until.map_or_else(|| "for ever".to_owned(), |until| format!("until {until}"))
+            ),
+        ),
         Held::Excluded(Exclusion::Named) => (
             Reason::NamespaceExcluded,
             "nothing is fenced in this namespace: it is the system's, Istio's, or named by excludedNamespaces of the chart".to_owned(),

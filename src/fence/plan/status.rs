@@ -24,6 +24,8 @@ pub enum Reason {
     Observing,
     /// The mode is Off: the workload's proxies know the whole mesh.
     Off,
+    /// No label asks for the fence any more, and it is kept for what it has learned.
+    Retained,
     /// A label that decides about the fence has a value that means nothing: what was in force stays.
     UnknownLabel,
     /// Nothing is ever fenced in this namespace.
@@ -70,10 +72,11 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for the documentation.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Scoped,
         Self::Observing,
         Self::Off,
+        Self::Retained,
         Self::UnknownLabel,
         Self::NamespaceExcluded,
         Self::NamespaceNotDiscovered,
@@ -103,6 +106,7 @@ impl Reason {
             Self::Scoped => "Scoped",
             Self::Observing => "Observing",
             Self::Off => "Off",
+            Self::Retained => "Retained",
             Self::UnknownLabel => "UnknownLabel",
             Self::NamespaceExcluded => "NamespaceExcluded",
             Self::NamespaceNotDiscovered => "NamespaceNotDiscovered",
@@ -129,7 +133,8 @@ impl Reason {
 
     /// Whether somebody has to act.
     pub fn is_warning(self) -> bool {
-        !matches!(self, Self::Scoped | Self::Observing | Self::Off) && !self.passes() && !self.is_of_detail()
+        let is_fine = matches!(self, Self::Scoped | Self::Observing | Self::Off | Self::Retained);
+        !is_fine && !self.passes() && !self.is_of_detail()
     }
 
     /// Whether only the conditions `Learning` and `Conflicted` say it.
@@ -204,13 +209,14 @@ impl Engine {
             },
         };
         let enforced = held.is_none();
-        let mut ready = enforced || matches!(held, Some(Held::Off | Held::Observing));
+        let mut ready = enforced || matches!(held, Some(Held::Off | Held::Retained(_) | Held::Observing));
         let scoped = case.current.is_some();
         if scoped
             && matches!(
                 held,
                 Some(
                     Held::Off
+                        | Held::Retained(_)
                         | Held::Observing
                         | Held::Conflict(_)
                         | Held::Excluded(_)
@@ -255,6 +261,8 @@ impl Engine {
             forgot: None,
             connections,
             scope,
+            retained_since: self.retained_since(key, fence, now),
+            missing: self.missing(fence, now),
             savings,
             conditions,
         };
@@ -358,11 +366,14 @@ fn says_the_same(one: &ServiceFenceStatus, other: &ServiceFenceStatus) -> bool {
         forgot: _,
         connections,
         scope,
+        retained_since,
+        missing,
         savings,
         conditions,
     } = one;
     (observed_generation, mode, fallback) == (&other.observed_generation, &other.mode, &other.fallback)
         && (connections, scope) == (&other.connections, &other.scope)
+        && (retained_since, missing) == (&other.retained_since, &other.missing)
         && (savings, conditions) == (&other.savings, &other.conditions)
 }
 

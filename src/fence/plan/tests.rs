@@ -14,6 +14,7 @@ mod gateway_api;
 mod headless;
 mod invariants;
 mod jwks;
+mod memory;
 mod metrics;
 mod months;
 mod namespaces;
