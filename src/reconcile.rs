@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::queue::Queue;
 use crate::fence::name::{FenceKey, Name};
-use crate::fence::render::{Kind, Write};
+use crate::fence::render::Kind;
 use crate::fence::{Change, Dirty, RoutesPlan, Target};
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
@@ -147,17 +147,13 @@ impl Reconciler {
     }
 
     async fn fence(&self, key: &FenceKey) -> Result<Option<Timestamp>, WriteError> {
-        let (plan, uid) = {
+        let (plan, planned) = {
             let engine = self.state.engine();
-            let Some(plan) = engine.plan_fence(key, Timestamp::now()) else {
+            let plan = engine.plan_fence(key, Timestamp::now());
+            let Some((plan, fence)) = plan.zip(engine.fence(key)) else {
                 return Ok(None);
             };
-            (
-                plan,
-                engine
-                    .fence(key)
-                    .and_then(|fence| fence.resource.metadata.uid.clone()),
-            )
+            (plan, fence.resource.metadata.clone())
         };
         let mut written = Ok(());
         if let Some(write) = plan.sidecar {
@@ -172,8 +168,7 @@ impl Reconciler {
             self.writer.forget(key, &plan.forget, &self.events).await?;
         }
         if plan.delete {
-            let write = Write::Delete(Kind::ServiceFence, key.namespace.clone(), key.name.clone());
-            self.writer.write(write, Priority::Narrow).await?;
+            self.writer.delete_fence(key, &planned).await?;
         }
         if let Some(status) = plan.status {
             self.writer.status(key, &status).await?;
@@ -184,7 +179,7 @@ impl Reconciler {
             } else {
                 tracing::info!(fence = %key, reason = %said.reason, "{}", said.message);
             }
-            self.events.fence(key, uid, &said).await;
+            self.events.fence(key, planned.uid, &said).await;
         }
         written.map(|()| plan.again_at)
     }

@@ -15,11 +15,12 @@ pub use learning::{Learning, LearningSettings, Seen, Sighting};
 
 use std::sync::Arc;
 
-use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
+use kube::api::{Api, DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, Preconditions};
 use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::json;
 use servicefence_crd::names;
 
+use crate::fence::name::FenceKey;
 use crate::fence::render::{self, Kind, Object, Write};
 use crate::metrics::Metrics;
 use crate::source::convert::{Observe, Unreadable, Watched};
@@ -272,26 +273,42 @@ impl Writer {
         let Some(object) = api.get_metadata_opt(name).await? else {
             return Ok(());
         };
-        let labels = object.metadata.labels.unwrap_or_default();
-        if labels
-            .get(names::MANAGED_BY)
-            .is_none_or(|by| by != names::MANAGER)
-        {
+        let labels = object.metadata.labels.as_ref();
+        let by = labels.and_then(|labels| labels.get(names::MANAGED_BY));
+        if by.is_none_or(|by| by != names::MANAGER) {
             return Err(WriteError::NameTaken {
                 kind: kind.as_str(),
                 namespace: namespace.to_owned(),
                 name: name.to_owned(),
             });
         }
-        // What was looked at is what is deleted, or nothing.
+        self.delete_as(kind, namespace, name, &object.metadata).await
+    }
+
+    /// Deletes a generated fence, unless it has changed since this was planned: somebody may have written into its spec.
+    pub async fn delete_fence(&self, key: &FenceKey, planned: &ObjectMeta) -> Result<(), WriteError> {
+        let kind = Kind::ServiceFence;
+        let result = self.delete_as(kind, &key.namespace, &key.name, planned).await;
+        self.count(kind, "delete", &result);
+        result
+    }
+
+    /// What was looked at is what is deleted, or nothing.
+    async fn delete_as(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        is: &ObjectMeta,
+    ) -> Result<(), WriteError> {
         let params = DeleteParams {
             preconditions: Some(Preconditions {
-                uid: object.metadata.uid,
-                resource_version: object.metadata.resource_version,
+                uid: is.uid.clone(),
+                resource_version: is.resource_version.clone(),
             }),
             ..DeleteParams::default()
         };
-        match api.delete(name, &params).await {
+        match self.api(kind, namespace).delete(name, &params).await {
             Ok(_) => {
                 tracing::debug!(kind = kind.as_str(), namespace, name, "deleted");
                 Ok(())
