@@ -1,5 +1,5 @@
 //! How the controller behaves while it is operated: restarts, rest, other people's hands on its objects, bad input,
-//! strangers at its log port, its own end, labels that change, and opting out.
+//! strangers at its log port, its own end, labels that change, what outlives them, and opting out.
 //!
 //! The steps run one after another in this order, in a mesh where nothing else happens, since most of them count writes.
 
@@ -11,6 +11,8 @@ mod istio_tools;
 mod labels;
 #[path = "operation/log_port.rs"]
 mod log_port;
+#[path = "operation/memory.rs"]
+mod memory;
 #[path = "operation/opt_out.rs"]
 mod opt_out;
 #[path = "operation/registry_only.rs"]
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         shutdown::STEPS,
         stopped::STEPS,
         labels::STEPS,
+        memory::STEPS,
         opt_out::STEPS,
     ];
     let steps = steps.iter().copied().flatten();

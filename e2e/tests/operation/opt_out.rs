@@ -1,4 +1,4 @@
-//! Opting out by label: everything goes again, in the order in which no call fails.
+//! Opting out by label: everything goes again, in the order in which no call fails, but what was learned.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -84,13 +84,24 @@ async fn opting_out_by_label_takes_everything_back(mesh: Mesh) -> Result<()> {
     load.more(100).await?;
     mesh.kubectl(&["label", "namespace", "leave", "servicefence.io/mode-"])
         .await?;
-    until("everything of the namespace to go", LONG, async || {
-        let left = mesh
-            .kubectl(&["-n", "leave", "get", "sf,sidecars,envoyfilters", "-o", "name"])
-            .await?;
-        ensure!(left.trim().is_empty(), "{left}");
-        Ok(())
-    })
+    until(
+        "everything of the namespace to go but what was learned",
+        LONG,
+        async || {
+            let left = mesh
+                .kubectl(&[
+                    "-n",
+                    "leave",
+                    "get",
+                    "sf,sidecars,envoyfilters",
+                    "-o",
+                    "name",
+                ])
+                .await?;
+            ensure!(left.trim() == "servicefence.servicefence.io/web", "{left}");
+            Ok(())
+        },
+    )
     .await?;
     load.more(200).await?;
     let report = load.stop().await;
@@ -103,9 +114,16 @@ async fn opting_out_by_label_takes_everything_back(mesh: Mesh) -> Result<()> {
     let [fences, sidecars, filters] = <[_; 3]>::try_from(gone).map_err(|gone| anyhow::anyhow!("{gone:?}"))?;
     let all = format!("fences {fences:?}, Sidecars {sidecars:?}, EnvoyFilters {filters:?}");
     ensure!(
-        fences.len() == 2 && sidecars.len() == 2 && filters.len() == 1,
+        fences.len() == 1 && sidecars.len() == 2 && filters.len() == 1,
         "{all}"
     );
+    let retained = mesh.fence("leave", "web").await?;
+    let learned = &retained["status"]["learned"];
+    ensure!(
+        learned.as_array().is_some_and(|learned| learned.len() > 1),
+        "{learned}"
+    );
+    ensure!(retained["status"]["mode"] == "Off", "{retained}");
     // A fence lives until its proxies have the whole mesh back; what serves misses lives until nobody has a scope.
     for (fence, version) in &fences {
         let sidecar = sidecars
