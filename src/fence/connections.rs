@@ -148,6 +148,12 @@ impl Engine {
         })
     }
 
+    /// Whether something is known of connections that the status does not say yet. Hosts are out of scope by what is stored,
+    /// so a first Sidecar waits for it.
+    pub(super) fn connections_unstored(&self, key: &FenceKey, fence: &Fence, now: Timestamp) -> bool {
+        self.connections_stored(key, fence).is_none() && self.connections(key, fence, now).is_some()
+    }
+
     /// What the status says, where that still holds.
     fn connections_stored<'a>(&self, key: &FenceKey, fence: &'a Fence) -> Option<&'a Connections> {
         let stored = fence.resource.status.as_ref()?.connections.as_ref()?;

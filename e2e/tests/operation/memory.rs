@@ -8,7 +8,7 @@ use servicefence_e2e::wait::until;
 use servicefence_e2e::{Mesh, Protocol, ServiceSpec};
 
 use crate::shop::{self, warning};
-use crate::writes::Writes;
+use servicefence_e2e::Writes;
 
 crate::steps![
     c8_a_typo_in_a_label_changes_nothing,

@@ -89,14 +89,7 @@ async fn opting_out_by_label_takes_everything_back(mesh: Mesh) -> Result<()> {
         LONG,
         async || {
             let left = mesh
-                .kubectl(&[
-                    "-n",
-                    "leave",
-                    "get",
-                    "sf,sidecars,envoyfilters",
-                    "-o",
-                    "name",
-                ])
+                .kubectl(&["-n", "leave", "get", "sf,sidecars,envoyfilters", "-o", "name"])
                 .await?;
             ensure!(left.trim() == "servicefence.servicefence.io/web", "{left}");
             Ok(())

@@ -83,6 +83,10 @@ impl Engine {
             && let Some(held) = self
                 .not_ready_for(key, fence)
                 .or_else(|| self.history_missing(key, fence))
+                .or_else(|| {
+                    let unstored = self.connections_unstored(key, fence, now);
+                    unstored.then(|| Held::History(self.history.clone()))
+                })
         {
             return Some(held);
         }
