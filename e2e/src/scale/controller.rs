@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use futures_util::TryStreamExt as _;
 use kube::api::{Api, DynamicObject};
 use kube::core::PartialObjectMeta;
@@ -26,10 +26,10 @@ use crate::writes::Writes;
 const QUIET: Duration = Duration::from_secs(5);
 /// More of a processor than this is work.
 const HARDLY: f64 = 0.1;
-/// As long as this without anything new means that nothing more will come.
-const STALLED: Duration = Duration::from_mins(3);
+/// Who neither stores a Sidecar nor writes anything else for so long will not do so later.
+const STALLED: Duration = Duration::from_mins(2);
 /// Nothing takes longer.
-const DEADLINE: Duration = Duration::from_mins(20);
+const DEADLINE: Duration = Duration::from_mins(30);
 
 /// A controller that runs.
 pub(super) struct Controller {
@@ -112,14 +112,18 @@ impl Controller {
         let events = watcher(all, watcher::Config::default().labels(OURS)).default_backoff();
         let mut events = pin!(events);
         let mut seen = HashSet::new();
-        let mut first = None;
+        let (mut first, mut writes) = (None, Writes::default());
         while seen.len() < wanted {
             let Ok(event) = tokio::time::timeout(STALLED, events.try_next()).await else {
                 self.process.still_runs()?;
-                bail!(
-                    "only {} of {wanted} Sidecars are stored, and no more since {STALLED:?}",
+                let now = Writes::so_far(&self.mesh).await?;
+                ensure!(
+                    now != writes,
+                    "only {} of {wanted} Sidecars are stored, and nothing more is written",
                     seen.len()
                 );
+                writes = now;
+                continue;
             };
             // The watch begins anew after an error.
             if let Ok(Some(Event::Apply(sidecar) | Event::InitApply(sidecar))) = event {
