@@ -119,8 +119,8 @@ pub async fn run(mesh: &Mesh, options: &Options, say: impl Fn(&str)) -> Result<R
     let filled = filling.elapsed().as_secs_f64();
 
     say("the first start of the controller");
-    let controller = Controller::start(mesh, options)?;
-    let cold = controller.first_start(size.fences()).await?;
+    let controller = Controller::start(mesh, options).await?;
+    let cold = controller.first_start(size.fences(), &say).await?;
     let sidecars = cluster.sidecars().await?;
     fences::check(&size, &sidecars)?;
     say("at rest");
@@ -131,8 +131,8 @@ pub async fn run(mesh: &Mesh, options: &Options, say: impl Fn(&str)) -> Result<R
     let raw = raw::apply(&mesh.client(), &sidecars).await?;
 
     say("a restart of the controller");
-    let controller = Controller::start(mesh, options)?;
-    let restart = controller.restart().await?;
+    let controller = Controller::start(mesh, options).await?;
+    let restart = controller.restart(&say).await?;
     say("new Services");
     let services = controller
         .during(SERVICES_PER_SECOND, options.churn, |number| {

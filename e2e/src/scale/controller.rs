@@ -37,11 +37,14 @@ pub(super) struct Controller {
     process: Process,
     pid: u32,
     started: Instant,
+    /// What was written before it started.
+    before: Writes,
 }
 
 impl Controller {
     /// Starts it. Its write budget is open, so that it takes what it needs and no more.
-    pub(super) fn start(mesh: &Mesh, options: &Options) -> Result<Self> {
+    pub(super) async fn start(mesh: &Mesh, options: &Options) -> Result<Self> {
+        let before = Writes::so_far(mesh).await?;
         let core = mesh.core();
         let program = Program::new("servicefence", &options.program, &core.folder)
             .args([
@@ -61,27 +64,26 @@ impl Controller {
             process,
             pid,
             started,
+            before,
         })
     }
 
     /// Follows it from its start to its rest, in a mesh that has no Sidecars yet.
-    pub(super) async fn first_start(&self, fences: usize) -> Result<Start> {
-        let before = Writes::so_far(&self.mesh).await?;
-        let (ready, (first, all)) = tokio::try_join!(self.ready(), self.stored(fences))?;
-        let mut start = self.settled(&before, ready).await?;
+    pub(super) async fn first_start(&self, fences: usize, say: &impl Fn(&str)) -> Result<Start> {
+        let (ready, (first, all)) = tokio::try_join!(self.ready(say), self.stored(fences, say))?;
+        let mut start = self.settled(ready).await?;
         start.first_sidecar = Some(first);
         start.all_sidecars = Some(all);
         Ok(start)
     }
 
     /// Follows it from its start to its rest.
-    pub(super) async fn restart(&self) -> Result<Start> {
-        let before = Writes::so_far(&self.mesh).await?;
-        let ready = self.ready().await?;
-        self.settled(&before, ready).await
+    pub(super) async fn restart(&self, say: &impl Fn(&str)) -> Result<Start> {
+        let ready = self.ready(say).await?;
+        self.settled(ready).await
     }
 
-    async fn settled(&self, before: &Writes, ready: f64) -> Result<Start> {
+    async fn settled(&self, ready: f64) -> Result<Start> {
         let (writes, last_write) = self.at_rest().await?;
         Ok(Start {
             ready,
@@ -89,30 +91,32 @@ impl Controller {
             all_sidecars: None,
             last_write: last_write.map(|at| at.duration_since(self.started).as_secs_f64()),
             usage: self.usage()?,
-            writes: writes.since(before),
+            writes: writes.since(&self.before),
         })
     }
 
     /// Seconds from the start until it says that it is ready.
-    async fn ready(&self) -> Result<f64> {
+    async fn ready(&self, say: &impl Fn(&str)) -> Result<f64> {
         let sockets = self.mesh.core().sockets(&self.mesh.core().node())?;
-        until("the controller is ready", DEADLINE, async || {
+        let ready = until("the controller is ready", DEADLINE, async || {
             self.process.still_runs().map_err(Hopeless)?;
             let page = get_over(sockets.tcp().await?, loopback(8080), "/readyz").await?;
             ensure!(page.status == 200, "{}", page.text());
             Ok(self.started.elapsed().as_secs_f64())
         })
-        .await
+        .await?;
+        say(&format!("ready after {ready:.1} s"));
+        Ok(ready)
     }
 
     /// Seconds from the start until the first of its Sidecars and until so many are stored.
-    async fn stored(&self, wanted: usize) -> Result<(f64, f64)> {
+    async fn stored(&self, wanted: usize, say: &impl Fn(&str)) -> Result<(f64, f64)> {
         let all: Api<PartialObjectMeta<DynamicObject>> =
             Api::all_with(self.mesh.client(), &sidecar_resource());
         let events = watcher(all, watcher::Config::default().labels(OURS)).default_backoff();
         let mut events = pin!(events);
         let mut seen = HashSet::new();
-        let (mut first, mut writes) = (None, Writes::default());
+        let (mut first, mut writes) = (None, self.before.clone());
         while seen.len() < wanted {
             let Ok(event) = tokio::time::timeout(STALLED, events.try_next()).await else {
                 self.process.still_runs()?;
@@ -123,6 +127,11 @@ impl Controller {
                     seen.len()
                 );
                 writes = now;
+                say(&format!(
+                    "{} of {wanted} Sidecars are stored; written so far: {}",
+                    seen.len(),
+                    writes.since(&self.before)
+                ));
                 continue;
             };
             // The watch begins anew after an error.
@@ -132,6 +141,7 @@ impl Controller {
             }
         }
         let all = self.started.elapsed().as_secs_f64();
+        say(&format!("all Sidecars are stored after {all:.1} s"));
         Ok((first.unwrap_or(all), all))
     }
 
