@@ -88,8 +88,7 @@ impl App {
         let metrics = Arc::new(Metrics::new()?);
         let als_metrics = AlsMetrics::new(metrics.registry())?;
         let readiness = Readiness::default();
-        let (state, dirty) = State::new(Engine::new(config.settings()));
-        let state = Arc::new(state);
+        let state = Arc::new(State::new(Engine::new(config.settings())));
         let system_namespace: Arc<str> = config.system_namespace.as_str().into();
         let events = Events::new(client.clone(), config.pod_name.clone());
         let writer = writer(config, &client, &state, &metrics);
@@ -152,10 +151,7 @@ impl App {
         }
 
         let reconciler = Reconciler::new(state.clone(), writer, events, metrics.clone());
-        tasks.draining(
-            "reconciler",
-            reconciler.run(dirty, readiness.clone(), shutdown.clone()),
-        );
+        tasks.draining("reconciler", reconciler.run(readiness.clone(), shutdown.clone()));
 
         let stop_servers = CancellationToken::new();
         let answering = api::serve(api_port, state.clone(), stop_servers.clone());

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -52,12 +51,7 @@ impl Reconciler {
     }
 
     /// Runs until `shutdown`, and then until the writes under way are done.
-    pub async fn run(
-        self,
-        mut dirty: mpsc::UnboundedReceiver<Dirty>,
-        readiness: Readiness,
-        shutdown: CancellationToken,
-    ) {
+    pub async fn run(self, readiness: Readiness, shutdown: CancellationToken) {
         tokio::select! {
             () = readiness.ready() => {}
             () = shutdown.cancelled() => return,
@@ -81,7 +75,7 @@ impl Reconciler {
                         queue.add(Target::Fence(fence.clone()), Duration::ZERO);
                     }
                 }
-                Some(touched) = dirty.recv() => self.touch(&mut queue, touched).await,
+                touched = self.state.touched() => self.touch(&mut queue, touched).await,
                 Some(done) = running.join_next(), if !running.is_empty() => match done {
                     Ok((target, outcome)) => self.done(&mut queue, target, outcome),
                     Err(error) => std::panic::resume_unwind(error.into_panic()),

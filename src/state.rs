@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, watch};
 
 use crate::fence::{Change, Dirty, Engine};
 use crate::source::convert::Watched;
@@ -20,7 +20,9 @@ pub struct State {
     /// Moves with every change that can give another answer to whose miss it was and to what.
     epoch: AtomicU64,
     newest: Mutex<HashMap<ObjectId, u64>>,
-    dirty: mpsc::UnboundedSender<Dirty>,
+    /// What changes touched since somebody asked: each target once, however many changes touched it.
+    touched: Mutex<Dirty>,
+    touches: Notify,
     /// Moves when a fence comes or goes.
     fences: watch::Sender<()>,
 }
@@ -49,17 +51,28 @@ impl ObjectId {
 }
 
 impl State {
-    /// Shares `engine`; what its changes touch goes to the receiver.
-    pub fn new(engine: Engine) -> (Self, mpsc::UnboundedReceiver<Dirty>) {
-        let (dirty, receiver) = mpsc::unbounded_channel();
-        let state = Self {
+    /// Shares `engine`.
+    pub fn new(engine: Engine) -> Self {
+        Self {
             engine: RwLock::new(engine),
             epoch: AtomicU64::new(0),
             newest: Mutex::new(HashMap::new()),
-            dirty,
+            touched: Mutex::default(),
+            touches: Notify::new(),
             fences: watch::Sender::new(()),
-        };
-        (state, receiver)
+        }
+    }
+
+    /// What changes have touched since the last answer; waits where that is nothing. For one caller.
+    pub async fn touched(&self) -> Dirty {
+        loop {
+            let touches = self.touches.notified();
+            let touched = std::mem::take(&mut *self.touched.lock());
+            if !touched.is_empty() {
+                return touched;
+            }
+            touches.await;
+        }
     }
 
     /// The engine, to read.
@@ -86,9 +99,9 @@ impl State {
         if attributes {
             self.epoch.fetch_add(1, Ordering::Release);
         }
-        if !dirty.targets.is_empty() || !dirty.unknown_labels.is_empty() {
-            // The receiver ends with the process; then there is nobody to tell.
-            let _ = self.dirty.send(dirty);
+        if !dirty.is_empty() {
+            self.touched.lock().extend(dirty);
+            self.touches.notify_one();
         }
     }
 
@@ -138,6 +151,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::fence::Target;
     use crate::fence::facts::EndpointsFacts;
     use crate::fence::gateway_api::{RouteKey, RouteKind};
     use crate::fence::name::{ConfigKey, FenceKey, ServiceKey};
@@ -145,7 +159,7 @@ mod tests {
 
     /// With a fence that has this `learning.headless`.
     fn state(headless: &str) -> State {
-        let (state, _) = State::new(Engine::new(settings()));
+        let state = State::new(Engine::new(settings()));
         let fence = json!({
             "apiVersion": "servicefence.io/v1alpha1",
             "kind": "ServiceFence",
@@ -190,6 +204,22 @@ mod tests {
         ] {
             assert_eq!(moves(&state, change.clone()), is, "{change:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_many_changes_touch_is_told_once() {
+        let state = state("Keep");
+        let touched = state.touched().await.targets;
+        assert!(
+            touched.contains(&Target::Fence(FenceKey::new("shop", "web"))),
+            "{touched:?}"
+        );
+        for number in 0..1_000 {
+            state.apply(Change::GatewayReady(number % 2 == 0));
+        }
+        assert_eq!(state.touched().await.targets.len(), 1);
+        let nothing = tokio::time::timeout(std::time::Duration::from_millis(10), state.touched());
+        assert!(nothing.await.is_err(), "there is nothing left to tell");
     }
 
     /// What decides whether a headless Service may be learned.

@@ -175,3 +175,16 @@ pub struct Dirty {
     /// Labels that mean nothing.
     pub unknown_labels: Vec<UnknownLabel>,
 }
+
+impl Dirty {
+    /// Whether nothing is touched.
+    pub fn is_empty(&self) -> bool {
+        self.targets.is_empty() && self.unknown_labels.is_empty()
+    }
+
+    /// Adds what another change touches.
+    pub fn extend(&mut self, other: Self) {
+        self.targets.extend(other.targets);
+        self.unknown_labels.extend(other.unknown_labels);
+    }
+}

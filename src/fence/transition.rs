@@ -120,6 +120,14 @@ impl Standing<'_> {
 }
 
 impl Next {
+    /// This, with nothing to wait for.
+    pub fn of(hosts: BTreeSet<ScopeHost>, warm: BTreeSet<ScopeHost>) -> Self {
+        Self {
+            egress: Egress { hosts, warm },
+            again_at: None,
+        }
+    }
+
     fn waits_until(&mut self, at: Option<Timestamp>) {
         self.again_at = self.again_at.into_iter().chain(at).min();
     }

@@ -305,6 +305,8 @@ impl Engine {
         let was_in_force = old.as_ref().map(|old| in_force(&old.resource));
         if was_in_force != resource.as_deref().map(in_force) {
             self.in_force_changed(&key.namespace);
+            // Whether the namespace needs its EnvoyFilter follows from the modes of its fences.
+            dirty.targets.insert(Target::Namespace(key.namespace.clone()));
         }
         let learns_headless = old.as_ref().is_some_and(Fence::learns_headless);
         let after = if let Some(resource) = resource {

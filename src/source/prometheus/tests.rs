@@ -116,7 +116,7 @@ struct Reading {
 }
 
 fn reading(settings: Settings) -> Reading {
-    let (state, _) = State::new(engine());
+    let state = State::new(engine());
     let (state, registry) = (Arc::new(state), Registry::new());
     let (observations, seen) = mpsc::channel(64);
     let metrics = PrometheusMetrics::new(&registry).unwrap();

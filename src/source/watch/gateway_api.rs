@@ -142,7 +142,7 @@ mod tests {
     async fn readiness_does_not_wait_for_what_is_not_installed_and_routes_come_and_go_with_it() {
         let installed = Arc::new(AtomicBool::new(false));
         let client = api_server(installed.clone()).await;
-        let (state, _dirty) = State::new(Engine::new(settings()));
+        let state = State::new(Engine::new(settings()));
         let state = Arc::new(state);
         let context = Context {
             events: Events::new(client.clone(), None),

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use super::{Case, FencePlan, sidecar_of};
 use crate::fence::engine::Engine;
-use crate::fence::facts::{Egress, SidecarFacts};
+use crate::fence::facts::SidecarFacts;
 use crate::fence::name::{ScopeHost, ServiceKey};
 use crate::fence::optin::{Named, Pods};
 use crate::fence::plan::Held;
@@ -113,11 +113,16 @@ impl Engine {
             let stay = self.may_not_leave(case, current, &target, unserved.is_some());
             target.extend(stay);
         }
-        let next = self.standing(case, current).towards(
-            &target,
-            |host| unserved.is_none() && self.is_served_outside(&key.namespace, host),
-            |host| self.has_clusters(host),
-        );
+        let next = if current.hosts == target && current.warm.is_empty() {
+            // Most plans are of fences with nothing to do.
+            Next::of(target, BTreeSet::new())
+        } else {
+            self.standing(case, current).towards(
+                &target,
+                |host| unserved.is_none() && self.is_served_outside(&key.namespace, host),
+                |host| self.has_clusters(host),
+            )
+        };
         let grows = current.hosts.is_subset(&next.egress.hosts);
         plan.widens =
             grows && (current.hosts != next.egress.hosts || current.warm.is_subset(&next.egress.warm));
@@ -193,10 +198,7 @@ impl Engine {
         } else {
             &self.without_sidecar(case) - &hosts
         };
-        Next {
-            egress: Egress { hosts, warm },
-            again_at: None,
-        }
+        Next::of(hosts, warm)
     }
 
     /// What the proxies of a fence know while it has no Sidecar: what their namespace's default says, or the mesh's, else
