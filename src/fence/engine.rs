@@ -5,6 +5,7 @@
 //! matter to any plan.
 
 mod apply;
+mod mentions;
 mod outside;
 mod rules;
 mod touched;
@@ -15,6 +16,7 @@ use std::sync::{Arc, OnceLock};
 use jiff::{SignedDuration, Timestamp};
 use servicefence_crd::{Fallback, LearnedHost, Mode, Selector, ServiceFence, ServiceFenceSpec, names};
 
+use self::mentions::Mentions;
 use super::alias::Alias;
 use super::allow::{Allowed, What, Wishes};
 use super::change::Target;
@@ -115,10 +117,10 @@ impl Fence {
         self.learned.get(host).and_then(|at| self.learned().get(*at))
     }
 
-    /// Whether it names a host itself: learned, or allowed by name.
-    pub(super) fn mentions(&self, host: &str) -> bool {
+    /// Whether it allows a host by name.
+    pub(super) fn allows(&self, host: &str) -> bool {
         let named = |allowed: &Allowed| matches!(&allowed.what, What::Host(pattern) if pattern.matches(host));
-        self.learned.contains_key(host) || self.wishes.allow.iter().any(named)
+        self.wishes.allow.iter().any(named)
     }
 
     pub(super) fn created(&self) -> Option<Timestamp> {
@@ -138,6 +140,12 @@ pub struct Engine {
     pub(super) pods: BTreeMap<PodKey, PodFacts>,
     pub(super) pods_known: BTreeSet<Name>,
     pub(super) fences: BTreeMap<FenceKey, Fence>,
+    /// Fences by what they have learned.
+    pub(super) learned_by: Mentions,
+    /// Fences by what their Sidecars import.
+    pub(super) imported_by: Mentions,
+    /// Fences that allow something.
+    pub(super) allowing: BTreeSet<FenceKey>,
     /// What labels ask for in each Namespace; found when first needed.
     pub(super) asked: BTreeMap<Name, OnceLock<Asked>>,
     pub(super) sidecars: BTreeMap<ConfigKey, SidecarFacts>,
@@ -177,6 +185,9 @@ impl Engine {
             pods: BTreeMap::new(),
             pods_known: BTreeSet::new(),
             fences: BTreeMap::new(),
+            learned_by: Mentions::default(),
+            imported_by: Mentions::default(),
+            allowing: BTreeSet::new(),
             asked: BTreeMap::new(),
             sidecars: BTreeMap::new(),
             warm: BTreeMap::new(),

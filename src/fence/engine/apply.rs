@@ -144,7 +144,7 @@ impl Engine {
 
     fn apply_service(&mut self, key: &ServiceKey, facts: Option<ServiceFacts>, dirty: &mut Dirty) {
         let ports_before = self.registry.placeholder_ports();
-        let was_routed = self.registry.routed_namespaces().contains(&key.namespace);
+        let was_routed = self.registry.is_routed(&key.namespace);
         let facts = self.taken_service(key, facts);
         let new = facts.clone();
         let old = self.registry.set_service(key, facts);
@@ -167,7 +167,7 @@ impl Engine {
         };
         if routed(&old) != routed(&new) {
             dirty.targets.insert(Target::Routes(key.namespace.clone()));
-            if self.registry.routed_namespaces().contains(&key.namespace) != was_routed {
+            if self.registry.is_routed(&key.namespace) != was_routed {
                 // Every EnvoyFilter knows the names of the namespaces.
                 self.dirty_envoy_filters(dirty);
             }
@@ -309,14 +309,17 @@ impl Engine {
             dirty.targets.insert(Target::Namespace(key.namespace.clone()));
         }
         let learns_headless = old.as_ref().is_some_and(Fence::learns_headless);
+        let (sidecar_changed, learned) =
+            old.map_or_else(Default::default, |old| (old.sidecar_changed, old.learned));
         let after = if let Some(resource) = resource {
-            let fence = Fence::new(key, resource, old.and_then(|old| old.sidecar_changed));
+            let fence = Fence::new(key, resource, sidecar_changed);
             let after = shape(&fence);
             self.fences.insert(key.clone(), fence);
             Some(after)
         } else {
             None
         };
+        self.note_hosts(key, &learned);
         self.note_learned(key);
         dirty.targets.insert(Target::Fence(key.clone()));
         if before != after {
@@ -332,6 +335,19 @@ impl Engine {
             self.forget_asked(&key.namespace);
             self.dirty_fences_in(&key.namespace, dirty);
             dirty.targets.insert(Target::Namespace(key.namespace.clone()));
+        }
+    }
+
+    /// By which hosts a fence is found, and was until now.
+    fn note_hosts(&mut self, key: &FenceKey, before: &BTreeMap<Name, usize>) {
+        let fence = self.fences.get(key);
+        let learned = fence.into_iter().flat_map(|fence| fence.learned.keys());
+        self.learned_by
+            .change(key, &before.keys().collect(), &learned.collect());
+        if fence.is_some_and(|fence| !fence.wishes.allow.is_empty()) {
+            self.allowing.insert(key.clone());
+        } else {
+            self.allowing.remove(key);
         }
     }
 
@@ -356,6 +372,13 @@ impl Engine {
         let fence =
             render::fence_of_sidecar(&key.name).map(|name| FenceKey::new(key.namespace.clone(), name));
         if let Some(fence) = fence.filter(|_| ours) {
+            let names = |facts: Option<&SidecarFacts>| -> BTreeSet<Name> {
+                let known = facts.into_iter().flat_map(SidecarFacts::known);
+                known.map(|import| import.name.clone()).collect()
+            };
+            let (before, after) = (names(self.sidecars.get(&key)), names(facts.as_ref()));
+            self.imported_by
+                .change(&fence, &before.iter().collect(), &after.iter().collect());
             self.note_warm(&key, facts.as_ref(), now);
             self.note_joining_outside(&key, facts.as_ref(), now);
             // One that appears is new to us, not changed: after a restart all of them appear.

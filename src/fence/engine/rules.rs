@@ -75,14 +75,17 @@ impl Engine {
         if either().any(|rules| rules.subset_elsewhere) {
             callers.insert(&rules.key.namespace);
         }
+        if !everywhere {
+            for host in &hosts {
+                self.dirty_fences_having(host, dirty);
+            }
+        }
         let seen = |namespace: &Name| either().any(|rules| rules.visibility.to(namespace));
-        let concerned = self.fences.iter().filter(|(fence, _)| seen(&fence.namespace));
-        let concerned = concerned.filter(|(fence, facts)| {
-            everywhere
+        let concerned = self.fences.iter().filter(|(fence, facts)| {
+            let is_concerned = everywhere
                 || callers.contains(&fence.namespace)
-                || hosts
-                    .iter()
-                    .any(|host| facts.mentions(host) || self.imports(fence, host))
+                || hosts.iter().any(|host| facts.allows(host));
+            is_concerned && seen(&fence.namespace)
         });
         dirty
             .targets

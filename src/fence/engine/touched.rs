@@ -6,7 +6,7 @@ use super::{Engine, Fence};
 use crate::fence::allow::Allowed;
 use crate::fence::change::{Dirty, Target};
 use crate::fence::facts::ServiceFacts;
-use crate::fence::name::{FenceKey, Name, ServiceKey};
+use crate::fence::name::{Name, ServiceKey};
 use crate::fence::policy::{Caller, PolicyFacts};
 
 impl Engine {
@@ -29,6 +29,9 @@ impl Engine {
 
     /// Fences that one of these policies names.
     pub(super) fn dirty_fences_named_by(&self, policies: &[&PolicyFacts], dirty: &mut Dirty) {
+        if policies.is_empty() {
+            return;
+        }
         let policies: Vec<_> = policies
             .iter()
             .map(|policy| (policy, policy.caller_namespaces()))
@@ -105,21 +108,25 @@ impl Engine {
     /// these facts.
     pub(super) fn dirty_fences_naming(&self, key: &ServiceKey, facts: &[&ServiceFacts], dirty: &mut Dirty) {
         let host = key.host();
-        let callers: BTreeSet<&Name> = self.registry.direct_callers_of(&host).collect();
-        let concerned = self.fences.iter().filter(|(fence, is)| {
-            let named = |allowed: &Allowed| {
-                facts
-                    .iter()
-                    .any(|facts| allowed.names(&self.registry, key, &facts.labels))
-            };
-            is.learned.contains_key(&host)
-                || self.imports(fence, &host)
-                || callers.contains(&fence.namespace)
-                || is.wishes.allow.iter().any(named)
+        self.dirty_fences_having(&host, dirty);
+        for namespace in self.registry.direct_callers_of(&host) {
+            self.dirty_fences_in(namespace, dirty);
+        }
+        let named = |allowed: &Allowed| {
+            let mut facts = facts.iter();
+            facts.any(|facts| allowed.names(&self.registry, key, &facts.labels))
+        };
+        let allowing = self.allowing.iter().filter(|fence| {
+            let fence = self.fences.get(fence);
+            fence.is_some_and(|is| is.wishes.allow.iter().any(named))
         });
-        dirty
-            .targets
-            .extend(concerned.map(|(fence, _)| Target::Fence(fence.clone())));
+        dirty.targets.extend(allowing.cloned().map(Target::Fence));
+    }
+
+    /// Fences that have learned a host, or whose Sidecar imports it, for whatever reason.
+    pub(super) fn dirty_fences_having(&self, host: &str, dirty: &mut Dirty) {
+        let having = self.learned_by.of(host).iter().chain(self.imported_by.of(host));
+        dirty.targets.extend(having.cloned().map(Target::Fence));
     }
 
     /// Fences whose aliases may be others because hosts came or went: they have one of these in scope, or one whose alias
@@ -138,11 +145,5 @@ impl Engine {
                 .is_none_or(|sidecar| sidecar.known().any(|import| tied.contains(&import.name)))
         });
         dirty.targets.extend(concerned.cloned().map(Target::Fence));
-    }
-
-    /// Whether a fence's Sidecar imports a host: it is in its scope for whatever reason, or on its way.
-    pub(super) fn imports(&self, fence: &FenceKey, host: &str) -> bool {
-        self.own_sidecar(fence)
-            .is_some_and(|sidecar| sidecar.known().any(|import| *import.name == *host))
     }
 }
