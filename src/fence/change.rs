@@ -87,17 +87,18 @@ pub enum Change {
     WriteError(Target, Option<String>),
 }
 
-/// Something whose plan may have changed.
+/// Something whose plan may have changed. In the order in which they are planned where several are due: what a first
+/// Sidecar waits for comes before it, and the routes, which nothing waits for, come last.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Target {
-    /// A fence: its Sidecar and status.
-    Fence(FenceKey),
-    /// A namespace: its generated fences, its EnvoyFilter and its Telemetry.
-    Namespace(Name),
-    /// The fallback gateway's routes to a namespace's Services.
-    Routes(Name),
     /// The placeholder Service.
     Ports,
+    /// A namespace: its generated fences, its EnvoyFilter and its Telemetry.
+    Namespace(Name),
+    /// A fence: its Sidecar and status.
+    Fence(FenceKey),
+    /// The fallback gateway's routes to a namespace's Services.
+    Routes(Name),
 }
 
 impl Target {

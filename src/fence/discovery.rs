@@ -108,6 +108,17 @@ impl Engine {
         selectors.iter().any(|selector| selector.matches(&facts.labels))
     }
 
+    /// Whether a Service is there that istiod does not look at.
+    pub(super) fn is_aside(&self, service: &ServiceKey) -> bool {
+        self.aside.services.contains_key(service)
+    }
+
+    /// The hosts of a ServiceEntry that istiod does not look at.
+    pub(super) fn hosts_aside(&self, entry: &ConfigKey) -> Vec<Name> {
+        let facts = self.aside.service_entries.get(entry);
+        facts.map_or_else(Vec::new, |facts| facts.hosts.clone())
+    }
+
     /// A Service as istiod takes it.
     pub(super) fn taken_service(
         &mut self,

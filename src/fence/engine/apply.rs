@@ -145,7 +145,12 @@ impl Engine {
     fn apply_service(&mut self, key: &ServiceKey, facts: Option<ServiceFacts>, dirty: &mut Dirty) {
         let ports_before = self.registry.placeholder_ports();
         let was_routed = self.registry.is_routed(&key.namespace);
+        let was_aside = self.is_aside(key);
         let facts = self.taken_service(key, facts);
+        if was_aside != self.is_aside(key) {
+            // A host that is there, seen or not, is not missing.
+            self.dirty_fences_having(&key.host(), dirty);
+        }
         let new = facts.clone();
         let old = self.registry.set_service(key, facts);
         if old == new {

@@ -46,7 +46,16 @@ impl Engine {
         facts: Option<ServiceEntryFacts>,
         dirty: &mut Dirty,
     ) {
+        let mut aside = self.hosts_aside(key);
         let facts = self.taken_service_entry(key, facts);
+        aside.extend(self.hosts_aside(key));
+        // A host that is there, seen or not, is not missing.
+        if aside.iter().any(|host| host.contains('*')) {
+            self.dirty_fences_that(|_| true, dirty);
+        }
+        for host in &aside {
+            self.dirty_fences_having(host, dirty);
+        }
         let new = facts.clone();
         let old = self.registry.set_service_entry(key, facts);
         if old != new {

@@ -82,7 +82,7 @@ impl Engine {
         let mut scope = None;
         let held = match self.goal(&case) {
             Goal::Stay(held) => {
-                self.plan_end_of_transition(&case, &mut plan);
+                self.plan_stay(&case, &mut plan);
                 Some(held)
             }
             Goal::Unscoped(held) => {

@@ -30,12 +30,13 @@ impl Engine {
         }
     }
 
-    /// Lets what is under way end, for a Sidecar that stays as it is.
-    pub(super) fn plan_end_of_transition(&self, case: &Case<'_>, plan: &mut FencePlan) {
+    /// Keeps the Sidecar of pods of which nothing is known now. What its fence asks for comes in, and nothing leaves.
+    pub(super) fn plan_stay(&self, case: &Case<'_>, plan: &mut FencePlan) {
         if let Some(current) = case.current {
-            let next = self
-                .standing(case, current)
-                .towards(&current.hosts, |_| true, |_| true);
+            let mut target = self.scope_of(case.key, case.fence, case.now).imports();
+            target.extend(current.hosts.iter().cloned());
+            plan.widens = true;
+            let next = self.standing(case, current).towards(&target, |_| true, |_| true);
             self.plan_sidecar(case, current.selector.as_ref(), next, plan);
         }
     }

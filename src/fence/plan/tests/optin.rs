@@ -255,6 +255,24 @@ fn a_missing_service_is_said_and_nothing_is_touched() {
     assert_eq!(world.condition("shop", "web", "Ready"), "True Scoped");
 }
 
+/// Which pods it is for is not known, and a call to what its author allows must not wait until it is.
+#[test]
+fn a_sidecar_without_its_service_takes_in_what_is_allowed_and_lets_nothing_go() {
+    let mut world = shop();
+    world.edit("shop", "web", allow(&["reviews.books"]));
+    world.settle();
+    world.no_service(&ServiceKey::new("shop", "web"));
+    world.edit("shop", "web", allow(&["ratings.books"]));
+    world.settle();
+    assert_eq!(world.condition("shop", "web", "Enforced"), "True ServiceNotFound");
+    let both = [
+        "books/ratings.books.svc.cluster.local",
+        "books/reviews.books.svc.cluster.local",
+    ];
+    assert_eq!(world.scope("shop", "web").unwrap(), both);
+    assert_eq!(world.warm("shop", "web"), [""; 0]);
+}
+
 #[test]
 fn the_older_of_two_fences_has_the_pods() {
     let mut world = shop();

@@ -247,8 +247,8 @@ fn a_new_http_port_number_is_one_write_of_the_placeholder() {
     assert_eq!(
         writes,
         [
-            "apply VirtualService servicefence-system/fallback-books",
-            "apply Service servicefence-system/servicefence-ports"
+            "apply Service servicefence-system/servicefence-ports",
+            "apply VirtualService servicefence-system/fallback-books"
         ]
     );
 }
