@@ -121,6 +121,7 @@ impl Engine {
             self.asked.insert(name.clone(), OnceLock::new());
         } else {
             self.asked.remove(name);
+            self.releasing.remove(name);
         }
         if let Some(new) = &new {
             let of_mode = UnknownLabel::of(&new.mode, name, None).into_iter();
@@ -376,14 +377,17 @@ impl Engine {
         }
         let fence =
             render::fence_of_sidecar(&key.name).map(|name| FenceKey::new(key.namespace.clone(), name));
+        if let Some(fence) = &fence {
+            fn names(facts: Option<&SidecarFacts>) -> BTreeSet<&Name> {
+                let own = facts.into_iter().filter(|facts| facts.ours);
+                own.flat_map(SidecarFacts::known)
+                    .map(|import| &import.name)
+                    .collect()
+            }
+            let before = names(self.sidecars.get(&key));
+            self.imported_by.change(fence, &before, &names(facts.as_ref()));
+        }
         if let Some(fence) = fence.filter(|_| ours) {
-            let names = |facts: Option<&SidecarFacts>| -> BTreeSet<Name> {
-                let known = facts.into_iter().flat_map(SidecarFacts::known);
-                known.map(|import| import.name.clone()).collect()
-            };
-            let (before, after) = (names(self.sidecars.get(&key)), names(facts.as_ref()));
-            self.imported_by
-                .change(&fence, &before.iter().collect(), &after.iter().collect());
             self.note_warm(&key, facts.as_ref(), now);
             self.note_joining_outside(&key, facts.as_ref(), now);
             // One that appears is new to us, not changed: after a restart all of them appear.

@@ -7,6 +7,14 @@ use super::*;
 use crate::fence::change::Change;
 use crate::fence::world::{SYSTEM, dynamic, settings};
 
+fn nothing_is_warm_after_the_settle_time(world: &mut World) {
+    world.pass(SignedDuration::from_millis(999));
+    assert_eq!(world.step(), [] as [&str; 0]);
+    world.pass(SignedDuration::from_millis(1));
+    assert_eq!(world.step(), ["apply Sidecar shop/servicefence-web"]);
+    assert_eq!(world.warm("shop", "web"), [""; 0]);
+}
+
 #[test]
 fn a_first_sidecar_keeps_everything_warm_for_the_settle_time() {
     let mut world = World::new();
@@ -16,11 +24,7 @@ fn a_first_sidecar_keeps_everything_warm_for_the_settle_time() {
     world.step();
     assert_eq!(world.warm("shop", "web"), ["*/*"]);
     assert_eq!(world.condition("shop", "web", "Enforced"), "True Scoped");
-    world.pass(SignedDuration::from_millis(999));
-    assert_eq!(world.step(), [] as [&str; 0]);
-    world.pass(SignedDuration::from_millis(1));
-    assert_eq!(world.step(), ["apply Sidecar shop/servicefence-web"]);
-    assert_eq!(world.warm("shop", "web"), [""; 0]);
+    nothing_is_warm_after_the_settle_time(&mut world);
 }
 
 #[test]
@@ -108,11 +112,7 @@ fn a_host_that_leaves_is_warm_for_the_settle_time_after() {
         world.warm("shop", "web"),
         ["books/reviews.books.svc.cluster.local"]
     );
-    world.pass(SignedDuration::from_millis(999));
-    assert_eq!(world.step(), [] as [&str; 0]);
-    world.pass(SignedDuration::from_millis(1));
-    assert_eq!(world.step(), ["apply Sidecar shop/servicefence-web"]);
-    assert_eq!(world.warm("shop", "web"), [""; 0]);
+    nothing_is_warm_after_the_settle_time(&mut world);
 }
 
 #[test]
