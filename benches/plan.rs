@@ -86,6 +86,7 @@ fn engine() -> Engine {
         settle_time: SignedDuration::ZERO,
         baseline: Vec::new(),
         aliases: Vec::new(),
+        pod_cidrs: [].into(),
         expire_after: SignedDuration::from_hours(336),
         retention: SignedDuration::from_hours(720),
         reads_history: false,

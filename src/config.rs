@@ -117,6 +117,11 @@ pub struct Config {
     )]
     pub service_cidrs: Vec<Cidr>,
 
+    /// A range of pod addresses; all pods must be in one. Repeatable; default: what the addresses of Services' pods tell, the
+    /// first 16 bits of each, of IPv6 64.
+    #[arg(long = "pod-cidr", env = "SERVICEFENCE_POD_CIDR", value_delimiter = ',')]
+    pub pod_cidrs: Vec<Cidr>,
+
     /// A host of every scope, as namespace/host. Repeatable.
     #[arg(long = "baseline-host", env = "SERVICEFENCE_BASELINE_HOST", value_delimiter = ',', value_parser = baseline_host)]
     pub baseline_hosts: Vec<ScopeHost>,
@@ -231,6 +236,7 @@ impl Config {
             settle_time: self.settle_time,
             baseline: self.baseline_hosts.clone(),
             aliases: self.aliases.clone(),
+            pod_cidrs: self.pod_cidrs.iter().copied().collect(),
             expire_after: self.expire_after,
             retention: self.retention,
             reads_history: self.prometheus.settings().is_some(),

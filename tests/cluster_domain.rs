@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::Service;
 use serde_json::{Value, json};
 use servicefence::fence::facts::{Asks, NamespaceFacts};
 use servicefence::fence::name::{ServiceKey, cluster_domain, qualify, set_cluster_domain};
-use servicefence::fence::render::{Authorities, Write, envoy_filter_spec};
+use servicefence::fence::render::{Ranges, Write, envoy_filter_spec};
 use servicefence::fence::{Change, Engine, HostPattern, Settings};
 use servicefence::source::convert::Observe;
 use servicefence_crd::{Fallback, Mode, Selector};
@@ -32,6 +32,7 @@ fn engine() -> Engine {
         settle_time: SignedDuration::ZERO,
         baseline: Vec::new(),
         aliases: Vec::new(),
+        pod_cidrs: [].into(),
         expire_after: SignedDuration::ZERO,
         retention: SignedDuration::from_hours(720),
         reads_history: false,
@@ -96,13 +97,12 @@ fn what_is_written_names_the_domain_and_no_other() {
     let Some(Write::Apply(routes)) = plan.writes.first() else {
         panic!("{plan:?}");
     };
-    let books = "books".into();
-    let authorities = Authorities {
-        namespaces: &[&books].into(),
-        headless: &[].into(),
-        cidrs: &[].into(),
+    let services = ["10.96.0.0/16".parse().unwrap_or_else(|error| panic!("{error}"))];
+    let ranges = Ranges {
+        services: &services.into(),
+        pods: &[].into(),
     };
-    let filter: Value = envoy_filter_spec(&SYSTEM.into(), &authorities);
+    let filter: Value = envoy_filter_spec(&SYSTEM.into(), &ranges);
     for (text, named) in [
         (routes.body.to_string(), "reviews.books.svc.k8s.example"),
         (filter.to_string(), r"k8s\\.example"),

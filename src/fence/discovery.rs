@@ -203,9 +203,6 @@ impl Engine {
             let all = self.fences.keys().cloned();
             dirty.targets.extend(all.map(Target::Fence));
         }
-        if old.registry_only != new.registry_only && self.some_learn_headless() {
-            self.dirty_envoy_filters(dirty);
-        }
         let new = &self.mesh_config;
         if old.default_exports != new.default_exports || old.discovery_selectors != new.discovery_selectors {
             self.take_again(|_| true, dirty);

@@ -57,6 +57,8 @@ pub struct Settings {
     pub baseline: Vec<ScopeHost>,
     /// Further hosts that come into a scope with those that match a pattern.
     pub aliases: Vec<Alias>,
+    /// Ranges of pod addresses; empty: what the pods of Services tell, see [`Registry::pod_ranges`].
+    pub pod_cidrs: BTreeSet<Cidr>,
     /// After how long without a call learned hosts are forgotten; zero: never.
     pub expire_after: SignedDuration,
     /// How long what was learned is kept without use: by a fence that no label asks for, and of hosts that the mesh does not

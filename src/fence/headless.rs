@@ -100,21 +100,15 @@ impl Engine {
         if !fence.learns_headless() {
             return Some(Kept::Asked);
         }
-        if self.is_registry_only() {
-            return Some(Kept::RegistryOnly);
+        if self.falls_back_to_gateway(&key.namespace) {
+            return (!self.settings.gateway_passes_on).then_some(Kept::NotPassedOn);
         }
-        let refused = !self.settings.gateway_passes_on && self.falls_back_to_gateway(&key.namespace);
-        refused.then_some(Kept::NotPassedOn)
+        self.is_registry_only().then_some(Kept::RegistryOnly)
     }
 
     /// Whether some fence learns them.
     pub(super) fn some_learn_headless(&self) -> bool {
         self.fences.values().any(Fence::learns_headless)
-    }
-
-    /// Whether a first call to one may be the gateway's to send on.
-    pub(super) fn leads_headless_to_gateway(&self) -> bool {
-        self.settings.gateway_passes_on && !self.is_registry_only() && self.some_learn_headless()
     }
 
     fn keeps_one(&self, key: &FenceKey, service: &ServiceKey, facts: &ServiceFacts) -> Option<Kept> {

@@ -63,9 +63,6 @@ pub struct Registry {
     other_ports: BTreeMap<u16, usize>,
     /// Services with routes at the fallback gateway, per namespace.
     routed: BTreeMap<Name, usize>,
-    /// Of headless Services that [`ServiceFacts::is_told_by_pods`]: their names, and how many there are per namespace.
-    headless_names: BTreeMap<Name, usize>,
-    headless_in: BTreeMap<Name, usize>,
     endpoints: Endpoints,
     /// What all Services take in a proxy that every namespace sees.
     size_for_all: Size,
@@ -97,8 +94,6 @@ impl Registry {
             http_ports: BTreeMap::new(),
             other_ports: BTreeMap::new(),
             routed: BTreeMap::new(),
-            headless_names: BTreeMap::new(),
-            headless_in: BTreeMap::new(),
             endpoints: Endpoints::default(),
             size_for_all: Size::default(),
             hidden_somewhere: BTreeSet::new(),
@@ -195,10 +190,6 @@ impl Registry {
         }
         if self.has_routes(key, facts) {
             count(&mut self.routed, &key.namespace, add);
-        }
-        if facts.is_told_by_pods() {
-            count(&mut self.headless_names, &key.name, add);
-            count(&mut self.headless_in, &key.namespace, add);
         }
     }
 

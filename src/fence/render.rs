@@ -1,15 +1,18 @@
 //! The objects that we write, as plain JSON: pure functions of what they are about, with sorted
 //! contents, so the same inputs give the same bytes.
 
+mod address;
 mod envoy_filter;
 mod ports;
 mod routes;
+mod second_look;
 mod sidecar;
 mod telemetry;
 
-pub use envoy_filter::{Authorities, ENVOY_FILTER, envoy_filter, envoy_filter_spec};
+pub use envoy_filter::{ENVOY_FILTER, envoy_filter, envoy_filter_leaving, envoy_filter_spec};
 pub use ports::ports;
 pub use routes::{Carry, NotCarried, Routes, namespace_of_routes, routes};
+pub use second_look::Ranges;
 pub use sidecar::{WARM, fence_of_sidecar, says_more, sidecar, sidecar_name};
 pub use telemetry::{TELEMETRY, telemetry};
 

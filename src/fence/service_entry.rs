@@ -344,7 +344,7 @@ impl Engine {
             .then_some(Kept::DestinationRule)
     }
 
-    /// Whether the EnvoyFilter may take a Host header for one of the mesh: see `render::envoy_filter_spec`.
+    /// Whether a host has the form of a name of the mesh, where an address decides whose it is: see `render::envoy_filter_spec`.
     fn reads_like_a_service(&self, host: &str) -> bool {
         let mut parts = host.rsplit('.');
         let last = parts.next().unwrap_or_default();

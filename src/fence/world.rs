@@ -48,6 +48,7 @@ pub(crate) fn settings() -> Settings {
         settle_time: SignedDuration::from_secs(1),
         baseline: Vec::new(),
         aliases: Vec::new(),
+        pod_cidrs: [].into(),
         expire_after: SignedDuration::from_hours(336),
         retention: SignedDuration::from_hours(720),
         reads_history: false,

@@ -7,7 +7,7 @@
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use servicefence_e2e::wait::{LONG, until};
-use servicefence_e2e::{Mesh, PodSpec, Protocol, ServiceSpec};
+use servicefence_e2e::{Mesh, PodSpec, Protocol, Server, ServiceSpec};
 
 use crate::traffic::{Destination, Traffic};
 
@@ -27,12 +27,14 @@ pub(crate) const FENCED: [Destination; 4] = [
     Destination::new("tcp moves", "tcp-server-first://move-tcp.books:9001"),
 ];
 
-/// The hosts of the caller that a label scopes. With the default `nonHttp: Auto` both TCP hosts are in the scope.
-pub(crate) const LABELLED: [Destination; 4] = [
+/// The hosts of the caller that a label scopes. With the default `nonHttp: Auto` both TCP hosts are in the scope. The last is
+/// nobody's in the mesh and has a name like one, so the EnvoyFilter that comes and goes with the label concerns it.
+pub(crate) const LABELLED: [Destination; 5] = [
     Destination::new("http in scope", "http://stay-http.books:8080/"),
     Destination::new("http outside", "http://move-http.books:8080/"),
     Destination::new("tcp", "tcp-server-first://stay-tcp.books:9000"),
     Destination::new("tcp, another", "tcp-server-first://move-tcp.books:9001"),
+    Destination::new("http external", "http://api.example.com:8080/"),
 ];
 
 const STAY: [&str; 2] = [
@@ -110,6 +112,11 @@ impl Stage {
             namespace: "store",
         };
         mesh.add_app(PodSpec::new(&stage.caller()).http(8080)).await?;
+        let server = Server {
+            protocol: Protocol::Http,
+            port: 8080,
+        };
+        mesh.add_external("api.example.com", &[server]).await?;
         stage.write(&json!({"allow": allow(&STAY[..1])})).await?;
         mesh.wait_cluster(&stage.caller(), MOVE[0], true).await?;
         Ok(stage)

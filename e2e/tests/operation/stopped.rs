@@ -13,7 +13,7 @@ crate::steps![what_comes_while_the_controller_is_stopped_is_reached];
 const FREE: &str = "free/web";
 
 /// Of each new pod: known and new ports, and who speaks first.
-const CALLS: [(&str, &str); 12] = [
+const CALLS: [(&str, &str); 13] = [
     ("books/arrived", "http://arrived.books:8080/"),
     ("books/arrived", "http://arrived.books.svc.cluster.local:18090/"),
     ("books/arrived", "h2://arrived.books:18090/"),
@@ -23,6 +23,7 @@ const CALLS: [(&str, &str); 12] = [
     ("books/bare", "http://bare.books:8080/"),
     ("books/bare", "tcp://bare.books:18094"),
     ("books/bare", "tcp-server-first://bare.books:18095"),
+    ("attic/arrived", "http://arrived.attic:8080/"),
     ("attic/arrived", "http://arrived.attic.svc.cluster.local:8080/"),
     ("attic/arrived", "http://arrived.attic:18096/"),
     ("attic/arrived", "tcp://arrived.attic:18097"),
@@ -30,33 +31,12 @@ const CALLS: [(&str, &str); 12] = [
 
 async fn what_comes_while_the_controller_is_stopped_is_reached(mesh: Mesh) -> Result<()> {
     mesh.add_app(PodSpec::new(FREE).http(8080)).await?;
-    shutdown::scale(&mesh, "--replicas=0").await?;
-    until("no controller", LONG, async || {
-        ensure!(shutdown::controllers(&mesh).await? == 0, "it is there");
-        Ok(())
-    })
-    .await?;
     let rules = async || {
         let args = ["-n", SYSTEM, "get", "virtualservices", "-o", "yaml"];
         mesh.kubectl(&args).await
     };
-    let arrived = PodSpec::new("books/arrived").http(8080).http(18_090).grpc(18_091);
-    mesh.add_app(arrived.tcp(18_092).tcp_server_first(18_093)).await?;
-    let bare = PodSpec::new("books/bare").plain().http(8080);
-    mesh.add_app(bare.tcp(18_094).tcp_server_first(18_095)).await?;
-    let attic = PodSpec::new("attic/arrived").http(8080).http(18_096);
-    mesh.add_app(attic.tcp(18_097)).await?;
-    for (pod, url) in CALLS {
-        let call = Call::get(url);
-        until(format!("{url} without a scope"), SOON, async || {
-            let reply = mesh.call(FREE, &call).await;
-            ensure!(reply.is_from(pod), "{reply}");
-            Ok(())
-        })
-        .await?;
-        let reply = mesh.call(shop::WEB, &call).await;
-        ensure!(reply.is_from(pod), "{url} by a fenced caller: {reply}");
-    }
+    stop(&mesh).await?;
+    what_comes_is_reached(&mesh).await?;
     let without = rules().await?;
     ensure!(!without.contains("arrived"), "who wrote rules? {without}");
     shutdown::scale(&mesh, "--replicas=1").await?;
@@ -69,4 +49,39 @@ async fn what_comes_while_the_controller_is_stopped_is_reached(mesh: Mesh) -> Re
             .context("there are none")
     })
     .await
+}
+
+/// Stops the controller.
+pub(crate) async fn stop(mesh: &Mesh) -> Result<()> {
+    shutdown::scale(mesh, "--replicas=0").await?;
+    until("no controller", LONG, async || {
+        ensure!(shutdown::controllers(mesh).await? == 0, "it is there");
+        Ok(())
+    })
+    .await
+}
+
+/// Pods and Services come, and `shop/web` reaches each as the unscoped `free/web` does.
+pub(crate) async fn what_comes_is_reached(mesh: &Mesh) -> Result<()> {
+    let arrived = PodSpec::new("books/arrived").http(8080).http(18_090).grpc(18_091);
+    mesh.add_app(arrived.tcp(18_092).tcp_server_first(18_093)).await?;
+    let bare = PodSpec::new("books/bare").plain().http(8080);
+    mesh.add_app(bare.tcp(18_094).tcp_server_first(18_095)).await?;
+    let attic = PodSpec::new("attic/arrived").http(8080).http(18_096);
+    mesh.add_app(attic.tcp(18_097)).await?;
+    let by_name = CALLS.iter().map(|(pod, url)| (*pod, Call::get(url)));
+    // Who balances by itself dials pods.
+    let at_pod = format!("http://{}:8080/", mesh.pod("attic/arrived")?.ip);
+    let at_pod = Call::get(&at_pod).host("arrived.attic:8080");
+    for (pod, call) in by_name.chain([("attic/arrived", at_pod)]) {
+        until(format!("{call:?} without a scope"), SOON, async || {
+            let reply = mesh.call(FREE, &call).await;
+            ensure!(reply.is_from(pod), "{reply}");
+            Ok(())
+        })
+        .await?;
+        let reply = mesh.call(shop::WEB, &call).await;
+        ensure!(reply.is_from(pod), "{call:?} by a fenced caller: {reply}");
+    }
+    Ok(())
 }

@@ -19,7 +19,7 @@ crate::scenarios![
 type Host = fn(scene: &Scene, name: &str, ip: &str) -> String;
 
 /// Each is sent to a fresh Service, so each is a first call.
-const HOSTS: [(&str, Host); 13] = [
+const HOSTS: [(&str, Host); 14] = [
     ("full-name", |scene, name, _| format!("{}:8080", of(scene, name))),
     ("without-port", |scene, name, _| of(scene, name)),
     ("wrong-port", |scene, name, _| format!("{}:1", of(scene, name))),
@@ -39,6 +39,7 @@ const HOSTS: [(&str, Host); 13] = [
     ("other-service", |scene, _, _| of(scene, "third")),
     ("single-label", |_, _, _| "nothing".to_owned()),
     ("no-service", |scene, _, _| of(scene, "nothing")),
+    ("foreign", |_, _, _| "www.example.com".to_owned()),
 ];
 
 fn of(scene: &Scene, name: &str) -> String {
@@ -59,7 +60,8 @@ fn dial(ip: &str, host: &str) -> Call {
 }
 
 /// Two Hosts are Istio's own matter. That of a Service in scope has a route at the caller's proxy, so the call goes to
-/// that Service: Istio routes HTTP by Host. That of a name outside the mesh is passed through as without a fence.
+/// that Service: Istio routes HTTP by Host. One that has not the form of a name of the mesh is passed through as without a
+/// fence.
 async fn a11_the_dialled_address_counts_whatever_the_host_says(scene: Scene) -> Result<()> {
     let server = |name: &str| scene.app(&format!("host-books/{name}")).http(8080);
     scene
@@ -72,7 +74,10 @@ async fn a11_the_dialled_address_counts_whatever_the_host_says(scene: Scene) -> 
         .await?;
     fresh(&scene, "host-books", HOSTS.map(|(name, _)| name)).await?;
     fresh(&scene, "host-books", ["in-scope", "outside"]).await?;
-    let outside = dial(&scene.address("host-books/outside").await?, "www.example.com");
+    let outside = dial(
+        &scene.address("host-books/outside").await?,
+        "www.shop.example.com",
+    );
     let (unfenced, _) = scene.call("host/web", &outside).await?;
     let allow = format!("allow: [{{host: {}}}]", of(&scene, "known"));
     scene.fence("host/web", &allow).await?;
@@ -117,7 +122,7 @@ async fn a11_the_dialled_address_counts_whatever_the_host_says(scene: Scene) -> 
     for (name, host) in HOSTS {
         let ip = scene.address(&format!("host-books/{name}")).await?;
         let call = dial(&ip, &host(&scene, name, &ip));
-        if ["other-service", "single-label", "no-service"].contains(&name) {
+        if ["other-service", "single-label", "no-service", "foreign"].contains(&name) {
             let reply = scene.first_call("host/web", "host-books/server", &call).await?;
             ensure!(
                 reply.via == Some(Via::Through(GATEWAY.to_owned())),

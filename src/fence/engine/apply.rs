@@ -26,7 +26,11 @@ impl Engine {
             Change::Namespace(name, facts) => self.apply_namespace(&name, facts, &mut dirty),
             Change::Service(key, facts) => self.apply_service(&key, facts, &mut dirty),
             // What endpoints a Service has changes no plan: what a status says of them may be an hour old.
-            Change::Endpoints(key, facts) => self.registry.set_endpoints(&key, facts),
+            Change::Endpoints(key, facts) => {
+                if self.registry.set_endpoints(&key, facts) {
+                    self.dirty_envoy_filters(&mut dirty);
+                }
+            }
             Change::ServiceEntry(key, facts) => self.apply_service_entry(&key, facts, &mut dirty),
             Change::DestinationRule(key, host) => self.apply_destination_rule(&key, host, &mut dirty),
             Change::VirtualService(key, facts) => self.apply_virtual_service(&key, facts, now, &mut dirty),
@@ -50,6 +54,11 @@ impl Engine {
                 self.leftovers.insert(key);
             }
             Change::EnvoyFilter(namespace, written) => {
+                let leaving =
+                    render::envoy_filter_leaving(&namespace, &self.settings.system_namespace).fingerprint();
+                if written.as_ref().is_some_and(|is| is.fingerprint == leaving) {
+                    self.releasing.insert(namespace.clone(), now + self.settle_time());
+                }
                 set(&mut self.envoy_filters, namespace.clone(), written);
                 self.dirty_fences_in(&namespace, &mut dirty);
                 dirty.targets.insert(Target::Namespace(namespace));
@@ -145,7 +154,6 @@ impl Engine {
 
     fn apply_service(&mut self, key: &ServiceKey, facts: Option<ServiceFacts>, dirty: &mut Dirty) {
         let ports_before = self.registry.placeholder_ports();
-        let was_routed = self.registry.is_routed(&key.namespace);
         let was_aside = self.is_aside(key);
         let facts = self.taken_service(key, facts);
         if was_aside != self.is_aside(key) {
@@ -162,9 +170,6 @@ impl Engine {
             dirty.targets.insert(Target::Ports);
             self.dirty_learning_headless(dirty);
         }
-        if either().any(ServiceFacts::is_told_by_pods) {
-            self.dirty_envoy_filters(dirty);
-        }
         let routed = |facts: &Option<ServiceFacts>| {
             let facts = facts
                 .as_ref()
@@ -173,10 +178,6 @@ impl Engine {
         };
         if routed(&old) != routed(&new) {
             dirty.targets.insert(Target::Routes(key.namespace.clone()));
-            if self.registry.is_routed(&key.namespace) != was_routed {
-                // Every EnvoyFilter knows the names of the namespaces.
-                self.dirty_envoy_filters(dirty);
-            }
         }
         // A rule that names no port of its destination means the destination's only one.
         let ports = |facts: &Option<ServiceFacts>| facts.as_ref().map(|facts| facts.ports.clone());
@@ -314,7 +315,6 @@ impl Engine {
             // Whether the namespace needs its EnvoyFilter follows from the modes of its fences.
             dirty.targets.insert(Target::Namespace(key.namespace.clone()));
         }
-        let learns_headless = old.as_ref().is_some_and(Fence::learns_headless);
         let (sidecar_changed, learned) =
             old.map_or_else(Default::default, |old| (old.sidecar_changed, old.learned));
         let after = if let Some(resource) = resource {
@@ -335,9 +335,6 @@ impl Engine {
                 let sidecar = ConfigKey::new(other.namespace.clone(), render::sidecar_name(&other.name));
                 other.namespace != key.namespace || sidecars.contains_key(&sidecar)
             });
-            if learns_headless != self.fences.get(key).is_some_and(Fence::learns_headless) {
-                self.dirty_envoy_filters(dirty);
-            }
             self.forget_asked(&key.namespace);
             self.dirty_fences_in(&key.namespace, dirty);
             dirty.targets.insert(Target::Namespace(key.namespace.clone()));
@@ -369,8 +366,7 @@ impl Engine {
             return;
         }
         let ours = old.into_iter().chain(&facts).all(|sidecar| sidecar.ours);
-        let of_mesh = key.namespace == self.settings.root_namespace;
-        if of_mesh {
+        if key.namespace == self.settings.root_namespace {
             let fences = self.fences.keys().cloned().map(Target::Fence);
             let namespaces = self.fenced_namespaces().into_iter().map(Target::Namespace);
             dirty.targets.extend(fences.chain(namespaces));
@@ -402,10 +398,6 @@ impl Engine {
         }
         dirty.targets.insert(Target::Namespace(key.namespace.clone()));
         set(&mut self.sidecars, key, facts);
-        // The default one may say whether the mesh is REGISTRY_ONLY.
-        if of_mesh && self.some_learn_headless() {
-            self.dirty_envoy_filters(dirty);
-        }
     }
 
     /// Since when hosts are warm. Where a Sidecar is for other pods now, that is news to these.

@@ -2,8 +2,6 @@
 
 mod steps;
 
-use std::collections::BTreeSet;
-
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use servicefence_crd::{Mode, ServiceFenceStatus, Source};
@@ -244,20 +242,16 @@ impl Engine {
     }
 
     pub(in crate::fence) fn envoy_filter_spec(&self) -> Value {
-        let mut namespaces = self.registry.routed_namespaces();
-        let mut headless = BTreeSet::new();
-        // Where all of them are in every scope, no call to one is a miss.
-        if self.leads_headless_to_gateway() {
-            let [names, in_namespaces] = self.registry.told_by_pods();
-            headless.extend(names);
-            namespaces.extend(in_namespaces);
-        }
-        let authorities = render::Authorities {
-            namespaces: &namespaces,
-            headless: &headless,
-            cidrs: &self.service_cidrs,
+        let told = &self.settings.pod_cidrs;
+        let ranges = render::Ranges {
+            services: &self.service_cidrs,
+            pods: if told.is_empty() {
+                self.registry.pod_ranges()
+            } else {
+                told
+            },
         };
-        render::envoy_filter_spec(&self.settings.system_namespace, &authorities)
+        render::envoy_filter_spec(&self.settings.system_namespace, &ranges)
     }
 
     /// What the mesh's default Sidecar says about proxies, and ours would lose, since Istio merges none.

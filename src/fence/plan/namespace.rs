@@ -54,12 +54,18 @@ impl Engine {
             .get(namespace)
             .copied()
             .filter(|until| *until > now);
-        if self.needs_envoy_filter(namespace) || (is.is_some() && needed_until.is_some()) {
+        let is_not = |wanted| is.is_none_or(|is| is.fingerprint != wanted);
+        let leaving = || render::envoy_filter_leaving(namespace, &self.settings.system_namespace);
+        if self.needs_envoy_filter(namespace) {
             plan.again_at = needed_until;
-            if is.is_none_or(|is| is.fingerprint != self.wanted_envoy_filter()) {
+            if is_not(self.wanted_envoy_filter()) {
                 let object = render::envoy_filter(namespace, &self.envoy_filter_spec());
                 plan.writes.push(Write::Apply(object));
             }
+        } else if is.is_some() && needed_until.is_some() {
+            plan.again_at = needed_until;
+        } else if is.is_some() && is_not(leaving().fingerprint()) {
+            plan.writes.push(Write::Apply(leaving()));
         } else if is.is_some() {
             let name = render::ENVOY_FILTER.into();
             plan.writes

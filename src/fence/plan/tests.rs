@@ -22,6 +22,7 @@ mod observe;
 mod optin;
 mod passthrough;
 mod policy;
+mod ranges;
 mod routes;
 mod rules;
 mod subsets;

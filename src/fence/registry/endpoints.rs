@@ -6,7 +6,7 @@ use std::ops::Add as _;
 
 use super::Registry;
 use crate::fence::facts::{EndpointsFacts, Visibility};
-use crate::fence::name::{ConfigKey, Name, ServiceKey};
+use crate::fence::name::{Cidr, ConfigKey, ServiceKey};
 use crate::fence::savings::Size;
 
 /// All EndpointSlices.
@@ -18,6 +18,8 @@ pub(super) struct Endpoints {
     /// The slices that an address stands in: several while endpoints move from one to another, and where Services share
     /// their pods.
     by_address: BTreeSet<(IpAddr, ConfigKey)>,
+    /// See [`Registry::pod_ranges`].
+    ranges: BTreeSet<Cidr>,
 }
 
 impl Endpoints {
@@ -39,6 +41,8 @@ impl Endpoints {
             let addresses = new.addresses.iter();
             self.by_address
                 .extend(addresses.map(|address| (*address, key.clone())));
+            self.ranges
+                .extend(new.addresses.iter().map(|address| range_of(*address)));
             self.slices.insert(key, new);
         }
     }
@@ -64,9 +68,29 @@ impl Endpoints {
     }
 }
 
+/// The range that an address of a pod tells.
+fn range_of(address: IpAddr) -> Cidr {
+    match address {
+        IpAddr::V4(address) => {
+            let [first, second, ..] = address.octets();
+            Cidr {
+                address: [first, second, 0, 0].into(),
+                prefix: 16,
+            }
+        }
+        IpAddr::V6(address) => {
+            let [first, second, third, fourth, ..] = address.segments();
+            Cidr {
+                address: [first, second, third, fourth, 0, 0, 0, 0].into(),
+                prefix: 64,
+            }
+        }
+    }
+}
+
 impl Registry {
-    /// Adds, replaces or removes an EndpointSlice.
-    pub fn set_endpoints(&mut self, key: &ConfigKey, facts: Option<EndpointsFacts>) {
+    /// Adds, replaces or removes an EndpointSlice; returns whether there is a further range of pod addresses.
+    pub fn set_endpoints(&mut self, key: &ConfigKey, facts: Option<EndpointsFacts>) -> bool {
         let concerned: BTreeSet<ServiceKey> = self
             .endpoints
             .service_of(key)
@@ -83,9 +107,10 @@ impl Registry {
                 .map(|service| registry.size_of(service))
                 .fold(Size::default(), Size::add)
         };
-        let before = size(self);
+        let before = (size(self), self.endpoints.ranges.len());
         self.endpoints.set(key.clone(), facts);
-        self.size_for_all = self.size_for_all - before + size(self);
+        self.size_for_all = self.size_for_all - before.0 + size(self);
+        self.endpoints.ranges.len() != before.1
     }
 
     /// Whether an EndpointSlice would say something else about where the pods of a Service are.
@@ -119,8 +144,9 @@ impl Registry {
         all
     }
 
-    /// Headless Services that are told by their pods: their names, and their namespaces.
-    pub fn told_by_pods(&self) -> [impl Iterator<Item = &Name>; 2] {
-        [&self.headless_names, &self.headless_in].map(|counts| counts.keys())
+    /// The ranges in which the addresses of pods are, as far as the pods of Services tell: of each address the first 16 bits,
+    /// of IPv6 64. One that was seen stays for as long as the process runs, so that the last pod in it does not take it along.
+    pub fn pod_ranges(&self) -> &BTreeSet<Cidr> {
+        &self.endpoints.ranges
     }
 }

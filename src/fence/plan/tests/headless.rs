@@ -5,7 +5,6 @@ use serde_json::Value;
 
 use super::*;
 use crate::fence::miss::Miss;
-use crate::fence::render::Kind;
 use crate::fence::world::{SYSTEM, settings};
 use crate::fence::{Attribution, Change, Settings};
 use crate::source::convert::Watched;
@@ -13,13 +12,13 @@ use crate::source::convert::Watched;
 const PEERS: &str = "data/peers.data.svc.cluster.local";
 
 /// The shop, which learns headless Services, and `peers` with a pod at 10.1.0.7.
-fn shop() -> World {
+pub(super) fn shop() -> World {
     let mut world = super::shop();
     populate(&mut world);
     world
 }
 
-fn populate(world: &mut World) {
+pub(super) fn populate(world: &mut World) {
     world.namespace("data", None);
     headless(world, "data", "peers", &["http:8080"], &json!({}));
     slice(world, "data/peers", "peers-1", &["10.1.0.7"]);
@@ -33,14 +32,20 @@ fn learn_headless(world: &mut World) {
     world.settle();
 }
 
-fn headless(world: &mut World, namespace: &str, name: &str, ports: &[&str], spec: &Value) -> ServiceKey {
+pub(super) fn headless(
+    world: &mut World,
+    namespace: &str,
+    name: &str,
+    ports: &[&str],
+    spec: &Value,
+) -> ServiceKey {
     let mut spec = spec.clone();
     spec["clusterIP"] = json!("None");
     world.service_with(namespace, name, ports, &json!({"spec": spec}))
 }
 
 /// An EndpointSlice as Kubernetes writes it.
-fn slice(world: &mut World, service: &str, name: &str, addresses: &[&str]) {
+pub(super) fn slice(world: &mut World, service: &str, name: &str, addresses: &[&str]) {
     slice_with(world, service, name, addresses, true);
 }
 
@@ -95,10 +100,6 @@ fn said(world: &World) -> String {
     said.answer
 }
 
-fn envoy_filter(world: &World) -> String {
-    world.objects[&(Kind::EnvoyFilter, "shop".into(), "servicefence".into())].to_string()
-}
-
 #[test]
 fn a_headless_service_stays_in_scope_unless_its_owner_learns_such_services() {
     let mut world = super::shop();
@@ -110,7 +111,6 @@ fn a_headless_service_stays_in_scope_unless_its_owner_learns_such_services() {
         assert!(said(&world).ends_with("learning.headless keeps such hosts"));
         assert_eq!(called(&world, "10.1.0.7:8080"), "not_mesh");
     }
-    assert!(!envoy_filter(&world).contains("peers"));
 }
 
 #[test]
@@ -124,7 +124,6 @@ fn it_leaves_in_two_steps_is_learned_by_the_address_of_a_pod_and_comes_back_in_t
     learn_headless(&mut world);
     assert!(!in_scope(&world));
     let narrowed = [
-        "apply EnvoyFilter shop/servicefence",
         "apply Sidecar shop/servicefence-web",
         "apply Sidecar shop/servicefence-web",
     ];
@@ -141,7 +140,7 @@ fn it_leaves_in_two_steps_is_learned_by_the_address_of_a_pod_and_comes_back_in_t
     world.settle();
     assert!(in_scope(&world));
     assert_eq!(called(&world, "10.1.0.7:8080"), "known");
-    assert_eq!(without_status(&world), narrowed[1..]);
+    assert_eq!(without_status(&world), narrowed);
 }
 
 fn without_status(world: &World) -> Vec<&str> {
@@ -165,10 +164,11 @@ fn before_the_first_sidecar_of_a_workload_it_is_warm_like_any_other() {
 }
 
 #[test]
-fn nothing_leaves_before_the_envoy_filter_knows_the_names_of_pods() {
+fn nothing_leaves_before_the_envoy_filter_knows_where_its_pods_are() {
     let mut world = super::shop();
     headless(&mut world, "data", "peers", &["http:8080"], &json!({}));
     world.settle();
+    slice(&mut world, "data/peers", "peers-1", &["10.7.0.7"]);
     world.edit("shop", "web", json!({"learning": {"headless": "Learn"}}));
     let moves = |world: &World| {
         let plan = world.engine.plan_fence(&web(), world.now).unwrap();
@@ -274,10 +274,15 @@ fn what_is_not_http_where_it_is_called_stays_in_and_says_why() {
 }
 
 #[test]
-fn where_what_the_mesh_does_not_know_is_refused_it_stays_in() {
+fn a_registry_only_mesh_learns_it_too_since_its_address_is_one_of_the_mesh() {
     let mut world = shop();
     mesh_config(&mut world, "outboundTrafficPolicy: {mode: REGISTRY_ONLY}");
-    assert!(said(&world).contains("REGISTRY_ONLY"), "{}", said(&world));
+    assert!(!in_scope(&world), "{}", said(&world));
+    assert_eq!(called(&world, "10.1.0.7:8080"), "data/peers");
+}
+
+#[test]
+fn where_the_gateway_refuses_what_it_does_not_know_it_stays_in() {
     let mut world = World::with(Settings {
         gateway_passes_on: false,
         ..settings()
@@ -395,54 +400,6 @@ fn endpoints_that_come_and_go_are_known_and_touch_nothing() {
     world.gone(Watched::EndpointSlices, "data", "peers-1");
     assert_eq!(world.settle(), [""; 0]);
     assert_eq!(called(&world, "10.1.0.7:8080"), "not_mesh");
-}
-
-#[test]
-fn the_names_of_pods_lead_to_the_gateway_while_some_fence_learns_headless_services() {
-    let mut world = shop();
-    let names = r"[^.:]+((\\.(peers))?(\\.(books|data|shop)|";
-    assert!(envoy_filter(&world).contains(names), "{}", envoy_filter(&world));
-    headless(&mut world, "data", "quorum", &["http:8080"], &json!({}));
-    headless(&mut world, "data", "db", &["tcp:5432"], &json!({}));
-    world.settle();
-    assert!(
-        envoy_filter(&world).contains(r"(\\.(peers|quorum))?"),
-        "{}",
-        envoy_filter(&world)
-    );
-    world.edit("shop", "web", json!({}));
-    world.settle();
-    assert!(
-        !envoy_filter(&world).contains("peers"),
-        "{}",
-        envoy_filter(&world)
-    );
-}
-
-#[test]
-fn the_names_of_pods_lead_nowhere_where_all_headless_services_are_in_scope_anyway() {
-    let mut world = shop();
-    let leads = |world: &World| envoy_filter(world).contains("peers");
-    assert!(leads(&world));
-    mesh_config(&mut world, "outboundTrafficPolicy: {mode: REGISTRY_ONLY}");
-    assert!(!leads(&world), "{}", envoy_filter(&world));
-    mesh_config(&mut world, "");
-    assert!(leads(&world));
-    // The mesh's default Sidecar may say so as well.
-    let refuses = json!({"egress": [{"hosts": ["*/*"]}], "outboundTrafficPolicy": {"mode": "REGISTRY_ONLY"}});
-    world.object("Sidecar", "istio-system", "default", refuses);
-    world.settle();
-    assert!(!leads(&world), "{}", envoy_filter(&world));
-    world.gone(Watched::Sidecars, "istio-system", "default");
-    world.settle();
-    assert!(leads(&world));
-    let mut world = World::with(Settings {
-        gateway_passes_on: false,
-        ..settings()
-    });
-    super::stock(&mut world);
-    populate(&mut world);
-    assert!(!leads(&world), "{}", envoy_filter(&world));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::*;
 use crate::fence::change::Change;
+use crate::fence::render::Kind;
 use crate::fence::world::{SYSTEM, dynamic, settings};
 
 fn nothing_is_warm_after_the_settle_time(world: &mut World) {
@@ -156,9 +157,32 @@ fn off_gives_the_whole_mesh_back_before_the_sidecar_goes_and_the_filter_goes_las
             "apply Sidecar shop/servicefence-web",
             "delete Sidecar shop/servicefence-web",
             "delete ServiceFence shop/web",
+            "apply EnvoyFilter shop/servicefence",
             "delete EnvoyFilter shop/servicefence",
         ]
     );
+}
+
+/// Istio takes a proxy's cluster before the routes to it: so the routes go first, for as long as proxies may not have heard.
+#[test]
+fn the_filter_leads_nowhere_before_it_goes() {
+    let mut world = shop();
+    let needs =
+        |world: &World| world.objects[&(Kind::EnvoyFilter, "shop".into(), "servicefence".into())].clone();
+    let whole = needs(&world);
+    world.namespace("shop", Some("off"));
+    let leads = |world: &World| needs(world).to_string().contains("HTTP_ROUTE");
+    while leads(&world) {
+        world.pass(SignedDuration::from_millis(100));
+        world.step();
+    }
+    // A controller that starts anew waits as long.
+    let mut world = world.restarted(|_| {});
+    let plan = world.engine.plan_namespace(&"shop".into(), world.now);
+    assert!(plan.writes.is_empty() && plan.again_at.is_some(), "{plan:?}");
+    world.namespace("shop", Some("enforce"));
+    world.settle();
+    assert_eq!(needs(&world), whole);
 }
 
 #[test]
