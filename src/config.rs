@@ -118,7 +118,7 @@ pub struct Config {
     pub service_cidrs: Vec<Cidr>,
 
     /// A range of pod addresses; all pods must be in one. Repeatable; default: what the addresses of Services' pods tell, the
-    /// first 16 bits of each, of IPv6 64.
+    /// first 20 bits of each, of IPv6 48.
     #[arg(long = "pod-cidr", env = "SERVICEFENCE_POD_CIDR", value_delimiter = ',')]
     pub pod_cidrs: Vec<Cidr>,
 

@@ -41,6 +41,5 @@ pub const ORIGINAL_DST_HEADER: &str = "x-servicefence-original-dst";
 /// Request header with the calling pod, `namespace/name`.
 pub const SOURCE_HEADER: &str = "x-servicefence-source";
 
-/// Request header that the caller's mesh is `REGISTRY_ONLY`, so the gateway refuses what it has no
-/// rule for. Only its presence counts: who forges it makes things stricter for itself.
-pub const REGISTRY_ONLY_HEADER: &str = "x-servicefence-registry-only";
+/// Request header of what a caller's proxy looks at for the second time. Who forges it gets what Istio does without us.
+pub const SECOND_LOOK_HEADER: &str = "x-servicefence-second-look";

@@ -204,6 +204,12 @@ impl Mesh {
             LONG,
             async || {
                 let fence = self.fence(namespace, name).await?;
+                // What is said of the fence as it was proves nothing of what was just written into it.
+                let (is, seen) = (
+                    &fence["metadata"]["generation"],
+                    &fence["status"]["observedGeneration"],
+                );
+                ensure!(seen == is, "generation {is} is not seen yet, only {seen}");
                 let conditions = fence["status"]["conditions"]
                     .as_array()
                     .context("it has no conditions")?;

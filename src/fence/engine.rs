@@ -28,6 +28,7 @@ use super::labels::Asked;
 use super::mutual_tls::MutualTls;
 use super::name::{Cidr, ConfigKey, FenceKey, Fingerprint, Name, PodKey, ScopeHost};
 use super::optin::Named;
+use super::plan::EnvoyFilters;
 use super::registry::Registry;
 use super::telemetry::{MeshConfigFacts, TelemetryFacts};
 use super::transition::Warm;
@@ -174,8 +175,8 @@ pub struct Engine {
     pub(super) mutual_tls: MutualTls,
     pub(super) history: History,
     pub(super) history_read: history::Read,
-    /// Digest of the spec that every namespace's EnvoyFilter must have.
-    pub(super) envoy_filter: OnceLock<Fingerprint>,
+    /// Digests of the specs that the namespaces' EnvoyFilters must have.
+    pub(super) envoy_filters_wanted: OnceLock<EnvoyFilters<Fingerprint>>,
 }
 
 impl Engine {
@@ -211,7 +212,7 @@ impl Engine {
             settings,
             history: History::default(),
             history_read: BTreeMap::new(),
-            envoy_filter: OnceLock::new(),
+            envoy_filters_wanted: OnceLock::new(),
         }
     }
 

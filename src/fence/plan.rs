@@ -12,6 +12,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 
+pub(super) use fence::EnvoyFilters;
 pub use fence::FencePlan;
 pub use mesh::{PortsPlan, RoutesPlan};
 pub use namespace::NamespacePlan;
@@ -52,6 +53,8 @@ pub(crate) enum Held {
     NoPorts,
     /// The namespace's EnvoyFilter is not written yet.
     NoEnvoyFilter,
+    /// Nothing says which addresses Services have.
+    NoServiceRanges,
     /// Its mode is Observe, and nothing tells of its calls.
     Blind(Blind),
     /// Its misses would be passed through, and Istio refuses what the mesh does not know.

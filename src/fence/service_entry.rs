@@ -86,7 +86,7 @@ pub(super) enum Kept {
     Bound(Bound),
     /// It is a wildcard, which metrics do not tell.
     Wildcard,
-    /// It reads like a name of the mesh: the EnvoyFilter may lead its HTTP calls to the gateway.
+    /// It has the name of a Service, which may come.
     MeshName,
     /// A VirtualService or a route of Gateway API has rules for it.
     Rules,
@@ -131,9 +131,7 @@ impl fmt::Display for Kept {
                 "it has a port that is neither HTTP nor TLS, whose listener leads all connections of that number to it"
             }
             Self::Wildcard => "metrics do not tell of calls by a wildcard",
-            Self::MeshName => {
-                "it reads like the name of a Service (two parts, or the last is a namespace), so a call to it may go by the gateway"
-            }
+            Self::MeshName => "its name is that of a Service of the cluster",
             Self::Rules => "a VirtualService or route has rules for it, which a call would not follow",
             Self::DestinationRule => "a DestinationRule says how to connect to it, which a call would not heed",
             Self::Covered => "it is one of a wildcard of another ServiceEntry, where calls to it would go",
@@ -328,7 +326,7 @@ impl Engine {
         if host.contains('*') {
             return Some(Kept::Wildcard);
         }
-        if self.reads_like_a_service(host) {
+        if ServiceKey::of_host(host).is_some() {
             return Some(Kept::MeshName);
         }
         let mut covering = self.registry.service_entries_covering(host);
@@ -342,16 +340,6 @@ impl Engine {
         self.registry
             .has_destination_rule(host)
             .then_some(Kept::DestinationRule)
-    }
-
-    /// Whether a host has the form of a name of the mesh, where an address decides whose it is: see `render::envoy_filter_spec`.
-    fn reads_like_a_service(&self, host: &str) -> bool {
-        let mut parts = host.rsplit('.');
-        let last = parts.next().unwrap_or_default();
-        parts.nth(1).is_none()
-            || last == "svc"
-            || self.registry.namespace(last).is_some()
-            || ServiceKey::of_host(host).is_some()
     }
 
     /// Hosts of ServiceEntries that a fence's Sidecar has and its scope no longer: those to which the workload may be

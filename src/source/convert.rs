@@ -4,6 +4,7 @@
 //! out: [`Change`]s. An object that cannot be read is an error of its own and touches no other.
 
 mod jwks;
+mod lean;
 mod pods;
 mod telemetry;
 
@@ -34,6 +35,7 @@ use crate::fence::render::{self, Kind};
 use crate::fence::service_entry::ServiceEntryFacts;
 use crate::fence::telemetry::MeshConfigFacts;
 
+pub use self::lean::Lean;
 pub use self::pods::{TrimmedPod, is_ready};
 
 /// Annotation with the `exportTo` of a Kubernetes Service.

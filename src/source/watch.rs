@@ -20,7 +20,7 @@ use kube::core::{PartialObjectMeta, Resource};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 
-use super::convert::{Observe, Watched};
+use super::convert::{Lean, Observe, Watched};
 use crate::fence::name::{Cidr, Name};
 use crate::fence::{Change, render};
 use crate::metrics::Metrics;
@@ -53,8 +53,8 @@ pub struct Context {
 /// Starts all watches. Readiness waits for each to have seen what exists.
 pub fn start(context: &Context, tasks: &mut Supervisor, readiness: &Readiness) {
     let client = || context.client.clone();
-    let all = watcher::Config::default;
-    let namespaces: Api<PartialObjectMeta<core::Namespace>> = Api::all(client());
+    let all = pages;
+    let namespaces: Api<Lean<PartialObjectMeta<core::Namespace>>> = Api::all(client());
     spawn(
         Watched::Namespaces,
         watcher::watcher(namespaces, all()),
@@ -62,7 +62,7 @@ pub fn start(context: &Context, tasks: &mut Supervisor, readiness: &Readiness) {
         tasks,
         readiness,
     );
-    let services: Api<core::Service> = Api::all(client());
+    let services: Api<Lean<core::Service>> = Api::all(client());
     spawn(
         Watched::Services,
         watcher::watcher(services, all()),
@@ -81,7 +81,7 @@ pub fn start(context: &Context, tasks: &mut Supervisor, readiness: &Readiness) {
         tasks,
         readiness,
     );
-    let slices: Api<EndpointSlice> = Api::all(client());
+    let slices: Api<Lean<EndpointSlice>> = Api::all(client());
     spawn(
         Watched::EndpointSlices,
         watcher::watcher(slices, all()),
@@ -101,7 +101,7 @@ pub fn start(context: &Context, tasks: &mut Supervisor, readiness: &Readiness) {
         Watched::Telemetries,
         Watched::PeerAuthentications,
     ] {
-        let api: Api<DynamicObject> = Api::all_with(client(), &resource(watched));
+        let api: Api<Lean<DynamicObject>> = Api::all_with(client(), &resource(watched));
         let config = match watched {
             Watched::EnvoyFilters => all().fields(&format!("metadata.name={}", render::ENVOY_FILTER)),
             _ => all(),
@@ -111,6 +111,11 @@ pub fn start(context: &Context, tasks: &mut Supervisor, readiness: &Readiness) {
     gateway::start(context, tasks, readiness);
     gateway_api::start(context, tasks, readiness);
     pods::start(context, tasks);
+}
+
+/// A list is decoded a page at a time, so a page is the memory that a list takes.
+fn pages() -> watcher::Config {
+    watcher::Config::default().page_size(100)
 }
 
 fn spawn<K>(

@@ -25,7 +25,7 @@ impl Engine {
         match change {
             Change::Namespace(name, facts) => self.apply_namespace(&name, facts, &mut dirty),
             Change::Service(key, facts) => self.apply_service(&key, facts, &mut dirty),
-            // What endpoints a Service has changes no plan: what a status says of them may be an hour old.
+            // How many endpoints a Service has changes no plan: what a status says of them may be an hour old.
             Change::Endpoints(key, facts) => {
                 if self.registry.set_endpoints(&key, facts) {
                     self.dirty_envoy_filters(&mut dirty);
@@ -54,8 +54,7 @@ impl Engine {
                 self.leftovers.insert(key);
             }
             Change::EnvoyFilter(namespace, written) => {
-                let leaving =
-                    render::envoy_filter_leaving(&namespace, &self.settings.system_namespace).fingerprint();
+                let leaving = self.wanted_envoy_filters().leaving;
                 if written.as_ref().is_some_and(|is| is.fingerprint == leaving) {
                     self.releasing.insert(namespace.clone(), now + self.settle_time());
                 }
@@ -139,9 +138,6 @@ impl Engine {
         }
         if was_discovered != self.is_discovered(name) {
             self.discovery_changed(name, dirty);
-        }
-        if old.is_none() || new.is_none() {
-            self.dirty_learning_service_entries(dirty);
         }
         self.dirty_fences_in(name, dirty);
         dirty.targets.insert(Target::Namespace(name.clone()));

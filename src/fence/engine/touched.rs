@@ -95,8 +95,8 @@ impl Engine {
     }
 
     pub(in crate::fence) fn dirty_envoy_filters(&mut self, dirty: &mut Dirty) {
-        let before = self.envoy_filter.take();
-        if before != Some(self.wanted_envoy_filter()) {
+        let before = self.envoy_filters_wanted.take();
+        if before != Some(self.wanted_envoy_filters()) {
             dirty
                 .targets
                 .extend(self.fenced_namespaces().into_iter().map(Target::Namespace));

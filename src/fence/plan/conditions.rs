@@ -60,6 +60,7 @@ impl Engine {
             | Held::Conflict(_)
             | Held::NoGateway
             | Held::GatewayGone
+            | Held::NoServiceRanges
             | Held::RegistryOnly
             | Held::Unseen(_)
             | Held::Blind(_) => true,

@@ -62,6 +62,13 @@ pub(super) struct Case<'a> {
     pub(super) now: Timestamp,
 }
 
+/// Of the EnvoyFilters of all namespaces: what they are while they serve misses, and for a while before they go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::fence) struct EnvoyFilters<T> {
+    pub serving: T,
+    pub leaving: T,
+}
+
 impl Engine {
     /// The plan of a fence; `None` where there is no such fence, or its namespace's pods are not known yet.
     pub fn plan_fence(&self, key: &FenceKey, now: Timestamp) -> Option<FencePlan> {
@@ -225,33 +232,47 @@ impl Engine {
         if self.ports_write().is_some() {
             return Some(Held::NoPorts);
         }
+        if self.service_cidrs.is_empty() {
+            return Some(Held::NoServiceRanges);
+        }
         (!self.has_envoy_filter(namespace)).then_some(Held::NoEnvoyFilter)
     }
 
     /// Whether the calls of a namespace to all that may be out of scope are led to the gateway.
     fn has_envoy_filter(&self, namespace: &Name) -> bool {
         let is = self.envoy_filters.get(namespace);
-        is.is_some_and(|is| is.ours && is.fingerprint == self.wanted_envoy_filter())
+        is.is_some_and(|is| is.ours && is.fingerprint == self.wanted_envoy_filters().serving)
     }
 
-    /// Digest of the spec that every EnvoyFilter of ours must have.
-    pub(in crate::fence) fn wanted_envoy_filter(&self) -> Fingerprint {
-        *self
-            .envoy_filter
-            .get_or_init(|| render::envoy_filter(&"".into(), &self.envoy_filter_spec()).fingerprint())
+    /// Digests of the specs that EnvoyFilters of ours must have.
+    pub(in crate::fence) fn wanted_envoy_filters(&self) -> EnvoyFilters<Fingerprint> {
+        *self.envoy_filters_wanted.get_or_init(|| {
+            let digest = |spec| render::envoy_filter(&"".into(), &spec).fingerprint();
+            let specs = self.envoy_filter_specs();
+            EnvoyFilters {
+                serving: digest(specs.serving),
+                leaving: digest(specs.leaving),
+            }
+        })
     }
 
-    pub(in crate::fence) fn envoy_filter_spec(&self) -> Value {
-        let told = &self.settings.pod_cidrs;
+    pub(in crate::fence) fn envoy_filter_specs(&self) -> EnvoyFilters<Value> {
+        let system = &self.settings.system_namespace;
+        let mut pods = self.settings.pod_cidrs.clone();
+        if !self.settings.gateway_passes_on {
+            // The gateway has no rules for these.
+            pods.clear();
+        } else if pods.is_empty() {
+            pods.extend(self.registry.pod_ranges());
+        }
         let ranges = render::Ranges {
             services: &self.service_cidrs,
-            pods: if told.is_empty() {
-                self.registry.pod_ranges()
-            } else {
-                told
-            },
+            pods: &pods,
         };
-        render::envoy_filter_spec(&self.settings.system_namespace, &ranges)
+        EnvoyFilters {
+            serving: render::envoy_filter_spec(system, &ranges),
+            leaving: render::envoy_filter_leaving_spec(system, &ranges),
+        }
     }
 
     /// What the mesh's default Sidecar says about proxies, and ours would lose, since Istio merges none.

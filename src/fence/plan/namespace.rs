@@ -54,18 +54,18 @@ impl Engine {
             .get(namespace)
             .copied()
             .filter(|until| *until > now);
+        let wanted = self.wanted_envoy_filters();
         let is_not = |wanted| is.is_none_or(|is| is.fingerprint != wanted);
-        let leaving = || render::envoy_filter_leaving(namespace, &self.settings.system_namespace);
+        let apply = |spec| Write::Apply(render::envoy_filter(namespace, &spec));
         if self.needs_envoy_filter(namespace) {
             plan.again_at = needed_until;
-            if is_not(self.wanted_envoy_filter()) {
-                let object = render::envoy_filter(namespace, &self.envoy_filter_spec());
-                plan.writes.push(Write::Apply(object));
+            if is_not(wanted.serving) {
+                plan.writes.push(apply(self.envoy_filter_specs().serving));
             }
         } else if is.is_some() && needed_until.is_some() {
             plan.again_at = needed_until;
-        } else if is.is_some() && is_not(leaving().fingerprint()) {
-            plan.writes.push(Write::Apply(leaving()));
+        } else if is.is_some() && is_not(wanted.leaving) {
+            plan.writes.push(apply(self.envoy_filter_specs().leaving));
         } else if is.is_some() {
             let name = render::ENVOY_FILTER.into();
             plan.writes

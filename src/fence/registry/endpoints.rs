@@ -1,10 +1,10 @@
 //! What EndpointSlices tell: how many endpoints Services have, and to which of them an address belongs.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Add as _;
 
-use super::Registry;
+use super::{Registry, count};
 use crate::fence::facts::{EndpointsFacts, Visibility};
 use crate::fence::name::{Cidr, ConfigKey, ServiceKey};
 use crate::fence::savings::Size;
@@ -18,13 +18,18 @@ pub(super) struct Endpoints {
     /// The slices that an address stands in: several while endpoints move from one to another, and where Services share
     /// their pods.
     by_address: BTreeSet<(IpAddr, ConfigKey)>,
-    /// See [`Registry::pod_ranges`].
-    ranges: BTreeSet<Cidr>,
+    /// See [`Registry::pod_ranges`]; how many addresses are in each.
+    ranges: BTreeMap<Cidr, usize>,
 }
 
 impl Endpoints {
-    /// Adds, replaces or removes an EndpointSlice.
-    pub(super) fn set(&mut self, key: ConfigKey, facts: Option<EndpointsFacts>) {
+    /// Adds, replaces or removes an EndpointSlice; returns whether pods are in other ranges of addresses now.
+    pub(super) fn set(&mut self, key: ConfigKey, facts: Option<EndpointsFacts>) -> bool {
+        let mut moves = false;
+        // First what comes: a range that stays was never empty.
+        for address in facts.iter().flat_map(|facts| &facts.addresses) {
+            moves |= count(&mut self.ranges, &range_of(*address), true);
+        }
         if let Some(old) = self.slices.remove(&key) {
             if let Some(counts) = self.of_service.get_mut(&old.service) {
                 counts[usize::from(old.ipv6)] -= old.ready;
@@ -33,6 +38,7 @@ impl Endpoints {
                 }
             }
             for address in old.addresses {
+                moves |= count(&mut self.ranges, &range_of(address), false);
                 self.by_address.remove(&(address, key.clone()));
             }
         }
@@ -41,10 +47,9 @@ impl Endpoints {
             let addresses = new.addresses.iter();
             self.by_address
                 .extend(addresses.map(|address| (*address, key.clone())));
-            self.ranges
-                .extend(new.addresses.iter().map(|address| range_of(*address)));
             self.slices.insert(key, new);
         }
+        moves
     }
 
     /// Whose endpoints a slice is known to have.
@@ -71,25 +76,19 @@ impl Endpoints {
 /// The range that an address of a pod tells.
 fn range_of(address: IpAddr) -> Cidr {
     match address {
-        IpAddr::V4(address) => {
-            let [first, second, ..] = address.octets();
-            Cidr {
-                address: [first, second, 0, 0].into(),
-                prefix: 16,
-            }
-        }
-        IpAddr::V6(address) => {
-            let [first, second, third, fourth, ..] = address.segments();
-            Cidr {
-                address: [first, second, third, fourth, 0, 0, 0, 0].into(),
-                prefix: 64,
-            }
-        }
+        IpAddr::V4(address) => Cidr {
+            address: (address & Ipv4Addr::new(0xff, 0xff, 0xf0, 0)).into(),
+            prefix: 20,
+        },
+        IpAddr::V6(address) => Cidr {
+            address: (address & Ipv6Addr::new(0xffff, 0xffff, 0xffff, 0, 0, 0, 0, 0)).into(),
+            prefix: 48,
+        },
     }
 }
 
 impl Registry {
-    /// Adds, replaces or removes an EndpointSlice; returns whether there is a further range of pod addresses.
+    /// Adds, replaces or removes an EndpointSlice; returns whether pods are in other ranges of addresses now.
     pub fn set_endpoints(&mut self, key: &ConfigKey, facts: Option<EndpointsFacts>) -> bool {
         let concerned: BTreeSet<ServiceKey> = self
             .endpoints
@@ -107,10 +106,10 @@ impl Registry {
                 .map(|service| registry.size_of(service))
                 .fold(Size::default(), Size::add)
         };
-        let before = (size(self), self.endpoints.ranges.len());
-        self.endpoints.set(key.clone(), facts);
-        self.size_for_all = self.size_for_all - before.0 + size(self);
-        self.endpoints.ranges.len() != before.1
+        let before = size(self);
+        let moves = self.endpoints.set(key.clone(), facts);
+        self.size_for_all = self.size_for_all - before + size(self);
+        moves
     }
 
     /// Whether an EndpointSlice would say something else about where the pods of a Service are.
@@ -144,9 +143,9 @@ impl Registry {
         all
     }
 
-    /// The ranges in which the addresses of pods are, as far as the pods of Services tell: of each address the first 16 bits,
-    /// of IPv6 64. One that was seen stays for as long as the process runs, so that the last pod in it does not take it along.
-    pub fn pod_ranges(&self) -> &BTreeSet<Cidr> {
-        &self.endpoints.ranges
+    /// The ranges in which the addresses of pods are, as far as the pods of Services tell: of each address the first 20 bits,
+    /// of IPv6 48. Nodes have ranges of their own, often with 24 bits, of IPv6 64: several of them share one of these.
+    pub fn pod_ranges(&self) -> impl Iterator<Item = &Cidr> {
+        self.endpoints.ranges.keys()
     }
 }

@@ -96,10 +96,13 @@ pub(super) fn forget<'a, K>(
     }
 }
 
-pub(in crate::fence) fn count<K: Ord + Clone>(counts: &mut BTreeMap<K, usize>, key: &K, add: bool) {
+/// Counts one more or one less; returns whether it was the first or the last.
+pub(in crate::fence) fn count<K: Ord + Clone>(counts: &mut BTreeMap<K, usize>, key: &K, add: bool) -> bool {
     let count = counts.entry(key.clone()).or_default();
     *count = if add { *count + 1 } else { count.saturating_sub(1) };
+    let is_edge = *count == usize::from(add);
     if *count == 0 {
         counts.remove(key);
     }
+    is_edge
 }

@@ -6,10 +6,12 @@
 //! ends every HTTP connection of the namespace's pods.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 use servicefence_crd::names;
 
+use super::address::address_pattern;
 use super::second_look::{Ranges, second_look};
 use super::{Kind, Object};
 use crate::fence::name::{Cidr, Name, ServiceKey, cluster_domain};
@@ -40,7 +42,10 @@ pub fn envoy_filter(namespace: &Name, spec: &Value) -> Object {
 /// go to a Service address are tunnelled by HTTP/2 CONNECT, so that they too are authenticated and
 /// arrive under STRICT mutual TLS.
 pub fn envoy_filter_spec(system_namespace: &Name, ranges: &Ranges<'_>) -> Value {
-    let mut patches = vec![http_miss(ALLOW_ANY), http_miss(BLOCK_ALL)];
+    let mut patches = vec![
+        http_miss(ALLOW_ANY, ranges.services),
+        http_miss(BLOCK_ALL, ranges.services),
+    ];
     patches.extend(second_look(system_namespace, ranges));
     if !ranges.services.is_empty() {
         patches.push(tcp_miss(system_namespace, ranges.services));
@@ -48,16 +53,10 @@ pub fn envoy_filter_spec(system_namespace: &Name, ranges: &Ranges<'_>) -> Value 
     json!({"configPatches": patches})
 }
 
-/// The EnvoyFilter of a namespace for a while before it goes: nothing leads to the second look any more, but it is there.
-/// Istio takes a cluster and a listener from a proxy before the routes that lead to them.
-pub fn envoy_filter_leaving(namespace: &Name, system_namespace: &Name) -> Object {
-    let none = BTreeSet::new();
-    let ranges = Ranges {
-        services: &none,
-        pods: &none,
-    };
-    let patches = second_look(system_namespace, &ranges);
-    envoy_filter(namespace, &json!({"configPatches": patches}))
+/// The spec for a while before the object goes: nothing leads to the second look any more, but it is there. Istio takes a
+/// cluster and a listener from a proxy before the routes that lead to them.
+pub fn envoy_filter_leaving_spec(system_namespace: &Name, ranges: &Ranges<'_>) -> Value {
+    json!({"configPatches": second_look(system_namespace, ranges)})
 }
 
 pub(super) fn cluster(system_namespace: &Name, port: u16) -> String {
@@ -82,18 +81,9 @@ fn header(key: &str, value: &str) -> Value {
     })
 }
 
-/// What Istio would let pass or refuse, and whose Host may be one of the mesh: on to the second look.
-fn http_miss(catch_all: &str) -> Value {
-    let mut add = vec![
-        header(names::ORIGINAL_DST_HEADER, "%DOWNSTREAM_LOCAL_ADDRESS%"),
-        source_header(),
-    ];
-    // Where it is not meant, the application's own must not make its call fail.
-    let mut remove = vec![names::REGISTRY_ONLY_HEADER];
-    if catch_all == BLOCK_ALL {
-        add.push(header(names::REGISTRY_ONLY_HEADER, "true"));
-        remove.clear();
-    }
+/// What Istio would let pass or refuse, and whose Host may be one of the mesh: on to the second look. Istio's metrics name a
+/// call by the catch-all, and it keeps that name: nobody knows yet whose it is.
+fn http_miss(catch_all: &str, services: &BTreeSet<Cidr>) -> Value {
     json!({
         "applyTo": "HTTP_ROUTE",
         "match": {
@@ -103,11 +93,18 @@ fn http_miss(catch_all: &str) -> Value {
         "patch": {
             "operation": "INSERT_FIRST",
             "value": {
-                "name": ENVOY_FILTER,
-                "match": {"prefix": "/", "headers": [authority(&host_pattern())]},
-                "route": {"cluster": ENVOY_FILTER, "timeout": "0s"},
-                "request_headers_to_add": add,
-                "request_headers_to_remove": remove,
+                "name": catch_all,
+                "match": {"prefix": "/", "headers": [
+                    // The second look goes by Istio's routes too, and there is no third.
+                    {"name": names::SECOND_LOOK_HEADER, "present_match": true, "invert_match": true},
+                    authority(&host_pattern(services)),
+                ]},
+                "route": {"cluster": ENVOY_FILTER, "timeout": "0s", "max_grpc_timeout": "0s"},
+                "request_headers_to_add": [
+                    header(names::ORIGINAL_DST_HEADER, "%DOWNSTREAM_LOCAL_ADDRESS%"),
+                    source_header(),
+                    header(names::SECOND_LOOK_HEADER, "true"),
+                ],
             },
         },
     })
@@ -144,10 +141,13 @@ fn tcp_miss(system_namespace: &Name, cidrs: &BTreeSet<Cidr>) -> Value {
     })
 }
 
-/// Matches, in whole, what a Host header of the mesh may be: a name, or an address.
-fn host_pattern() -> String {
-    let name = name_pattern();
-    format!(r"{name}|([0-9]+(\.[0-9]+){{3}}|\[[0-9a-fA-F:.]+\])(:[0-9]+)?")
+/// Matches, in whole, what a Host header of the mesh may be: a name, or an address of a Service.
+fn host_pattern(services: &BTreeSet<Cidr>) -> String {
+    let mut pattern = name_pattern();
+    for addresses in services.iter().map(address_pattern) {
+        let _ = write!(pattern, "|{addresses}(:[0-9]+)?");
+    }
+    pattern
 }
 
 /// Matches, in whole, what may name a Service or a pod behind it: `reviews`, `reviews.books`, `reviews.books.svc`,
@@ -163,7 +163,7 @@ pub(super) fn authority(pattern: &str) -> Value {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::second_look::tests::manager;
+    use super::super::second_look::tests::second_routes;
     use super::*;
 
     /// The chart's part, which the headers are for.
@@ -185,7 +185,7 @@ pub(super) mod tests {
 
     /// The route in front of a catch-all.
     fn route(catch_all: &str) -> Value {
-        let spec = spec(&[], &[]);
+        let spec = spec(&["10.96.0.0/16"], &[]);
         let of = |patch: &&Value| patch["match"]["routeConfiguration"]["vhost"]["name"] == catch_all;
         patches(&spec).iter().find(of).unwrap()["patch"]["value"].clone()
     }
@@ -203,51 +203,40 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_second_look_is_told_of_a_registry_only_mesh_whatever_the_application_sends() {
-        let of_registry_only = ("x-servicefence-registry-only", "true");
-        let block_all = route("block_all");
-        assert!(added(&block_all).contains(&of_registry_only), "{block_all}");
-        assert_eq!(block_all["request_headers_to_remove"], json!([]));
-    }
-
-    #[test]
-    fn elsewhere_an_application_that_says_so_does_not_break_its_own_call() {
-        let allow_any = route("allow_any");
-        assert_eq!(
-            added(&allow_any),
-            [
-                ("x-servicefence-original-dst", "%DOWNSTREAM_LOCAL_ADDRESS%"),
-                (
-                    "x-servicefence-source",
-                    "%ENVIRONMENT(POD_NAMESPACE)%/%ENVIRONMENT(POD_NAME)%"
-                ),
-            ]
-        );
-        assert_eq!(
-            allow_any["request_headers_to_remove"],
-            json!(["x-servicefence-registry-only"])
-        );
+    fn the_first_pass_says_what_it_knows_whatever_the_application_sends() {
+        let wanted = [
+            ("x-servicefence-original-dst", "%DOWNSTREAM_LOCAL_ADDRESS%"),
+            (
+                "x-servicefence-source",
+                "%ENVIRONMENT(POD_NAMESPACE)%/%ENVIRONMENT(POD_NAME)%",
+            ),
+            ("x-servicefence-second-look", "true"),
+        ];
+        for catch_all in ["allow_any", "block_all"] {
+            assert_eq!(added(&route(catch_all)), wanted);
+        }
     }
 
     #[test]
     fn no_destination_sees_what_is_added() {
-        let spec = spec(&["10.96.0.0/16"], &["10.1.0.0/16"]);
-        let second = &manager(&spec)["route_config"];
-        let passed = second["virtual_hosts"][0]["routes"]
-            .as_array()
-            .unwrap()
-            .last()
-            .unwrap();
-        assert_eq!(passed["route"]["cluster"], "PassthroughCluster");
-        let removed = |from: &Value, name: &str| {
-            let all = from["request_headers_to_remove"].as_array().unwrap();
-            all.iter().any(|one| one == name)
+        let whole = spec(&["10.96.0.0/16"], &["10.1.0.0/16"]);
+        let removed = |by: &Value, name: &str| {
+            let all = by["request_headers_to_remove"].as_array();
+            all.is_some_and(|all| all.iter().any(|one| one == name))
         };
-        for catch_all in ["allow_any", "block_all"] {
-            for (name, _) in added(&route(catch_all)) {
-                let at_gateway = GATEWAY.contains(&format!("\n            - {name}\n"));
-                let everywhere = removed(second, name);
-                assert!(everywhere || removed(passed, name) && at_gateway, "{name} stays");
+        let gateway = GATEWAY.split_once("applyTo: ROUTE_CONFIGURATION").unwrap().1;
+        let gateway = gateway.split_once("applyTo:").unwrap().0;
+        let (passed, to_gateway): (Vec<_>, Vec<_>) =
+            second_routes(&whole).partition(|(operation, _)| *operation == "MERGE");
+        assert_eq!((passed.len(), to_gateway.len()), (1, 4));
+        for (name, _) in added(&route("allow_any")) {
+            assert!(removed(passed[0].1, name), "{name} goes outside");
+            let at_gateway = gateway.contains(&format!("\n            - {name}\n"));
+            for (_, route) in &to_gateway {
+                assert!(
+                    removed(route, name) || at_gateway,
+                    "{name} goes through the gateway"
+                );
             }
         }
     }
@@ -262,7 +251,7 @@ pub(super) mod tests {
     #[test]
     fn what_has_no_name_of_the_mesh_keeps_the_way_that_istio_gives_it() {
         let route = route("allow_any");
-        let pattern = route["match"]["headers"][0]["string_match"]["safe_regex"]["regex"]
+        let pattern = route["match"]["headers"][1]["string_match"]["safe_regex"]["regex"]
             .as_str()
             .unwrap();
         for host in [
@@ -275,9 +264,7 @@ pub(super) mod tests {
             "peers-0.peers.data.svc",
             "peers-0.peers.data.svc.cluster.local.",
             "10.96.0.1",
-            "10.1.0.1:8080",
-            "[fd00::1]:8080",
-            "[FD00::1]",
+            "10.96.0.1:8080",
         ] {
             assert!(is_in_whole(pattern, host), "{host}");
         }
@@ -286,25 +273,33 @@ pub(super) mod tests {
             "a.b.c.d.svc",
             "a.b.svc.k8s.example",
             "reviews.books.svc.cluster.local.x",
+            // Who dials pods by their addresses, and says so, is not looked at.
+            "10.1.0.1:8080",
         ] {
             assert!(!is_in_whole(pattern, host), "{host}");
         }
     }
 
     #[test]
-    fn nothing_leads_to_what_is_leaving() {
-        let leaving = envoy_filter_leaving(&"shop".into(), &"system".into()).body;
-        let whole = spec(&["10.96.0.0/16"], &[]);
-        let kinds = |spec: &Value| -> Vec<_> {
-            let patches = patches(spec).iter();
-            patches
-                .map(|patch| patch["applyTo"].as_str().unwrap().to_owned())
-                .collect()
+    fn nothing_leads_to_what_is_leaving_and_nothing_else_changes() {
+        let services = ["10.96.0.0/16".parse().unwrap()].into();
+        let ranges = Ranges {
+            services: &services,
+            pods: &BTreeSet::new(),
         };
-        assert_eq!(kinds(&leaving["spec"]), ["CLUSTER", "LISTENER"]);
+        let (whole, leaving) = (
+            envoy_filter_spec(&"system".into(), &ranges),
+            envoy_filter_leaving_spec(&"system".into(), &ranges),
+        );
+        let gone: Vec<_> = patches(&whole)
+            .iter()
+            .filter(|patch| !patches(&leaving).contains(patch))
+            .map(|patch| (&patch["applyTo"], &patch["match"]["routeConfiguration"]["name"]))
+            .collect();
+        let first_pass = (&json!("HTTP_ROUTE"), &Value::Null);
         assert_eq!(
-            kinds(&whole),
-            ["HTTP_ROUTE", "HTTP_ROUTE", "CLUSTER", "LISTENER", "FILTER_CHAIN"]
+            gone,
+            [first_pass, first_pass, (&json!("FILTER_CHAIN"), &Value::Null)]
         );
     }
 }

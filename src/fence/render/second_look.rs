@@ -1,5 +1,9 @@
-//! The second look at what may be a miss, inside the caller's proxy: a cluster that leads to a listener whose routes match the
-//! address that was dialled, which the first pass wrote into a header.
+//! The second look at what may be a miss, inside the caller's proxy: a cluster that leads to a listener that has Istio's own
+//! routes of one port number, and in front of their catch-all ours, which match the address that was dialled. The first pass
+//! has written it into a header.
+//!
+//! The listener never changes, so that no request in it is cut when ranges do. And what is not of the mesh meets Istio's own
+//! catch-all, whatever that does: pass, refuse, or take an `egressProxy`.
 
 use std::collections::BTreeSet;
 
@@ -10,8 +14,9 @@ use super::address::address_pattern;
 use super::envoy_filter::{ALLOW_ANY, BLOCK_ALL, ENVOY_FILTER, authority, cluster, name_pattern};
 use crate::fence::name::{Cidr, Name};
 
-/// Istio's cluster for what is let pass: the address that was dialled.
-const PASSTHROUGH: &str = "PassthroughCluster";
+/// Istio's routes by which the second look goes, by name: those of the gateway's port number, which every proxy has that can
+/// reach the gateway.
+const ROUTES: u16 = names::FALLBACK_PORT;
 
 /// The addresses of the mesh.
 #[derive(Clone, Copy)]
@@ -22,17 +27,74 @@ pub struct Ranges<'a> {
     pub pods: &'a BTreeSet<Cidr>,
 }
 
-/// The cluster and the listener by which a request goes through the same proxy once more.
-pub(super) fn second_look(system_namespace: &Name, ranges: &Ranges<'_>) -> [Value; 2] {
-    let added = |apply_to: &str, value: Value| {
-        json!({
-            "applyTo": apply_to,
-            "match": {"context": "SIDECAR_OUTBOUND"},
-            "patch": {"operation": "ADD", "value": value},
-        })
-    };
+/// The patches for it. Of those that insert, the last one stands first.
+pub(super) fn second_look(system_namespace: &Name, ranges: &Ranges<'_>) -> Vec<Value> {
+    let mut patches = vec![
+        added("CLUSTER", &way_in()),
+        added("LISTENER", &listener()),
+        passed(),
+    ];
+    for catch_all in [ALLOW_ANY, BLOCK_ALL] {
+        // Istio finds a pod by a name only: what names its address passes, with a fence or without.
+        let pods = dialled(ranges.pods).map(|pods| vec![pods, authority(&name_pattern())]);
+        let services = dialled(ranges.services).map(|services| vec![services]);
+        for (name, headers) in [("servicefence-pods", pods), ("servicefence-services", services)] {
+            let route = headers.map(|headers| to_gateway(system_namespace, name, &headers));
+            patches.extend(route.map(|route| second_route(catch_all, "INSERT_FIRST", &route)));
+        }
+    }
+    patches
+}
+
+fn added(apply_to: &str, value: &Value) -> Value {
+    json!({
+        "applyTo": apply_to,
+        "match": {"context": "SIDECAR_OUTBOUND"},
+        "patch": {"operation": "ADD", "value": value},
+    })
+}
+
+/// A patch of a catch-all of the second look.
+fn second_route(catch_all: &str, operation: &str, value: &Value) -> Value {
+    json!({
+        "applyTo": "HTTP_ROUTE",
+        "match": {
+            "context": "SIDECAR_OUTBOUND",
+            "routeConfiguration": {
+                "name": ROUTES.to_string(),
+                "vhost": {"name": catch_all, "route": {"name": catch_all}},
+            },
+        },
+        "patch": {"operation": operation, "value": value},
+    })
+}
+
+/// Nothing outside sees what the first pass has added.
+fn passed() -> Value {
+    let remove = [
+        names::ORIGINAL_DST_HEADER,
+        names::SOURCE_HEADER,
+        names::SECOND_LOOK_HEADER,
+    ];
+    second_route(ALLOW_ANY, "MERGE", &json!({"request_headers_to_remove": remove}))
+}
+
+fn to_gateway(system_namespace: &Name, name: &str, headers: &[Value]) -> Value {
+    json!({
+        "name": name,
+        "match": {"prefix": "/", "headers": headers},
+        "route": {
+            "cluster": cluster(system_namespace, names::FALLBACK_PORT),
+            "timeout": "0s",
+            "retry_policy": other_gateway(),
+        },
+        "request_headers_to_remove": [names::SECOND_LOOK_HEADER],
+    })
+}
+
+fn way_in() -> Value {
     let unlimited = u32::MAX;
-    let way_in = json!({
+    json!({
         "name": ENVOY_FILTER,
         "type": "STATIC",
         "circuit_breakers": {"thresholds": [{
@@ -44,31 +106,51 @@ pub(super) fn second_look(system_namespace: &Name, ranges: &Ranges<'_>) -> [Valu
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                "use_downstream_protocol_config": {"http_protocol_options": {}, "http2_protocol_options": {}},
+                "common_http_protocol_options": {"max_headers_count": MOST_HEADERS},
+                "use_downstream_protocol_config": {
+                    "http_protocol_options": {"header_key_format": as_written()},
+                    "http2_protocol_options": {},
+                },
             },
         },
-        // Istio's metrics name a call by it, as they name what Istio itself lets pass: nobody knows yet whose it is.
-        "metadata": {"filter_metadata": {"istio": {"services": [{"name": PASSTHROUGH}]}}},
         "load_assignment": {
             "cluster_name": ENVOY_FILTER,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {
                 "envoy_internal_address": {"server_listener_name": ENVOY_FILTER},
             }}}]}],
         },
-    });
-    let listener = json!({
+    })
+}
+
+/// No more headers fit into [`LARGEST_HEADERS`].
+const MOST_HEADERS: u32 = 10_000;
+
+/// In KiB: the most that Envoy takes.
+const LARGEST_HEADERS: u32 = 8192;
+
+/// Names of headers keep the case in which they come, where they come in any.
+fn as_written() -> Value {
+    json!({"stateful_formatter": {
+        "name": "preserve_case",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig",
+        },
+    }})
+}
+
+fn listener() -> Value {
+    json!({
         "name": ENVOY_FILTER,
         "internal_listener": {},
         "filter_chains": [{"filters": [{
             "name": "envoy.filters.network.http_connection_manager",
-            "typed_config": connection_manager(&second_routes(system_namespace, ranges)),
+            "typed_config": connection_manager(),
         }]}],
-    });
-    [added("CLUSTER", way_in), added("LISTENER", listener)]
+    })
 }
 
-/// It changes nothing of a request and sets no limits: the caller's connection manager has done both.
-fn connection_manager(routes: &[Value]) -> Value {
+/// It changes nothing of a request and sets no limits: the connection manager of the first pass has done both.
+fn connection_manager() -> Value {
     json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": ENVOY_FILTER,
@@ -77,8 +159,11 @@ fn connection_manager(routes: &[Value]) -> Value {
         "generate_request_id": false,
         "preserve_external_request_id": true,
         "path_with_escaped_slashes_action": "KEEP_UNCHANGED",
+        "proxy_100_continue": true,
+        "max_request_headers_kb": LARGEST_HEADERS,
         // Only the first connection manager closes what is idle: closed from here, the next request would be lost.
-        "common_http_protocol_options": {"idle_timeout": "0s"},
+        "common_http_protocol_options": {"idle_timeout": "0s", "max_headers_count": MOST_HEADERS},
+        "http_protocol_options": {"header_key_format": as_written()},
         "stream_idle_timeout": "0s",
         "upgrade_configs": [{"upgrade_type": "websocket"}],
         "http_filters": [
@@ -102,54 +187,11 @@ fn connection_manager(routes: &[Value]) -> Value {
                 },
             },
         ],
-        "route_config": {
-            "name": ENVOY_FILTER,
-            "validate_clusters": false,
-            "request_headers_to_remove": [names::REGISTRY_ONLY_HEADER],
-            "virtual_hosts": [{"name": ENVOY_FILTER, "domains": ["*"], "routes": routes}],
+        "rds": {
+            "config_source": {"ads": {}, "initial_fetch_timeout": "0s", "resource_api_version": "V3"},
+            "route_config_name": ROUTES.to_string(),
         },
     })
-}
-
-/// By address: a Service's, a pod's by a name, any other.
-fn second_routes(system_namespace: &Name, ranges: &Ranges<'_>) -> Vec<Value> {
-    let to_gateway = |name: &str, headers: &[Value]| {
-        json!({
-            "name": name,
-            "match": {"prefix": "/", "headers": headers},
-            "route": {
-                "cluster": cluster(system_namespace, names::FALLBACK_PORT),
-                "timeout": "0s",
-                "retry_policy": other_gateway(),
-            },
-        })
-    };
-    let mut routes = Vec::new();
-    if let Some(services) = dialled(ranges.services) {
-        routes.push(to_gateway("servicefence-services", &[services]));
-    }
-    if let Some(pods) = dialled(ranges.pods) {
-        // Istio finds a pod by a name only: what names its address passes, with a fence or without.
-        routes.push(to_gateway(
-            "servicefence-pods",
-            &[pods, authority(&name_pattern())],
-        ));
-    }
-    routes.push(json!({
-        "name": BLOCK_ALL,
-        "match": {
-            "prefix": "/",
-            "headers": [{"name": names::REGISTRY_ONLY_HEADER, "present_match": true}],
-        },
-        "direct_response": {"status": 502},
-    }));
-    routes.push(json!({
-        "name": ALLOW_ANY,
-        "match": {"prefix": "/"},
-        "route": {"cluster": PASSTHROUGH, "timeout": "0s"},
-        "request_headers_to_remove": [names::ORIGINAL_DST_HEADER, names::SOURCE_HEADER],
-    }));
-    routes
 }
 
 /// A gateway that just went is no reason for a failure: the request has not been sent, so another
@@ -170,7 +212,7 @@ fn other_gateway() -> Value {
 
 /// Matches what was dialled, as Envoy writes it, where it is in one of these ranges; `None` where there are none.
 fn dialled(ranges: &BTreeSet<Cidr>) -> Option<Value> {
-    let addresses: Vec<_> = ranges.iter().filter_map(address_pattern).collect();
+    let addresses: Vec<_> = ranges.iter().map(address_pattern).collect();
     let pattern = format!("({}):[0-9]+", addresses.join("|"));
     (!addresses.is_empty()).then(
         || json!({"name": names::ORIGINAL_DST_HEADER, "string_match": {"safe_regex": {"regex": pattern}}}),
@@ -182,35 +224,39 @@ pub(super) mod tests {
     use super::super::envoy_filter::tests::{is_in_whole, patches, spec};
     use super::*;
 
-    /// The connection manager of the second look.
-    pub(in crate::fence::render) fn manager(spec: &Value) -> &Value {
-        let is = |patch: &&Value| patch["applyTo"] == "LISTENER";
-        let listener = &patches(spec).iter().find(is).unwrap()["patch"]["value"];
-        &listener["filter_chains"][0]["filters"][0]["typed_config"]
+    /// What is done to the routes of the second look, in the order in which they match.
+    pub(in crate::fence::render) fn second_routes(spec: &Value) -> impl Iterator<Item = (&str, &Value)> {
+        let of = |patch: &&Value| patch["match"]["routeConfiguration"]["name"] == "15080";
+        let patches = patches(spec).iter().filter(of).rev();
+        patches.map(|patch| {
+            (
+                patch["patch"]["operation"].as_str().unwrap(),
+                &patch["patch"]["value"],
+            )
+        })
     }
 
-    /// Where the second look sends what is dialled, by Host.
+    /// Where the second look sends what is dialled, by Host: the route that matches, of one catch-all.
     fn looked_at<'a>(spec: &'a Value, dialled: &str, host: &str) -> &'a str {
-        let routes = manager(spec)["route_config"]["virtual_hosts"][0]["routes"]
-            .as_array()
-            .unwrap();
         let is_matched = |header: &Value| {
             let value = match header["name"].as_str().unwrap() {
                 ":authority" => host,
                 "x-servicefence-original-dst" => dialled,
-                // The mesh is not REGISTRY_ONLY.
-                _ => return false,
+                other => panic!("{other}"),
             };
             is_in_whole(
                 header["string_match"]["safe_regex"]["regex"].as_str().unwrap(),
                 value,
             )
         };
-        let matched = routes.iter().find(|route| {
-            let headers = route["match"]["headers"].as_array();
-            headers.into_iter().flatten().all(is_matched)
+        let inserted = second_routes(spec).filter(|(operation, _)| *operation == "INSERT_FIRST");
+        let mut matched = inserted.filter(|(_, route)| {
+            let headers = route["match"]["headers"].as_array().unwrap();
+            headers.iter().all(is_matched)
         });
-        matched.unwrap()["name"].as_str().unwrap()
+        matched
+            .next()
+            .map_or("Istio", |(_, route)| route["name"].as_str().unwrap())
     }
 
     #[test]
@@ -231,12 +277,11 @@ pub(super) mod tests {
                 "servicefence-pods",
             ),
             ("[fd00:10:1::4:5]:80", "peers.data", "servicefence-pods"),
-            ("10.1.3.4:8080", "10.1.3.4:8080", "allow_any"),
-            ("[fd00:10:1::4:5]:80", "[fd00:10:1::4:5]", "allow_any"),
-            ("10.2.3.4:8080", "reviews.books:8080", "allow_any"),
-            ("110.96.1.2:8080", "reviews.books", "allow_any"),
-            ("93.184.215.14:80", "example.com", "allow_any"),
-            ("[2001:db8::1]:80", "example.com", "allow_any"),
+            ("10.1.3.4:8080", "10.96.3.4:8080", "Istio"),
+            ("10.2.3.4:8080", "reviews.books:8080", "Istio"),
+            ("110.96.1.2:8080", "reviews.books", "Istio"),
+            ("93.184.215.14:80", "example.com", "Istio"),
+            ("[2001:db8::1]:80", "example.com", "Istio"),
         ] {
             assert_eq!(looked_at(&spec, dialled, host), wanted, "{host} at {dialled}");
         }
@@ -245,7 +290,20 @@ pub(super) mod tests {
     #[test]
     fn without_ranges_nothing_is_led_to_the_gateway() {
         let spec = spec(&[], &[]);
-        assert_eq!(looked_at(&spec, "10.96.1.2:8080", "reviews.books"), "allow_any");
+        assert_eq!(looked_at(&spec, "10.96.1.2:8080", "reviews.books"), "Istio");
         assert!(!spec.to_string().contains("servicefence-fallback"), "{spec}");
+    }
+
+    /// Envoy ends what is in a listener that changes.
+    #[test]
+    fn the_listener_is_the_same_whatever_the_ranges_are() {
+        let listener = |spec: &Value| {
+            let is = |patch: &&Value| patch["applyTo"] == "LISTENER";
+            patches(spec).iter().find(is).unwrap().clone()
+        };
+        assert_eq!(
+            listener(&spec(&[], &[])),
+            listener(&spec(&["10.96.0.0/16"], &["10.1.0.0/16"]))
+        );
     }
 }

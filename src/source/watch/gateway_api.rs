@@ -10,10 +10,10 @@ use kube::api::{Api, DynamicObject};
 use kube::runtime::watcher;
 use tokio::time::sleep;
 
-use super::{Context, Watch};
+use super::{Context, Watch, pages};
 use crate::fence::gateway_api::RouteKind;
 use crate::readiness::Readiness;
-use crate::source::convert::Watched;
+use crate::source::convert::{Lean, Watched};
 use crate::supervisor::Supervisor;
 use crate::writer::resource;
 
@@ -40,14 +40,14 @@ async fn while_served(mut watch: Watch, ask_every: Duration) {
             sleep(ask_every).await;
         }
         tracing::info!(watch = watched.as_str(), "Gateway API is installed");
-        let routes: Api<DynamicObject> = Api::all_with(client.clone(), &resource(watched));
+        let routes: Api<Lean<DynamicObject>> = Api::all_with(client.clone(), &resource(watched));
         let gone = async {
             while is_served(&client, watched).await {
                 sleep(ask_every).await;
             }
         };
         tokio::select! {
-            () = watch.run(watcher::watcher(routes, watcher::Config::default())) => return,
+            () = watch.run(watcher::watcher(routes, pages())) => return,
             () = gone => {}
         }
         tracing::info!(watch = watched.as_str(), "Gateway API is no longer installed");

@@ -8,9 +8,9 @@ use kube::api::Api;
 use kube::runtime::watcher;
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::{Context, Watch};
+use super::{Context, Watch, pages};
 use crate::fence::name::Name;
-use crate::source::convert::{TrimmedPod, Watched};
+use crate::source::convert::{Lean, TrimmedPod, Watched};
 use crate::supervisor::Supervisor;
 use crate::writer::resource;
 
@@ -52,11 +52,9 @@ pub(super) fn start(context: &Context, tasks: &mut Supervisor) {
 }
 
 async fn watch(context: Context, namespace: Arc<str>) {
-    let pods: Api<TrimmedPod> =
+    let pods: Api<Lean<TrimmedPod>> =
         Api::namespaced_with(context.client.clone(), &namespace, &resource(Watched::Pods));
     let mut watch = Watch::new(Watched::Pods, context, None);
     watch.pods_of = Some(namespace);
-    watch
-        .run(watcher::watcher(pods, watcher::Config::default()))
-        .await;
+    watch.run(watcher::watcher(pods, pages())).await;
 }

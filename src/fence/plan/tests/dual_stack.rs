@@ -91,10 +91,7 @@ fn the_callers_filter_takes_addresses_of_both_ranges() {
             {"address_prefix": "fd00:10:96::", "prefix_len": 112},
         ])
     );
-    for addresses in [
-        r"10\\.96\\.[0-9]+\\.[0-9]+",
-        r"\\[fd00:10:96(:|(:0){4}):[0-9a-f:]*\\]",
-    ] {
+    for addresses in [r"10\\.96\\.[0-9]+\\.[0-9]+", r"fd00:10:96::"] {
         assert!(filter.to_string().contains(addresses), "{filter}");
     }
 }

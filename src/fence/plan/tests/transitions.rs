@@ -171,7 +171,7 @@ fn the_filter_leads_nowhere_before_it_goes() {
         |world: &World| world.objects[&(Kind::EnvoyFilter, "shop".into(), "servicefence".into())].clone();
     let whole = needs(&world);
     world.namespace("shop", Some("off"));
-    let leads = |world: &World| needs(world).to_string().contains("HTTP_ROUTE");
+    let leads = |world: &World| needs(world).to_string().contains("FILTER_CHAIN");
     while leads(&world) {
         world.pass(SignedDuration::from_millis(100));
         world.step();
