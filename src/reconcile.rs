@@ -192,8 +192,8 @@ impl Reconciler {
 
     /// One rule that Istio refuses must not keep the routes of its namespace from following the Services.
     async fn routes(&self, namespace: &Name) -> Result<(), WriteError> {
-        let plan = self.state.engine().plan_routes(namespace);
-        let error = match self.write_routes(&plan).await {
+        let mut plan = self.state.engine().plan_routes(namespace);
+        let error = match self.write_routes(&mut plan).await {
             Err(error) if error.category() == "refused" => error,
             written => return written,
         };
@@ -201,17 +201,18 @@ impl Reconciler {
             return Err(error);
         };
         self.state.apply(Change::RoutesRefused(namespace.clone(), whole));
-        let plan = self.state.engine().plan_routes(namespace);
-        self.write_routes(&plan).await?;
+        let mut plan = self.state.engine().plan_routes(namespace);
+        let was_written = plan.writes.is_empty();
+        self.write_routes(&mut plan).await?;
         tracing::warn!(%namespace, %error, "first calls follow no routes of Gateway API to this namespace, until one of them changes");
         // It is news to them, also where the others are written already.
-        if plan.writes.is_empty() {
+        if was_written {
             self.say_not_carried(&plan).await;
         }
         Ok(())
     }
 
-    async fn write_routes(&self, plan: &RoutesPlan) -> Result<(), WriteError> {
+    async fn write_routes(&self, plan: &mut RoutesPlan) -> Result<(), WriteError> {
         if let Some(name) = plan.taken.first() {
             return Err(WriteError::NameTaken {
                 kind: Kind::VirtualService.as_str(),
@@ -219,12 +220,13 @@ impl Reconciler {
                 name: name.to_string(),
             });
         }
-        for write in &plan.writes {
-            self.writer.write(write.clone(), Priority::Widen).await?;
+        if plan.writes.is_empty() {
+            return Ok(());
         }
-        if !plan.writes.is_empty() {
-            self.say_not_carried(plan).await;
+        for write in std::mem::take(&mut plan.writes) {
+            self.writer.write(write, Priority::Widen).await?;
         }
+        self.say_not_carried(plan).await;
         Ok(())
     }
 

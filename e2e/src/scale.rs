@@ -35,6 +35,8 @@ pub use usage::Usage;
 const SERVICES_PER_SECOND: u32 = 10;
 /// New pods a second, while that is looked at.
 const PODS_PER_SECOND: u32 = 100;
+/// Namespaces with a Service a second that come and go, while that is looked at.
+const NAMESPACES_PER_SECOND: u32 = 2;
 
 /// How large the mesh is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -95,7 +97,7 @@ pub struct Options {
     pub size: Size,
     /// How long the controller is watched doing nothing.
     pub rest: Duration,
-    /// How long Services come, and then pods.
+    /// How long Services come, then pods, then namespaces.
     pub churn: Duration,
     /// The controller.
     pub program: PathBuf,
@@ -143,6 +145,12 @@ pub async fn run(mesh: &Mesh, options: &Options, say: impl Fn(&str)) -> Result<R
     let pods = controller
         .during(PODS_PER_SECOND, options.churn, |number| cluster.new_pod(number))
         .await?;
+    say("namespaces that come and go");
+    let namespaces = controller
+        .during(NAMESPACES_PER_SECOND, options.churn, |number| {
+            cluster.passing_namespace(number)
+        })
+        .await?;
     let after_churn = controller.usage()?;
     controller.stop().await?;
     Ok(Report {
@@ -154,6 +162,7 @@ pub async fn run(mesh: &Mesh, options: &Options, say: impl Fn(&str)) -> Result<R
         restart,
         services,
         pods,
+        namespaces,
         after_churn,
         api_server: of_program(mesh, "kube-apiserver")?,
         etcd: of_program(mesh, "etcd")?,

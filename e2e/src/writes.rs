@@ -96,6 +96,12 @@ impl Writes {
         self.0.is_empty()
     }
 
+    /// How many to a resource.
+    pub fn to(&self, resource: &str) -> u64 {
+        let all = self.0.iter().filter(|((is, _), _)| is == resource);
+        all.map(|(_, count)| count).sum()
+    }
+
     /// How many of a verb to a resource.
     pub fn of(&self, resource: &str, verb: &str) -> u64 {
         let key = (resource.to_owned(), verb.to_owned());

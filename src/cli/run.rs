@@ -6,6 +6,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
+use crate::client;
 use crate::config::Config;
 use crate::telemetry;
 
@@ -27,7 +28,7 @@ pub(super) fn run(config: &Config) -> Result<(), Box<dyn Error>> {
             let kube_config = kube::Config::infer().await.map_err(|error| {
                 format!("cannot find the API server: {error}; run in a cluster or set KUBECONFIG")
             })?;
-            let client = kube::Client::try_from(kube_config)?;
+            let client = client::client(kube_config)?;
             App::start(config, client, shutdown).await?.run().await?;
             Ok(())
         })

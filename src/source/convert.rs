@@ -35,7 +35,7 @@ use crate::fence::render::{self, Kind};
 use crate::fence::service_entry::ServiceEntryFacts;
 use crate::fence::telemetry::MeshConfigFacts;
 
-pub use self::lean::Lean;
+pub use self::lean::{Custom, Lean};
 pub use self::pods::{TrimmedPod, is_ready};
 
 /// Annotation with the `exportTo` of a Kubernetes Service.

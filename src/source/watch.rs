@@ -15,12 +15,12 @@ use std::sync::Arc;
 use futures_util::{Stream, TryStreamExt as _};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{Api, DynamicObject};
+use kube::api::Api;
 use kube::core::{PartialObjectMeta, Resource};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 
-use super::convert::{Lean, Observe, Watched};
+use super::convert::{Custom, Lean, Observe, Watched};
 use crate::fence::name::{Cidr, Name};
 use crate::fence::{Change, render};
 use crate::metrics::Metrics;
@@ -101,7 +101,7 @@ pub fn start(context: &Context, tasks: &mut Supervisor, readiness: &Readiness) {
         Watched::Telemetries,
         Watched::PeerAuthentications,
     ] {
-        let api: Api<Lean<DynamicObject>> = Api::all_with(client(), &resource(watched));
+        let api: Api<Custom> = Api::all_with(client(), &resource(watched));
         let config = match watched {
             Watched::EnvoyFilters => all().fields(&format!("metadata.name={}", render::ENVOY_FILTER)),
             _ => all(),
@@ -115,7 +115,7 @@ pub fn start(context: &Context, tasks: &mut Supervisor, readiness: &Readiness) {
 
 /// A list is decoded a page at a time, so a page is the memory that a list takes.
 fn pages() -> watcher::Config {
-    watcher::Config::default().page_size(100)
+    watcher::Config::default().page_size(250)
 }
 
 fn spawn<K>(

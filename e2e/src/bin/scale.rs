@@ -44,7 +44,7 @@ struct Flags {
     /// How long the controller is watched at rest
     #[arg(long, default_value = "60", value_name = "SECONDS")]
     rest: u64,
-    /// How long Services come, and then pods
+    /// How long Services come, then pods, then namespaces
     #[arg(long, default_value = "30", value_name = "SECONDS")]
     churn: u64,
     /// A controller that is built already [default: this checkout's, built for release]

@@ -10,7 +10,7 @@ use kube::api::{Api, ApiResource, DynamicObject, ListParams};
 use kube::core::GroupVersionKind;
 use serde_json::{Value, json};
 
-use super::requests::{create, for_each, merge};
+use super::requests::{create, delete, for_each, merge};
 use super::{Size, fences, pods};
 use crate::background::address;
 use crate::control_plane::{ISTIO_NAMESPACE, NODE_NAME};
@@ -203,6 +203,30 @@ impl Cluster {
             let service = service(fence % this.size.services);
             let pod = pods::pod(&namespace, &service, &format!("{service}-new-{number}"));
             create(&this.client, &collection(CORE, &namespace, "pods"), &pod).await
+        }
+    }
+
+    /// One more namespace with a Service, and both go again.
+    pub(super) fn passing_namespace(
+        &self,
+        number: usize,
+    ) -> impl Future<Output = Result<()>> + Send + 'static {
+        let this = self.clone();
+        async move {
+            let name = format!("passing-{number}");
+            this.clone().make_namespace(name.clone()).await?;
+            this.make_plain_service(&name, "app").await?;
+            let endpoint = json!({"addresses": [address(number)], "conditions": {"ready": true}});
+            let ports = json!([{"name": "http", "port": 8080, "protocol": "TCP"}]);
+            this.make_slice(&name, "app", &ports, &[endpoint]).await?;
+            for path in [
+                format!("{}/app-x7k2p", collection(DISCOVERY, &name, "endpointslices")),
+                format!("{}/app", collection(CORE, &name, "services")),
+                format!("{CORE}/namespaces/{name}"),
+            ] {
+                delete(&this.client, &path).await?;
+            }
+            Ok(())
         }
     }
 

@@ -198,8 +198,11 @@ impl Controller {
             per_second,
             seconds,
             millicores: (self.usage()?.cpu - usage.cpu) / seconds * 1000.0,
-            // The Services that were made; the controller applies.
-            writes: writes.since(&before).without("services", "POST"),
+            // The Services that were made and deleted; the controller applies.
+            writes: writes
+                .since(&before)
+                .without("services", "POST")
+                .without("services", "DELETE"),
         })
     }
 

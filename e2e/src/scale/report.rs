@@ -27,6 +27,8 @@ pub struct Report {
     pub services: Churn,
     /// While pods came.
     pub pods: Churn,
+    /// While namespaces with a Service came and went.
+    pub namespaces: Churn,
     /// The controller after them.
     pub after_churn: Usage,
     /// The API server at the end.
@@ -92,17 +94,25 @@ pub struct Churn {
 }
 
 impl Report {
-    /// What is right on any machine: the run itself has seen all Sidecars, a restart writes nothing, and so does rest.
+    /// What is right on any machine: the run itself has seen all Sidecars, a restart writes nothing, and so does rest. And
+    /// whatever comes or goes, no EnvoyFilter changes.
     pub fn check(&self) -> Result<()> {
         let wrong = [
             ("after a restart", &self.restart.writes),
             ("at rest", &self.rest.writes),
         ];
-        let wrong: Vec<_> = wrong
+        let mut wrong: Vec<_> = wrong
             .iter()
             .filter(|(_, writes)| !writes.is_empty())
             .map(|(when, writes)| format!("{when} the controller wrote {writes}"))
             .collect();
+        let filters = self
+            .churns()
+            .into_iter()
+            .filter(|(_, churn)| churn.writes.to("envoyfilters") > 0);
+        wrong.extend(
+            filters.map(|(what, churn)| format!("during {what} the controller wrote {}", churn.writes)),
+        );
         if !wrong.is_empty() {
             bail!("{}", wrong.join("; "));
         }
@@ -231,11 +241,15 @@ impl Report {
         Ok(())
     }
 
-    fn churns(&self) -> [(String, &Churn); 2] {
-        let (services, pods) = (&self.services, &self.pods);
+    fn churns(&self) -> [(String, &Churn); 3] {
+        let (services, pods, namespaces) = (&self.services, &self.pods, &self.namespaces);
         [
             (format!("{} new Services a second", services.per_second), services),
             (format!("{} new pods a second", pods.per_second), pods),
+            (
+                format!("{} namespaces a second", namespaces.per_second),
+                namespaces,
+            ),
         ]
     }
 }

@@ -63,6 +63,17 @@ pub(super) async fn create(client: &Client, collection: &str, object: &Value) ->
     .await
 }
 
+/// Deletes an object.
+pub(super) async fn delete(client: &Client, path: &str) -> Result<()> {
+    send(
+        client,
+        http::Request::delete(path),
+        "application/json",
+        &Value::Null,
+    )
+    .await
+}
+
 /// Merges over an object.
 pub(super) async fn merge(client: &Client, path: &str, over: &Value) -> Result<()> {
     send(

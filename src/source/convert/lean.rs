@@ -3,15 +3,17 @@
 //! Most of it is `managedFields`, which are often larger than the object. A list comes in pages of many objects, and
 //! all of a page is decoded at once.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
-use kube::api::{DynamicObject, NotUsed, ObjectMeta, TypeMeta};
+use kube::api::{ApiResource, DynamicObject, NotUsed, ObjectMeta, TypeMeta};
 use kube::core::{PartialObjectMeta, Resource};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::pods::{TrimmedPod, TrimmedPodSpec};
 use super::{Observe, Unreadable};
@@ -25,19 +27,19 @@ impl<K: Resource> Resource for Lean<K> {
     type DynamicType = K::DynamicType;
     type Scope = K::Scope;
 
-    fn kind(of: &K::DynamicType) -> std::borrow::Cow<'_, str> {
+    fn kind(of: &K::DynamicType) -> Cow<'_, str> {
         K::kind(of)
     }
 
-    fn group(of: &K::DynamicType) -> std::borrow::Cow<'_, str> {
+    fn group(of: &K::DynamicType) -> Cow<'_, str> {
         K::group(of)
     }
 
-    fn version(of: &K::DynamicType) -> std::borrow::Cow<'_, str> {
+    fn version(of: &K::DynamicType) -> Cow<'_, str> {
         K::version(of)
     }
 
-    fn plural(of: &K::DynamicType) -> std::borrow::Cow<'_, str> {
+    fn plural(of: &K::DynamicType) -> Cow<'_, str> {
         K::plural(of)
     }
 
@@ -168,34 +170,76 @@ impl<'de> Deserialize<'de> for Lean<TrimmedPod> {
     }
 }
 
-/// A custom resource.
-impl<'de> Deserialize<'de> for Lean<DynamicObject> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Kept {
-            api_version: Option<String>,
-            kind: Option<String>,
-            metadata: Metadata,
-            spec: Option<Value>,
-            status: Option<Value>,
-        }
-        let kept = Kept::deserialize(from)?;
-        let types = kept.api_version.zip(kept.kind);
-        let data = [("spec", kept.spec), ("status", kept.status)];
+/// A custom resource: its text, which is a fraction of what it takes when it is read. It is read when it is looked at.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Custom {
+    api_version: Option<String>,
+    kind: Option<String>,
+    #[serde(deserialize_with = "metadata")]
+    metadata: ObjectMeta,
+    spec: Option<Box<RawValue>>,
+    status: Option<Box<RawValue>>,
+}
+
+fn metadata<'de, D: Deserializer<'de>>(from: D) -> Result<ObjectMeta, D::Error> {
+    Metadata::deserialize(from).map(ObjectMeta::from)
+}
+
+impl Custom {
+    fn read(&self) -> DynamicObject {
+        let types = self.api_version.clone().zip(self.kind.clone());
+        let read = |text: &RawValue| serde_json::from_str(text.get()).unwrap_or_default();
+        let data = [("spec", &self.spec), ("status", &self.status)];
         let data = data
             .into_iter()
-            .filter_map(|(field, value)| Some((field.to_owned(), value?)));
-        Ok(Self(DynamicObject {
+            .filter_map(|(field, text)| Some((field.to_owned(), read(text.as_deref()?))));
+        DynamicObject {
             types: types.map(|(api_version, kind)| TypeMeta { api_version, kind }),
-            metadata: kept.metadata.into(),
+            metadata: self.metadata.clone(),
             data: Value::Object(data.collect()),
-        }))
+        }
+    }
+}
+
+impl Observe for Custom {
+    fn observe(&self, system_namespace: &str) -> Result<Change, Unreadable> {
+        self.read().observe(system_namespace)
+    }
+}
+
+impl Resource for Custom {
+    type DynamicType = ApiResource;
+    type Scope = <DynamicObject as Resource>::Scope;
+
+    fn kind(of: &ApiResource) -> Cow<'_, str> {
+        of.kind.as_str().into()
+    }
+
+    fn group(of: &ApiResource) -> Cow<'_, str> {
+        of.group.as_str().into()
+    }
+
+    fn version(of: &ApiResource) -> Cow<'_, str> {
+        of.version.as_str().into()
+    }
+
+    fn plural(of: &ApiResource) -> Cow<'_, str> {
+        of.plural.as_str().into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use kube::core::WatchEvent;
     use serde::de::DeserializeOwned;
     use serde_json::json;
 
@@ -220,13 +264,14 @@ mod tests {
     }
 
     /// What is decided is the same as without leaving anything out.
-    fn same<K: Observe + Resource + DeserializeOwned>(fields: &Value)
+    fn same<K, L>(fields: &Value)
     where
-        Lean<K>: DeserializeOwned,
+        K: Observe + Resource + DeserializeOwned,
+        L: Observe + Resource + DeserializeOwned,
     {
-        let object = object(fields);
-        let whole: K = serde_json::from_value(object.clone()).unwrap();
-        let lean: Lean<K> = serde_json::from_value(object).unwrap();
+        let object = object(fields).to_string();
+        let whole: K = serde_json::from_str(&object).unwrap();
+        let lean: L = serde_json::from_str(&object).unwrap();
         let said = |change: Result<Change, Unreadable>| format!("{:?}", change.unwrap());
         assert_eq!(said(lean.observe("system")), said(whole.observe("system")));
         let mut all = whole.meta().clone();
@@ -236,9 +281,9 @@ mod tests {
 
     #[test]
     fn nothing_that_decides_is_dropped() {
-        same::<PartialObjectMeta<core::Namespace>>(&json!({}));
+        same::<PartialObjectMeta<core::Namespace>, Lean<PartialObjectMeta<core::Namespace>>>(&json!({}));
         let service = json!({"clusterIP": "10.96.0.7", "selector": {"app": "web"}, "ports": [{"name": "http", "port": 80}]});
-        same::<core::Service>(&json!({"spec": service, "status": {"loadBalancer": {}}}));
+        same::<core::Service, Lean<core::Service>>(&json!({"spec": service, "status": {"loadBalancer": {}}}));
         let endpoints = json!([
             {"addresses": ["10.1.0.7"], "conditions": {"ready": true}, "targetRef": {"kind": "Pod", "name": "web-1"}},
             {"addresses": ["10.1.0.8"], "conditions": {"ready": false}},
@@ -249,22 +294,44 @@ mod tests {
             "kubernetes.io/service-name": "web",
             "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
         });
-        same::<EndpointSlice>(&slice);
-        same::<TrimmedPod>(&json!({"spec": {"serviceAccountName": "web", "containers": []}}));
+        same::<EndpointSlice, Lean<EndpointSlice>>(&slice);
+        same::<TrimmedPod, Lean<TrimmedPod>>(
+            &json!({"spec": {"serviceAccountName": "web", "containers": []}}),
+        );
         for (kind, spec) in [
             ("Sidecar", json!({"egress": [{"hosts": ["books/*"]}]})),
             ("ServiceFence", json!({"mode": "Enforce"})),
             ("ServiceEntry", json!({"hosts": ["api.example.com"], "ports": []})),
         ] {
-            same::<DynamicObject>(&json!({"apiVersion": "v1", "kind": kind, "spec": spec, "status": {}}));
+            same::<DynamicObject, Custom>(
+                &json!({"apiVersion": "v1", "kind": kind, "spec": spec, "status": {}}),
+            );
         }
+    }
+
+    /// As a watch tells of it.
+    #[test]
+    fn an_event_has_one_too() {
+        let object = object(&json!({"apiVersion": "v1", "kind": "Sidecar", "spec": {"egress": []}}));
+        let event = json!({"type": "ADDED", "object": object}).to_string();
+        // The API server names the type first.
+        let event = event.replace(r#"{"object":"#, r#"{"type":"ADDED","object":"#);
+        let event = event.replace(r#","type":"ADDED"}"#, "}");
+        let event: WatchEvent<Custom> = serde_json::from_str(&event).unwrap();
+        let WatchEvent::Added(custom) = event else {
+            panic!("{event:?}");
+        };
+        assert!(matches!(
+            custom.observe("system").unwrap(),
+            Change::Sidecar(_, Some(_))
+        ));
     }
 
     /// What has no spec is read as before: by its kind, which says what is wrong.
     #[test]
     fn an_object_without_a_spec_is_one() {
-        let lean: Lean<DynamicObject> =
-            serde_json::from_value(object(&json!({"apiVersion": "v1", "kind": "Sidecar"}))).unwrap();
-        assert!(lean.0.data.get("spec").is_none());
+        let object = object(&json!({"apiVersion": "v1", "kind": "Sidecar"})).to_string();
+        let lean: Custom = serde_json::from_str(&object).unwrap();
+        assert!(lean.read().data.get("spec").is_none());
     }
 }

@@ -6,14 +6,14 @@
 
 use std::time::Duration;
 
-use kube::api::{Api, DynamicObject};
+use kube::api::Api;
 use kube::runtime::watcher;
 use tokio::time::sleep;
 
 use super::{Context, Watch, pages};
 use crate::fence::gateway_api::RouteKind;
 use crate::readiness::Readiness;
-use crate::source::convert::{Lean, Watched};
+use crate::source::convert::{Custom, Watched};
 use crate::supervisor::Supervisor;
 use crate::writer::resource;
 
@@ -40,7 +40,7 @@ async fn while_served(mut watch: Watch, ask_every: Duration) {
             sleep(ask_every).await;
         }
         tracing::info!(watch = watched.as_str(), "Gateway API is installed");
-        let routes: Api<Lean<DynamicObject>> = Api::all_with(client.clone(), &resource(watched));
+        let routes: Api<Custom> = Api::all_with(client.clone(), &resource(watched));
         let gone = async {
             while is_served(&client, watched).await {
                 sleep(ask_every).await;
