@@ -9,7 +9,7 @@ mod second_look;
 mod sidecar;
 mod telemetry;
 
-pub use envoy_filter::{ENVOY_FILTER, envoy_filter, envoy_filter_leaving_spec, envoy_filter_spec};
+pub use envoy_filter::{ENVOY_FILTER, envoy_filter, envoy_filter_spec, envoy_filter_standby_spec};
 pub use ports::ports;
 pub use routes::{Carry, NotCarried, Routes, namespace_of_routes, routes};
 pub use second_look::Ranges;

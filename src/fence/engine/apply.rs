@@ -54,8 +54,9 @@ impl Engine {
                 self.leftovers.insert(key);
             }
             Change::EnvoyFilter(namespace, written) => {
-                let leaving = self.wanted_envoy_filters().leaving;
-                if written.as_ref().is_some_and(|is| is.fingerprint == leaving) {
+                let standby = self.wanted_envoy_filters().standby;
+                let is_news = written != self.envoy_filters.get(&namespace).cloned();
+                if is_news && written.as_ref().is_some_and(|is| is.fingerprint == standby) {
                     self.releasing.insert(namespace.clone(), now + self.settle_time());
                 }
                 set(&mut self.envoy_filters, namespace.clone(), written);

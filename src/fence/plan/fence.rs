@@ -62,11 +62,12 @@ pub(super) struct Case<'a> {
     pub(super) now: Timestamp,
 }
 
-/// Of the EnvoyFilters of all namespaces: what they are while they serve misses, and for a while before they go.
+/// Of the EnvoyFilters of all namespaces: what they are while they serve misses, and for a settle time before that and
+/// after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::fence) struct EnvoyFilters<T> {
     pub serving: T,
-    pub leaving: T,
+    pub standby: T,
 }
 
 impl Engine {
@@ -251,7 +252,7 @@ impl Engine {
             let specs = self.envoy_filter_specs();
             EnvoyFilters {
                 serving: digest(specs.serving),
-                leaving: digest(specs.leaving),
+                standby: digest(specs.standby),
             }
         })
     }
@@ -271,7 +272,7 @@ impl Engine {
         };
         EnvoyFilters {
             serving: render::envoy_filter_spec(system, &ranges),
-            leaving: render::envoy_filter_leaving_spec(system, &ranges),
+            standby: render::envoy_filter_standby_spec(system, &ranges),
         }
     }
 

@@ -49,7 +49,8 @@ impl Engine {
         if is.is_some_and(|is| !is.ours) {
             return;
         }
-        let needed_until = self
+        // Proxies may not have heard yet of a Sidecar that went, or of the EnvoyFilter as it is.
+        let settling = self
             .releasing
             .get(namespace)
             .copied()
@@ -57,16 +58,20 @@ impl Engine {
         let wanted = self.wanted_envoy_filters();
         let is_not = |wanted| is.is_none_or(|is| is.fingerprint != wanted);
         let apply = |spec| Write::Apply(render::envoy_filter(namespace, &spec));
-        if self.needs_envoy_filter(namespace) {
-            plan.again_at = needed_until;
-            if is_not(wanted.serving) {
+        let is_needed = self.needs_envoy_filter(namespace);
+        plan.again_at = settling.filter(|_| is_needed || is.is_some());
+        if is_needed && is.is_none() {
+            plan.writes.push(apply(self.envoy_filter_specs().standby));
+        } else if is_needed {
+            let waits = settling.is_some() && !is_not(wanted.standby);
+            if !waits && is_not(wanted.serving) {
                 plan.writes.push(apply(self.envoy_filter_specs().serving));
             }
-        } else if is.is_some() && needed_until.is_some() {
-            plan.again_at = needed_until;
-        } else if is.is_some() && is_not(wanted.leaving) {
-            plan.writes.push(apply(self.envoy_filter_specs().leaving));
-        } else if is.is_some() {
+        } else if is.is_none() || settling.is_some() {
+            // Nothing to take away, or not yet.
+        } else if is_not(wanted.standby) {
+            plan.writes.push(apply(self.envoy_filter_specs().standby));
+        } else {
             let name = render::ENVOY_FILTER.into();
             plan.writes
                 .push(Write::Delete(Kind::EnvoyFilter, namespace.clone(), name));

@@ -53,9 +53,9 @@ pub fn envoy_filter_spec(system_namespace: &Name, ranges: &Ranges<'_>) -> Value 
     json!({"configPatches": patches})
 }
 
-/// The spec for a while before the object goes: nothing leads to the second look any more, but it is there. Istio takes a
-/// cluster and a listener from a proxy before the routes that lead to them.
-pub fn envoy_filter_leaving_spec(system_namespace: &Name, ranges: &Ranges<'_>) -> Value {
+/// The spec for a while before and after: the second look is there, and nothing leads to it. Istio takes a cluster and a
+/// listener from a proxy before the routes that lead to them, and a listener that came is ready after them.
+pub fn envoy_filter_standby_spec(system_namespace: &Name, ranges: &Ranges<'_>) -> Value {
     json!({"configPatches": second_look(system_namespace, ranges)})
 }
 
@@ -281,19 +281,19 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn nothing_leads_to_what_is_leaving_and_nothing_else_changes() {
+    fn nothing_leads_to_what_stands_by_and_nothing_else_changes() {
         let services = ["10.96.0.0/16".parse().unwrap()].into();
         let ranges = Ranges {
             services: &services,
             pods: &BTreeSet::new(),
         };
-        let (whole, leaving) = (
+        let (whole, standby) = (
             envoy_filter_spec(&"system".into(), &ranges),
-            envoy_filter_leaving_spec(&"system".into(), &ranges),
+            envoy_filter_standby_spec(&"system".into(), &ranges),
         );
         let gone: Vec<_> = patches(&whole)
             .iter()
-            .filter(|patch| !patches(&leaving).contains(patch))
+            .filter(|patch| !patches(&standby).contains(patch))
             .map(|patch| (&patch["applyTo"], &patch["match"]["routeConfiguration"]["name"]))
             .collect();
         let first_pass = (&json!("HTTP_ROUTE"), &Value::Null);

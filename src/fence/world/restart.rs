@@ -16,6 +16,8 @@ impl World {
         }
         newest.retain(|_, change| !matches!(change, Change::Fence(..)));
         let mut changes: Vec<Change> = newest.into_values().collect();
+        // What follows was written by us, and is what is there: another restart must not find it in the history.
+        let history = changes.clone();
         for (key, fence) in self.engine.fences() {
             changes.push(Change::Fence(key.clone(), Some(fence.resource.clone())));
         }
@@ -41,6 +43,7 @@ impl World {
         for change in changes {
             world.apply(change);
         }
+        world.history = history;
         world
     }
 }

@@ -37,8 +37,6 @@ fn a_label_becomes_a_sidecar_and_everything_that_a_miss_needs_comes_first() {
             world.writes
         );
     }
-    // The gateway's routes carry rules, and nothing waits for them.
-    assert!(at("apply VirtualService servicefence-system/fallback-books") > sidecar);
     assert_eq!(world.scope("shop", "web"), Some(vec![]));
     assert_eq!(world.condition("shop", "web", "Ready"), "True Scoped");
     assert_eq!(world.condition("shop", "web", "Enforced"), "True Scoped");

@@ -157,7 +157,7 @@ fn before_the_first_sidecar_of_a_workload_it_is_warm_like_any_other() {
     headless(&mut world, "data", "peers", &["http:8080"], &json!({}));
     let learns = json!({"mode": "Enforce", "learning": {"headless": "Learn"}});
     world.object("ServiceFence", "shop", "web", learns);
-    world.step();
+    super::transitions::first_sidecar(&mut world);
     assert_eq!(world.warm("shop", "web"), ["*/*"]);
     world.settle();
     assert!(!in_scope(&world));

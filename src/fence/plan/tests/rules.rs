@@ -330,6 +330,7 @@ fn what_was_observed_is_the_first_sidecar() {
         writes,
         [
             "apply EnvoyFilter shop/servicefence",
+            "apply EnvoyFilter shop/servicefence",
             "apply Sidecar shop/servicefence-web",
             "apply Sidecar shop/servicefence-web",
         ]

@@ -8,6 +8,13 @@ use crate::fence::change::Change;
 use crate::fence::render::Kind;
 use crate::fence::world::{SYSTEM, dynamic, settings};
 
+/// What is due until the first Sidecar of a namespace, whose EnvoyFilter stands by before it.
+pub(super) fn first_sidecar(world: &mut World) {
+    world.step();
+    world.pass(SignedDuration::from_secs(1));
+    world.step();
+}
+
 fn nothing_is_warm_after_the_settle_time(world: &mut World) {
     world.pass(SignedDuration::from_millis(999));
     assert_eq!(world.step(), [] as [&str; 0]);
@@ -22,7 +29,7 @@ fn a_first_sidecar_keeps_everything_warm_for_the_settle_time() {
     world.namespace("shop", Some("enforce"));
     world.service("shop", "web", &["http:8080"]);
     world.service("books", "reviews", &["http:8080"]);
-    world.step();
+    first_sidecar(&mut world);
     assert_eq!(world.warm("shop", "web"), ["*/*"]);
     assert_eq!(world.condition("shop", "web", "Enforced"), "True Scoped");
     nothing_is_warm_after_the_settle_time(&mut world);
@@ -41,7 +48,7 @@ fn a_proxy_that_a_default_of_the_mesh_limits_is_not_given_the_whole_mesh_on_the_
     stock(&mut world);
     world.namespace("late", Some("enforce"));
     world.service("late", "web", &["http:8080"]);
-    world.step();
+    first_sidecar(&mut world);
     assert_eq!(world.warm("late", "web"), hosts);
     world.settle();
     world.namespace("late", Some("off"));
@@ -163,15 +170,38 @@ fn off_gives_the_whole_mesh_back_before_the_sidecar_goes_and_the_filter_goes_las
     );
 }
 
+fn envoy_filter(world: &World) -> String {
+    world.objects[&(Kind::EnvoyFilter, "shop".into(), "servicefence".into())].to_string()
+}
+
+/// Its last part, which leads to the gateway.
+fn leads(world: &World) -> bool {
+    envoy_filter(world).contains("FILTER_CHAIN")
+}
+
+/// Istio gives a proxy a listener before the routes to it, and it may be ready after them.
+#[test]
+fn the_filter_leads_nowhere_before_it_is_there() {
+    let mut world = World::new();
+    world.namespace("shop", Some("enforce"));
+    world.service("shop", "web", &["http:8080"]);
+    world.step();
+    assert!(!leads(&world));
+    assert_eq!(world.scope("shop", "web"), None);
+    world.pass(SignedDuration::from_millis(999));
+    world.step();
+    assert!(!leads(&world));
+    world.settle();
+    assert!(leads(&world));
+    assert_eq!(world.scope("shop", "web"), Some(vec![]));
+}
+
 /// Istio takes a proxy's cluster before the routes to it: so the routes go first, for as long as proxies may not have heard.
 #[test]
 fn the_filter_leads_nowhere_before_it_goes() {
     let mut world = shop();
-    let needs =
-        |world: &World| world.objects[&(Kind::EnvoyFilter, "shop".into(), "servicefence".into())].clone();
-    let whole = needs(&world);
+    let whole = envoy_filter(&world);
     world.namespace("shop", Some("off"));
-    let leads = |world: &World| needs(world).to_string().contains("FILTER_CHAIN");
     while leads(&world) {
         world.pass(SignedDuration::from_millis(100));
         world.step();
@@ -182,7 +212,7 @@ fn the_filter_leads_nowhere_before_it_goes() {
     assert!(plan.writes.is_empty() && plan.again_at.is_some(), "{plan:?}");
     world.namespace("shop", Some("enforce"));
     world.settle();
-    assert_eq!(needs(&world), whole);
+    assert_eq!(envoy_filter(&world), whole);
 }
 
 #[test]
