@@ -193,7 +193,12 @@ impl Reconciler {
     /// One rule that Istio refuses must not keep the routes of its namespace from following the Services.
     async fn routes(&self, namespace: &Name) -> Result<(), WriteError> {
         let mut plan = self.state.engine().plan_routes(namespace);
+        let is_news = !plan.writes.is_empty();
         let error = match self.write_routes(&mut plan).await {
+            Ok(()) if is_news => {
+                self.say_not_carried(&plan).await;
+                return Ok(());
+            }
             Err(error) if error.category() == "refused" => error,
             written => return written,
         };
@@ -202,13 +207,10 @@ impl Reconciler {
         };
         self.state.apply(Change::RoutesRefused(namespace.clone(), whole));
         let mut plan = self.state.engine().plan_routes(namespace);
-        let was_written = plan.writes.is_empty();
         self.write_routes(&mut plan).await?;
         tracing::warn!(%namespace, %error, "first calls follow no routes of Gateway API to this namespace, until one of them changes");
-        // It is news to them, also where the others are written already.
-        if was_written {
-            self.say_not_carried(&plan).await;
-        }
+        // It is news to the authors, also where the others are written already.
+        self.say_not_carried(&plan).await;
         Ok(())
     }
 
@@ -220,13 +222,9 @@ impl Reconciler {
                 name: name.to_string(),
             });
         }
-        if plan.writes.is_empty() {
-            return Ok(());
-        }
         for write in std::mem::take(&mut plan.writes) {
             self.writer.write(write, Priority::Widen).await?;
         }
-        self.say_not_carried(plan).await;
         Ok(())
     }
 

@@ -41,5 +41,6 @@ pub const ORIGINAL_DST_HEADER: &str = "x-servicefence-original-dst";
 /// Request header with the calling pod, `namespace/name`.
 pub const SOURCE_HEADER: &str = "x-servicefence-source";
 
-/// Request header of what a caller's proxy looks at for the second time. Who forges it gets what Istio does without us.
+/// Request header of what a caller's proxy looks at for the second time. An application that sends it itself gets what Istio
+/// does without ServiceFence.
 pub const SECOND_LOOK_HEADER: &str = "x-servicefence-second-look";

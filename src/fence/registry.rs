@@ -374,11 +374,6 @@ impl Registry {
         self.routed.keys().collect()
     }
 
-    /// Whether a namespace has such a Service.
-    pub fn is_routed(&self, namespace: &str) -> bool {
-        self.routed.contains_key(namespace)
-    }
-
     /// Port numbers on which a miss can safely be taken for HTTP: some Service of the mesh declares
     /// HTTP on them and none declares anything else. An HTTP listener waits for the client's first
     /// bytes, so a protocol in which the server speaks first would hang on it.

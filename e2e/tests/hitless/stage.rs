@@ -28,7 +28,7 @@ pub(crate) const FENCED: [Destination; 4] = [
 ];
 
 /// The hosts of the caller that a label scopes. With the default `nonHttp: Auto` both TCP hosts are in the scope. The last is
-/// nobody's in the mesh and has a name like one, so the EnvoyFilter that comes and goes with the label concerns it.
+/// outside the mesh and has a short name, so its calls take the second look while the EnvoyFilter is there.
 pub(crate) const LABELLED: [Destination; 5] = [
     Destination::new("http in scope", "http://stay-http.books:8080/"),
     Destination::new("http outside", "http://move-http.books:8080/"),

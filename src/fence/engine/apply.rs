@@ -55,7 +55,7 @@ impl Engine {
             }
             Change::EnvoyFilter(namespace, written) => {
                 let standby = self.wanted_envoy_filters().standby;
-                let is_news = written != self.envoy_filters.get(&namespace).cloned();
+                let is_news = written.as_ref() != self.envoy_filters.get(&namespace);
                 if is_news && written.as_ref().is_some_and(|is| is.fingerprint == standby) {
                     self.releasing.insert(namespace.clone(), now + self.settle_time());
                 }

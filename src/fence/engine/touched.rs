@@ -71,13 +71,12 @@ impl Engine {
     }
 
     /// Every fence, every namespace with one, and what the whole mesh shares.
-    pub(in crate::fence) fn dirty_all(&mut self, dirty: &mut Dirty) {
+    pub(in crate::fence) fn dirty_all(&self, dirty: &mut Dirty) {
         let fences = self.fences.keys().cloned().map(Target::Fence);
         dirty.targets.extend(fences);
         let namespaces = self.fenced_namespaces().into_iter().map(Target::Namespace);
         dirty.targets.extend(namespaces);
         dirty.targets.insert(Target::Ports);
-        self.dirty_envoy_filters(dirty);
     }
 
     /// Namespaces whose Telemetry may be another one, and their fences, which say so.

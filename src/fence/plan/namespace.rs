@@ -56,26 +56,23 @@ impl Engine {
             .copied()
             .filter(|until| *until > now);
         let wanted = self.wanted_envoy_filters();
-        let is_not = |wanted| is.is_none_or(|is| is.fingerprint != wanted);
+        let is_like = |digest| is.is_some_and(|is| is.fingerprint == digest);
+        let (stands_by, serves) = (is_like(wanted.standby), is_like(wanted.serving));
         let apply = |spec| Write::Apply(render::envoy_filter(namespace, &spec));
         let is_needed = self.needs_envoy_filter(namespace);
         plan.again_at = settling.filter(|_| is_needed || is.is_some());
-        if is_needed && is.is_none() {
-            plan.writes.push(apply(self.envoy_filter_specs().standby));
-        } else if is_needed {
-            let waits = settling.is_some() && !is_not(wanted.standby);
-            if !waits && is_not(wanted.serving) {
-                plan.writes.push(apply(self.envoy_filter_specs().serving));
+        let write = match (is_needed, is) {
+            (true, None) => apply(self.envoy_filter_specs().standby),
+            (true, Some(_)) if serves || (stands_by && settling.is_some()) => return,
+            (true, Some(_)) => apply(self.envoy_filter_specs().serving),
+            (false, None) => return,
+            (false, Some(_)) if settling.is_some() => return,
+            (false, Some(_)) if !stands_by => apply(self.envoy_filter_specs().standby),
+            (false, Some(_)) => {
+                Write::Delete(Kind::EnvoyFilter, namespace.clone(), render::ENVOY_FILTER.into())
             }
-        } else if is.is_none() || settling.is_some() {
-            // Nothing to take away, or not yet.
-        } else if is_not(wanted.standby) {
-            plan.writes.push(apply(self.envoy_filter_specs().standby));
-        } else {
-            let name = render::ENVOY_FILTER.into();
-            plan.writes
-                .push(Write::Delete(Kind::EnvoyFilter, namespace.clone(), name));
-        }
+        };
+        plan.writes.push(write);
     }
 
     /// While a fence learns from its proxies' access logs, and nobody else's Telemetry is in the way.

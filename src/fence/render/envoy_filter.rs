@@ -38,9 +38,8 @@ pub fn envoy_filter(namespace: &Name, spec: &Value) -> Object {
 /// Known hosts have a virtual host of their own and never reach `allow_any` (or `block_all` where
 /// the mesh is `REGISTRY_ONLY`), so the inserted routes see misses only. Those whose Host may be one of the mesh
 /// are looked at by address: to the gateway, or on as Istio would have sent them. All other external names keep Istio's
-/// own path. Connections that are not HTTP and
-/// go to a Service address are tunnelled by HTTP/2 CONNECT, so that they too are authenticated and
-/// arrive under STRICT mutual TLS.
+/// own path. Connections that are not HTTP and go to a Service address are tunnelled by HTTP/2 CONNECT, so that they too
+/// are authenticated and arrive under STRICT mutual TLS.
 pub fn envoy_filter_spec(system_namespace: &Name, ranges: &Ranges<'_>) -> Value {
     let mut patches = vec![
         http_miss(ALLOW_ANY, ranges.services),
@@ -81,8 +80,8 @@ fn header(key: &str, value: &str) -> Value {
     })
 }
 
-/// What Istio would let pass or refuse, and whose Host may be one of the mesh: on to the second look. Istio's metrics name a
-/// call by the catch-all, and it keeps that name: nobody knows yet whose it is.
+/// Leads to the second look what Istio would let pass or refuse, where the Host may be one of the mesh. The route has the
+/// catch-all's name, because Istio's metrics take the destination from that name.
 fn http_miss(catch_all: &str, services: &BTreeSet<Cidr>) -> Value {
     json!({
         "applyTo": "HTTP_ROUTE",

@@ -34,14 +34,14 @@ pub(super) fn second_look(system_namespace: &Name, ranges: &Ranges<'_>) -> Vec<V
         added("LISTENER", &listener()),
         passed(),
     ];
+    let route = |name, headers: Vec<Value>| to_gateway(system_namespace, name, &headers);
+    // Istio finds a pod by a name only: what names its address passes, with a fence or without.
+    let pods = dialled(ranges.pods)
+        .map(|dialled| route("servicefence-pods", vec![dialled, authority(&name_pattern())]));
+    let services = dialled(ranges.services).map(|dialled| route("servicefence-services", vec![dialled]));
     for catch_all in [ALLOW_ANY, BLOCK_ALL] {
-        // Istio finds a pod by a name only: what names its address passes, with a fence or without.
-        let pods = dialled(ranges.pods).map(|pods| vec![pods, authority(&name_pattern())]);
-        let services = dialled(ranges.services).map(|services| vec![services]);
-        for (name, headers) in [("servicefence-pods", pods), ("servicefence-services", services)] {
-            let route = headers.map(|headers| to_gateway(system_namespace, name, &headers));
-            patches.extend(route.map(|route| second_route(catch_all, "INSERT_FIRST", &route)));
-        }
+        let routes = pods.iter().chain(&services);
+        patches.extend(routes.map(|route| second_route(catch_all, "INSERT_FIRST", route)));
     }
     patches
 }
@@ -69,7 +69,7 @@ fn second_route(catch_all: &str, operation: &str, value: &Value) -> Value {
     })
 }
 
-/// Nothing outside sees what the first pass has added.
+/// Removes the headers of the first pass from calls that leave the mesh.
 fn passed() -> Value {
     let remove = [
         names::ORIGINAL_DST_HEADER,

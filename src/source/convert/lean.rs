@@ -19,7 +19,7 @@ use super::pods::{TrimmedPod, TrimmedPodSpec};
 use super::{Observe, Unreadable};
 use crate::fence::Change;
 
-/// An object that was decoded so.
+/// An object without what no decision needs.
 #[derive(Clone, Debug)]
 pub struct Lean<K>(pub K);
 
@@ -58,49 +58,47 @@ impl<K: Observe> Observe for Lean<K> {
     }
 }
 
-/// What is kept of the metadata.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Metadata {
-    name: Option<String>,
-    namespace: Option<String>,
-    uid: Option<String>,
-    resource_version: Option<String>,
-    generation: Option<i64>,
-    labels: Option<BTreeMap<String, String>>,
-    annotations: Option<BTreeMap<String, String>>,
-    owner_references: Option<Vec<OwnerReference>>,
-    creation_timestamp: Option<Time>,
-    deletion_timestamp: Option<Time>,
-}
-
-impl From<Metadata> for ObjectMeta {
-    fn from(kept: Metadata) -> Self {
-        Self {
-            name: kept.name,
-            namespace: kept.namespace,
-            uid: kept.uid,
-            resource_version: kept.resource_version,
-            generation: kept.generation,
-            labels: kept.labels,
-            annotations: kept.annotations,
-            owner_references: kept.owner_references,
-            creation_timestamp: kept.creation_timestamp,
-            deletion_timestamp: kept.deletion_timestamp,
-            ..Self::default()
-        }
+fn metadata<'de, D: Deserializer<'de>>(from: D) -> Result<ObjectMeta, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Kept {
+        name: Option<String>,
+        namespace: Option<String>,
+        uid: Option<String>,
+        resource_version: Option<String>,
+        generation: Option<i64>,
+        labels: Option<BTreeMap<String, String>>,
+        annotations: Option<BTreeMap<String, String>>,
+        owner_references: Option<Vec<OwnerReference>>,
+        creation_timestamp: Option<Time>,
+        deletion_timestamp: Option<Time>,
     }
+    let kept = Kept::deserialize(from)?;
+    Ok(ObjectMeta {
+        name: kept.name,
+        namespace: kept.namespace,
+        uid: kept.uid,
+        resource_version: kept.resource_version,
+        generation: kept.generation,
+        labels: kept.labels,
+        annotations: kept.annotations,
+        owner_references: kept.owner_references,
+        creation_timestamp: kept.creation_timestamp,
+        deletion_timestamp: kept.deletion_timestamp,
+        ..ObjectMeta::default()
+    })
 }
 
 impl<'de> Deserialize<'de> for Lean<PartialObjectMeta<core::Namespace>> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         struct Kept {
-            metadata: Metadata,
+            #[serde(deserialize_with = "metadata")]
+            metadata: ObjectMeta,
         }
         let kept = Kept::deserialize(from)?;
         Ok(Self(PartialObjectMeta {
-            metadata: kept.metadata.into(),
+            metadata: kept.metadata,
             ..PartialObjectMeta::default()
         }))
     }
@@ -110,12 +108,13 @@ impl<'de> Deserialize<'de> for Lean<core::Service> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         struct Kept {
-            metadata: Metadata,
+            #[serde(deserialize_with = "metadata")]
+            metadata: ObjectMeta,
             spec: Option<core::ServiceSpec>,
         }
         let kept = Kept::deserialize(from)?;
         Ok(Self(core::Service {
-            metadata: kept.metadata.into(),
+            metadata: kept.metadata,
             spec: kept.spec,
             status: None,
         }))
@@ -133,7 +132,8 @@ impl<'de> Deserialize<'de> for Lean<EndpointSlice> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Kept {
-            metadata: Metadata,
+            #[serde(deserialize_with = "metadata")]
+            metadata: ObjectMeta,
             address_type: String,
             endpoints: Option<Vec<KeptEndpoint>>,
         }
@@ -145,7 +145,7 @@ impl<'de> Deserialize<'de> for Lean<EndpointSlice> {
             ..Endpoint::default()
         });
         Ok(Self(EndpointSlice {
-            metadata: kept.metadata.into(),
+            metadata: kept.metadata,
             address_type: kept.address_type,
             endpoints: Some(endpoints.collect()),
             ports: None,
@@ -157,13 +157,14 @@ impl<'de> Deserialize<'de> for Lean<TrimmedPod> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         struct Kept {
-            metadata: Metadata,
+            #[serde(deserialize_with = "metadata")]
+            metadata: ObjectMeta,
             spec: TrimmedPodSpec,
         }
         let kept = Kept::deserialize(from)?;
         Ok(Self(TrimmedPod {
             types: None,
-            metadata: kept.metadata.into(),
+            metadata: kept.metadata,
             spec: kept.spec,
             status: None::<NotUsed>,
         }))
@@ -180,10 +181,6 @@ pub struct Custom {
     metadata: ObjectMeta,
     spec: Option<Box<RawValue>>,
     status: Option<Box<RawValue>>,
-}
-
-fn metadata<'de, D: Deserializer<'de>>(from: D) -> Result<ObjectMeta, D::Error> {
-    Metadata::deserialize(from).map(ObjectMeta::from)
 }
 
 impl Custom {

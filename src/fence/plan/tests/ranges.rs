@@ -6,7 +6,7 @@ use crate::fence::render::Kind;
 use crate::fence::world::settings;
 use crate::fence::{Change, Settings};
 
-fn envoy_filter(world: &World) -> String {
+pub(super) fn envoy_filter(world: &World) -> String {
     world.objects[&(Kind::EnvoyFilter, "shop".into(), "servicefence".into())].to_string()
 }
 

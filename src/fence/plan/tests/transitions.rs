@@ -3,9 +3,9 @@
 use jiff::SignedDuration;
 use serde_json::json;
 
+use super::ranges::envoy_filter;
 use super::*;
 use crate::fence::change::Change;
-use crate::fence::render::Kind;
 use crate::fence::world::{SYSTEM, dynamic, settings};
 
 /// What is due until the first Sidecar of a namespace, whose EnvoyFilter stands by before it.
@@ -168,10 +168,6 @@ fn off_gives_the_whole_mesh_back_before_the_sidecar_goes_and_the_filter_goes_las
             "delete EnvoyFilter shop/servicefence",
         ]
     );
-}
-
-fn envoy_filter(world: &World) -> String {
-    world.objects[&(Kind::EnvoyFilter, "shop".into(), "servicefence".into())].to_string()
 }
 
 /// Its last part, which leads to the gateway.
