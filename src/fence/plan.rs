@@ -21,6 +21,7 @@ pub use status::{Reason, Said};
 
 use jiff::Timestamp;
 
+use super::change::Target;
 use super::history::History;
 use super::name::{Name, ServiceKey};
 use super::optin::{Conflict, Exclusion};
@@ -49,18 +50,14 @@ pub(crate) enum Held {
     NoGateway,
     /// The fallback gateway has no ready endpoint any more, and the Sidecar is there.
     GatewayGone,
-    /// The placeholder Service is not written yet.
-    NoPorts,
-    /// The namespace's EnvoyFilter is not written yet.
-    NoEnvoyFilter,
+    /// What a first Sidecar needs is being written: the placeholder Service, or its namespace's EnvoyFilter or Telemetry.
+    Pending(Target),
     /// Nothing says which addresses Services have.
     NoServiceRanges,
     /// Its mode is Observe, and nothing tells of its calls.
     Blind(Blind),
     /// Its misses would be passed through, and Istio refuses what the mesh does not know.
     RegistryOnly,
-    /// Its misses would be passed through, and the Telemetry that makes its proxies tell of them is not written yet.
-    NoTelemetry,
     /// Its misses are passed through, and nothing tells of them.
     Unseen(Blind),
     /// Its past is not read yet.

@@ -65,7 +65,7 @@ impl Engine {
             | Held::Unseen(_)
             | Held::Blind(_) => true,
             Held::History(History { trouble, .. }) => trouble.is_some(),
-            Held::Observing | Held::NoPorts | Held::NoEnvoyFilter | Held::NoTelemetry => false,
+            Held::Observing | Held::Pending(_) => false,
         });
         if let Some(held) = blocked {
             return (false, say_held(held, &workload, &self.settings.system_namespace));

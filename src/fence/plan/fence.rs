@@ -121,10 +121,9 @@ impl Engine {
         plan.delete = case.current.is_none() && self.is_released(key, fence, now);
         let ends = self.retention_ends(key, fence, now);
         plan.again_at = plan.again_at.into_iter().chain(ends).min();
-        // A write is followed by a plan of its own, which sees what it did; one that is refused is
-        // not.
-        let refused = self.write_errors.contains_key(&Target::Fence(key.clone()));
-        if refused || (plan.sidecar.is_none() && !plan.delete) {
+        // What is being written is followed by a plan of its own, which sees what it did, unless it is refused.
+        let is_passing = plan.sidecar.is_some() || plan.delete || matches!(held, Some(Held::Pending(_)));
+        if !is_passing || self.write_error(key, held.as_ref()).is_some() {
             self.plan_status(&case, held.as_ref(), scope.as_ref(), &mut plan);
         }
         Some(plan)
@@ -220,23 +219,24 @@ impl Engine {
     /// would fail, or nobody would learn of it.
     fn not_ready_for(&self, key: &FenceKey, fence: &Fence) -> Option<Held> {
         let namespace = &key.namespace;
+        let of_namespace = || Held::Pending(Target::Namespace(namespace.clone()));
         if !self.falls_back_to_gateway(namespace) {
             let unseen = self.reports_misses(key, fence) && !self.is_reported(namespace);
             return self
                 .unserved(key, fence)
-                .or_else(|| self.ports_write().map(|_| Held::NoPorts))
-                .or_else(|| unseen.then_some(Held::NoTelemetry));
+                .or_else(|| self.ports_write().map(|_| Held::Pending(Target::Ports)))
+                .or_else(|| unseen.then(of_namespace));
         }
         if !self.gateway_ready {
             return Some(Held::NoGateway);
         }
         if self.ports_write().is_some() {
-            return Some(Held::NoPorts);
+            return Some(Held::Pending(Target::Ports));
         }
         if self.service_cidrs.is_empty() {
             return Some(Held::NoServiceRanges);
         }
-        (!self.has_envoy_filter(namespace)).then_some(Held::NoEnvoyFilter)
+        (!self.has_envoy_filter(namespace)).then(of_namespace)
     }
 
     /// Whether the calls of a namespace to all that may be out of scope are led to the gateway.

@@ -112,12 +112,11 @@ pub(super) fn say_held(held: &Held, workload: &str, system: &Name) -> Said {
             Reason::GatewayNotReady,
             "the fallback gateway has no ready endpoint: calls to hosts out of scope fail until it is back; see Deployment servicefence-fallback".to_owned(),
         ),
-        Held::NoPorts => (Reason::FallbackNotReady, "waiting for Service servicefence-ports".to_owned()),
+        Held::Pending(_) => (Reason::FallbackNotReady, "what the first Sidecar needs is being written".to_owned()),
         Held::NoServiceRanges => (
             Reason::FallbackNotReady,
             "nothing says which addresses Services have: there is no ServiceCIDR object, and serviceCIDRs of the chart is empty. Set it".to_owned(),
         ),
-        Held::NoEnvoyFilter => (Reason::FallbackNotReady, "waiting for EnvoyFilter servicefence of this namespace".to_owned()),
         Held::History(History { trouble: Some(trouble), .. }) => (
             Reason::HistoryUnavailable,
             format!(
@@ -143,7 +142,6 @@ pub(super) fn say_held(held: &Held, workload: &str, system: &Name) -> Said {
                  Passthrough every call of {workload} to a host out of scope fails: set the fallback to Gateway"
             ),
         ),
-        Held::NoTelemetry => (Reason::FallbackNotReady, "waiting for Telemetry servicefence of this namespace".to_owned()),
         Held::Unseen(why) => (
             Reason::NothingObserved,
             format!(

@@ -46,7 +46,7 @@ pub enum Reason {
     PodsOptedOut,
     /// The fallback gateway has no ready endpoint.
     GatewayNotReady,
-    /// The fallback gateway's routes or the caller's EnvoyFilter are not written yet.
+    /// Nothing says which addresses Services have, so no call can be led to the fallback gateway.
     FallbackNotReady,
     /// The past, of which metrics tell, is being read.
     HistoryPending,
@@ -147,10 +147,7 @@ impl Reason {
 
     /// Whether it passes by itself: a condition says it, no Event does.
     fn passes(self) -> bool {
-        matches!(
-            self,
-            Self::Transitioning | Self::FallbackNotReady | Self::HistoryPending
-        )
+        matches!(self, Self::Transitioning | Self::HistoryPending)
     }
 }
 
@@ -338,11 +335,10 @@ impl Engine {
     }
 
     /// What the API server refused, where it stands in this fence's way.
-    fn write_error(&self, key: &FenceKey, held: Option<&Held>) -> Option<String> {
+    pub(super) fn write_error(&self, key: &FenceKey, held: Option<&Held>) -> Option<String> {
         let of = |target: Target| self.write_errors.get(&target).cloned();
         let blocking = match held {
-            Some(Held::NoPorts) => of(Target::Ports),
-            Some(Held::NoEnvoyFilter) => of(Target::Namespace(key.namespace.clone())),
+            Some(Held::Pending(target)) => of(target.clone()),
             _ => None,
         };
         let of_routes = of(Target::Routes(key.namespace.clone())).map(|error| {

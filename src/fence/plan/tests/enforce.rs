@@ -37,6 +37,11 @@ fn a_label_becomes_a_sidecar_and_everything_that_a_miss_needs_comes_first() {
             world.writes
         );
     }
+    assert!(
+        at("status shop/web") > sidecar,
+        "a status says that the fence waits for what is being written: {:?}",
+        world.writes
+    );
     assert_eq!(world.scope("shop", "web"), Some(vec![]));
     assert_eq!(world.condition("shop", "web", "Ready"), "True Scoped");
     assert_eq!(world.condition("shop", "web", "Enforced"), "True Scoped");
