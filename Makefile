@@ -1,6 +1,6 @@
 # Every target is one line of what it runs; `make help` is made from the comments behind the colons.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint fmt clippy doc generated generate bench figures scale mesh mesh-down clean
+.PHONY: help demo test test-fast lint fmt clippy doc generated generate bench figures scale absence mesh mesh-down clean
 CARGO ?= cargo
 MESH := $(CARGO) run --quiet --package servicefence-e2e --bin mesh --
 
@@ -43,6 +43,9 @@ figures: ## Measure on a real mesh: learning, transitions, growth, savings, Prom
 
 scale: ## Measure the controller beside 10,000 Services and 2,000 fences (root; SCALE=--small for a tenth; half an hour, 24 GB)
 	$(CARGO) run --release --package servicefence-e2e --bin scale -- $(SCALE)
+
+absence: ## Call through an hour's changes of a mesh whose controller is stopped (root; half an hour)
+	CHANGES=3600 $(CARGO) test --package servicefence-e2e --test operation -- a_fenced_caller_misses_nothing
 
 mesh: ## Start a real mesh that stays, and say how to use it (root)
 	$(MESH) up

@@ -3,7 +3,8 @@
 //! Flows in: dirty targets. Flows out: writes, Events, and what became of them, back into the
 //! engine. Invariants: one target is reconciled by one task at a time; nothing is planned before
 //! every watch has seen what exists, so a restart writes nothing; one target that cannot be written
-//! waits longer and longer and never holds up another.
+//! waits longer and longer and never holds up another. What is only said, statuses and Events, has a way of its own:
+//! proxies never wait for it.
 
 mod queue;
 
@@ -11,14 +12,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::task::JoinSet;
+use kube::api::ObjectMeta;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::queue::Queue;
 use crate::fence::name::{FenceKey, Name};
 use crate::fence::render::Kind;
-use crate::fence::{Change, Dirty, RoutesPlan, Target};
+use crate::fence::{Change, Dirty, FencePlan, RoutesPlan, Target};
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 use crate::state::State;
@@ -27,8 +29,32 @@ use crate::writer::{Events, Priority, WriteError, Writer};
 /// Most reconciles under way at once.
 const MOST_RUNNING: usize = 32;
 
+/// Most statuses under way at once, beside these: few, so that they leave the API server to what proxies wait for.
+const MOST_SAYING: usize = 4;
+
 /// How often fences are planned again though nothing touched them: what their statuses say of savings follows the mesh.
 const RESYNC: Duration = Duration::from_hours(1);
+
+/// What a reconcile leaves to do.
+#[derive(Default)]
+struct Next {
+    /// When the passing of time alone may change the plan.
+    again_at: Option<Timestamp>,
+    /// The fence has something to say.
+    say: bool,
+}
+
+/// A reconcile that is over.
+struct Done {
+    target: Target,
+    next: Next,
+    outcome: Result<(), WriteError>,
+}
+
+/// The result of a task; its panic goes on here.
+fn finished<T>(done: Result<T, JoinError>) -> T {
+    done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}
 
 /// Carries out plans.
 #[derive(Clone)]
@@ -61,13 +87,13 @@ impl Reconciler {
             let (services, fences) = (engine.registry().services().count(), engine.fences().count());
             tracing::info!(services, fences, "ready: every watch has seen what exists");
         }
-        let mut queue = Queue::default();
-        let mut running = JoinSet::new();
+        let (mut queue, mut running) = (Queue::new(), JoinSet::<Done>::new());
+        let (mut unsaid, mut saying) = (Queue::new(), JoinSet::new());
         let mut resync = tokio::time::interval_at(Instant::now() + RESYNC, RESYNC);
         loop {
             self.metrics
                 .queue
-                .set(i64::try_from(queue.len()).unwrap_or(i64::MAX));
+                .set(i64::try_from(queue.len() + unsaid.len()).unwrap_or(i64::MAX));
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 _ = resync.tick() => {
@@ -76,23 +102,34 @@ impl Reconciler {
                     }
                 }
                 touched = self.state.touched() => self.touch(&mut queue, touched).await,
-                Some(done) = running.join_next(), if !running.is_empty() => match done {
-                    Ok((target, outcome)) => self.done(&mut queue, target, outcome),
-                    Err(error) => std::panic::resume_unwind(error.into_panic()),
-                },
+                Some(done) = running.join_next(), if !running.is_empty() => {
+                    let done = finished(done);
+                    if let (Target::Fence(fence), true) = (&done.target, done.next.say) {
+                        unsaid.add(fence.clone(), Duration::ZERO);
+                    }
+                    self.done(&mut queue, done);
+                }
+                Some(done) = saying.join_next(), if !saying.is_empty() => {
+                    let (fence, outcome) = finished(done);
+                    self.said(&mut unsaid, &fence, outcome);
+                }
                 target = queue.next(), if running.len() < MOST_RUNNING => {
+                    running.spawn(self.clone().reconcile(target));
+                }
+                fence = unsaid.next(), if saying.len() < MOST_SAYING => {
                     let this = self.clone();
-                    running.spawn(async move {
-                        let outcome = this.reconcile(&target).await;
-                        (target, outcome)
+                    saying.spawn(async move {
+                        let outcome = this.say(&fence).await;
+                        (fence, outcome)
                     });
                 }
             }
         }
         while running.join_next().await.is_some() {}
+        while saying.join_next().await.is_some() {}
     }
 
-    async fn touch(&self, queue: &mut Queue, dirty: Dirty) {
+    async fn touch(&self, queue: &mut Queue<Target>, dirty: Dirty) {
         for target in dirty.targets {
             queue.add(target, Duration::ZERO);
         }
@@ -101,12 +138,17 @@ impl Reconciler {
         }
     }
 
-    fn done(&self, queue: &mut Queue, target: Target, outcome: Result<Option<Timestamp>, WriteError>) {
+    fn done(&self, queue: &mut Queue<Target>, done: Done) {
+        let Done {
+            target,
+            next,
+            outcome,
+        } = done;
         match outcome {
-            Ok(again_at) => {
+            Ok(()) => {
                 self.state.apply(Change::WriteError(target.clone(), None));
                 queue.done(&target);
-                if let Some(at) = again_at {
+                if let Some(at) = next.again_at {
                     let wait = at.duration_since(Timestamp::now());
                     // A millisecond more, so that the time has come when it is planned again.
                     let wait = Duration::try_from(wait).unwrap_or_default() + Duration::from_millis(1);
@@ -131,24 +173,48 @@ impl Reconciler {
         }
     }
 
-    async fn reconcile(&self, target: &Target) -> Result<Option<Timestamp>, WriteError> {
-        match target {
-            Target::Fence(key) => self.fence(key).await,
-            Target::Namespace(name) => self.namespace(name).await,
-            Target::Routes(namespace) => self.routes(namespace).await.map(|()| None),
-            Target::Ports => self.ports().await.map(|()| None),
+    fn said(&self, unsaid: &mut Queue<FenceKey>, fence: &FenceKey, outcome: Result<(), WriteError>) {
+        let Err(error) = outcome else {
+            unsaid.done(fence);
+            return;
+        };
+        let category = error.category();
+        self.metrics
+            .reconcile_errors
+            .with_label_values(&["status", category])
+            .inc();
+        let wait = unsaid.failed(fence);
+        tracing::warn!(%fence, category, %error, retry_in = ?wait, "a status could not be written and is tried again");
+    }
+
+    async fn reconcile(self, target: Target) -> Done {
+        let mut next = Next::default();
+        let outcome = match &target {
+            Target::Fence(key) => self.fence(key, &mut next).await,
+            Target::Namespace(name) => self.namespace(name, &mut next).await,
+            Target::Routes(namespace) => self.routes(namespace).await,
+            Target::Ports => self.ports().await,
+        };
+        Done {
+            target,
+            next,
+            outcome,
         }
     }
 
-    async fn fence(&self, key: &FenceKey) -> Result<Option<Timestamp>, WriteError> {
-        let (plan, planned) = {
-            let engine = self.state.engine();
-            let plan = engine.plan_fence(key, Timestamp::now());
-            let Some((plan, fence)) = plan.zip(engine.fence(key)) else {
-                return Ok(None);
-            };
-            (plan, fence.resource.metadata.clone())
+    fn plan(&self, key: &FenceKey) -> Option<(FencePlan, ObjectMeta)> {
+        let engine = self.state.engine();
+        let plan = engine.plan_fence(key, Timestamp::now());
+        let (plan, fence) = plan.zip(engine.fence(key))?;
+        Some((plan, fence.resource.metadata.clone()))
+    }
+
+    async fn fence(&self, key: &FenceKey, next: &mut Next) -> Result<(), WriteError> {
+        let Some((plan, planned)) = self.plan(key) else {
+            return Ok(());
         };
+        next.again_at = plan.again_at;
+        next.say = plan.status.is_some();
         let mut written = Ok(());
         if let Some(write) = plan.sidecar {
             let priority = if plan.widens {
@@ -164,6 +230,14 @@ impl Reconciler {
         if plan.delete {
             self.writer.delete_fence(key, &planned).await?;
         }
+        written
+    }
+
+    /// Says what is so: the status, and an Event where that is news.
+    async fn say(&self, key: &FenceKey) -> Result<(), WriteError> {
+        let Some((plan, planned)) = self.plan(key) else {
+            return Ok(());
+        };
         if let Some(status) = plan.status {
             self.writer.status(key, &status).await?;
         }
@@ -175,11 +249,12 @@ impl Reconciler {
             }
             self.events.fence(key, planned.uid, &said).await;
         }
-        written.map(|()| plan.again_at)
+        Ok(())
     }
 
-    async fn namespace(&self, name: &Name) -> Result<Option<Timestamp>, WriteError> {
+    async fn namespace(&self, name: &Name, next: &mut Next) -> Result<(), WriteError> {
         let plan = self.state.engine().plan_namespace(name, Timestamp::now());
+        next.again_at = plan.again_at;
         let mut first_error = None;
         for write in plan.writes {
             // One that is refused does not hold up the others.
@@ -187,7 +262,7 @@ impl Reconciler {
                 first_error.get_or_insert(error);
             }
         }
-        first_error.map_or(Ok(plan.again_at), Err)
+        first_error.map_or(Ok(()), Err)
     }
 
     /// One rule that Istio refuses must not keep the routes of its namespace from following the Services.

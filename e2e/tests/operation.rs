@@ -3,6 +3,8 @@
 //!
 //! The steps run one after another in this order, in a mesh where nothing else happens, since most of them count writes.
 
+#[path = "operation/absence.rs"]
+mod absence;
 #[path = "operation/foreign.rs"]
 mod foreign;
 #[path = "operation/istio_tools.rs"]
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
         log_port::STEPS,
         shutdown::STEPS,
         stopped::STEPS,
+        absence::STEPS,
         labels::STEPS,
         memory::STEPS,
         opt_out::STEPS,

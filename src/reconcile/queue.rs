@@ -1,33 +1,41 @@
 //! What waits to be reconciled, and until when.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
-
-use crate::fence::Target;
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_mins(1);
 
 /// Targets, each at most once, the earliest time winning. A target that is being reconciled waits
 /// until that is done.
-#[derive(Default)]
-pub(super) struct Queue {
-    due: HashMap<Target, Instant>,
-    order: BTreeSet<(Instant, Target)>,
-    running: BTreeMap<Target, Option<Instant>>,
-    failures: HashMap<Target, u32>,
+pub(super) struct Queue<T> {
+    due: HashMap<T, Instant>,
+    order: BTreeSet<(Instant, T)>,
+    running: BTreeMap<T, Option<Instant>>,
+    failures: HashMap<T, u32>,
 }
 
-impl Queue {
+impl<T: Clone + Hash + Ord> Queue<T> {
+    /// Nothing waits.
+    pub(super) fn new() -> Self {
+        Self {
+            due: HashMap::new(),
+            order: BTreeSet::new(),
+            running: BTreeMap::new(),
+            failures: HashMap::new(),
+        }
+    }
+
     /// How many wait.
     pub(super) fn len(&self) -> usize {
         self.due.len()
     }
 
     /// Adds a target, to be reconciled after `wait` at the latest.
-    pub(super) fn add(&mut self, target: Target, wait: Duration) {
+    pub(super) fn add(&mut self, target: T, wait: Duration) {
         // What failed is not hurried by what its failure touches.
         let least = if self.failures.contains_key(&target) {
             FIRST_RETRY
@@ -50,7 +58,7 @@ impl Queue {
     }
 
     /// The next target that is due. Cancelling the future loses nothing.
-    pub(super) async fn next(&mut self) -> Target {
+    pub(super) async fn next(&mut self) -> T {
         let Some((at, target)) = self.order.first().cloned() else {
             return std::future::pending().await;
         };
@@ -62,13 +70,13 @@ impl Queue {
     }
 
     /// A target was reconciled.
-    pub(super) fn done(&mut self, target: &Target) {
+    pub(super) fn done(&mut self, target: &T) {
         self.failures.remove(target);
         self.release(target);
     }
 
     /// A target could not be reconciled; it is due again after the answer, twice as long each time.
-    pub(super) fn failed(&mut self, target: &Target) -> Duration {
+    pub(super) fn failed(&mut self, target: &T) -> Duration {
         let failures = self.failures.entry(target.clone()).or_default();
         let wait = FIRST_RETRY
             .saturating_mul(1 << (*failures).min(12))
@@ -79,7 +87,7 @@ impl Queue {
         wait
     }
 
-    fn release(&mut self, target: &Target) {
+    fn release(&mut self, target: &T) {
         if let Some(Some(at)) = self.running.remove(target) {
             self.add(target.clone(), at.saturating_duration_since(Instant::now()));
         }
@@ -89,6 +97,7 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fence::Target;
 
     fn target(name: &str) -> Target {
         Target::Namespace(name.into())
@@ -96,7 +105,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_earliest_time_wins_and_a_target_comes_once() {
-        let mut queue = Queue::default();
+        let mut queue = Queue::new();
         queue.add(target("a"), Duration::from_secs(5));
         queue.add(target("a"), Duration::from_secs(1));
         queue.add(target("a"), Duration::from_secs(9));
@@ -110,7 +119,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_touched_while_it_runs_comes_again_afterwards() {
-        let mut queue = Queue::default();
+        let mut queue = Queue::new();
         queue.add(target("a"), Duration::ZERO);
         assert_eq!(queue.next().await, target("a"));
         queue.add(target("a"), Duration::ZERO);
@@ -121,7 +130,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn failures_wait_longer_each_time_and_a_success_forgets_them() {
-        let mut queue = Queue::default();
+        let mut queue = Queue::new();
         let mut waits = Vec::new();
         for _ in 0..10 {
             queue.add(target("a"), Duration::ZERO);

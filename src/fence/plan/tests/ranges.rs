@@ -68,7 +68,10 @@ fn nothing_is_enforced_before_the_addresses_of_services_are_known() {
         "False FallbackNotReady"
     );
     let (_, said) = world.said.last().expect("its owner is told");
-    assert!(said.reason.is_warning() && said.message.contains("serviceCIDRs"), "{said:?}");
+    assert!(
+        said.reason.is_warning() && said.message.contains("serviceCIDRs"),
+        "{said:?}"
+    );
 }
 
 /// Each of them once had a place in the EnvoyFilter.

@@ -1,0 +1,234 @@
+//! The controller is away while the mesh goes on changing: Services, namespaces and ports come and go, and after each
+//! change a fenced caller gets the answer that an unscoped one gets, while both go on with what they did before.
+//!
+//! `CHANGES` says how many changes there are; `make absence` makes as many as an hour has seconds.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+use servicefence_e2e::wait::{LONG, until};
+use servicefence_e2e::{Call, LoadSpec, Mesh, PodSpec, Protocol, ServiceSpec};
+
+use crate::{shop, shutdown, stopped};
+
+crate::steps![a_fenced_caller_misses_nothing_while_the_controller_is_away];
+
+/// A caller like `shop/web`, and not fenced.
+const FREE: &str = "free/caller";
+
+/// The pod behind Services of its namespace, in the mesh.
+const APP: &str = "crowd/app";
+
+/// The pod behind Services of other namespaces, outside of the mesh.
+const BARE: &str = "crowd/bare";
+
+/// So many changes where nobody asks for more.
+const CHANGES: usize = 48;
+
+/// So many Services live at once; then the oldest goes.
+const MOST_ALIVE: usize = 8;
+
+/// A Service that came.
+struct Arrived {
+    namespace: String,
+    name: String,
+    /// Its calls, all answered by `pod`.
+    calls: Vec<Call>,
+    pod: &'static str,
+}
+
+async fn a_fenced_caller_misses_nothing_while_the_controller_is_away(mesh: Mesh) -> Result<()> {
+    let changes = match std::env::var("CHANGES") {
+        Ok(changes) => changes.parse().context("CHANGES is no number")?,
+        Err(_) => CHANGES,
+    };
+    mesh.add_pod(PodSpec::new(FREE)).await?;
+    let app = PodSpec::new(APP).http(8080).http(18_100).grpc(18_101);
+    mesh.add_app(app.tcp(18_102).tcp_server_first(18_103)).await?;
+    mesh.add_app(PodSpec::new(BARE).plain().http(8080).tcp(18_104))
+        .await?;
+    mesh.add_service(
+        &ServiceSpec::new("crowd/steady")
+            .selects("app")
+            .port(Protocol::Http, 8080),
+    )
+    .await?;
+    stopped::stop(&mesh).await?;
+    let mut loads = Vec::new();
+    for caller in [shop::WEB, FREE] {
+        // Hosts in the scope of `shop/web`, and one that it has never called.
+        let load = LoadSpec::new(caller).clients(2).pause(Duration::from_millis(20));
+        let load = load
+            .get("http://reviews.books:8080/")
+            .get("http://steady.crowd:8080/");
+        loads.push((caller, mesh.start_load(&load.get("tcp://app.crowd:18102")).await?));
+    }
+    let mut alive = VecDeque::new();
+    let mut compared = 0;
+    for number in 0..changes {
+        let new = arrive(&mesh, number)
+            .await
+            .with_context(|| format!("change {number}"))?;
+        for call in &new.calls {
+            alike(&mesh, call, new.pod).await?;
+        }
+        compared += new.calls.len();
+        alive.push_back(new);
+        // What came some changes ago has stayed as it was.
+        let older: &Arrived = &alive[number % alive.len()];
+        for call in &older.calls {
+            alike(&mesh, call, older.pod).await?;
+        }
+        compared += older.calls.len();
+        if alive.len() > MOST_ALIVE
+            && let Some(oldest) = alive.pop_front()
+        {
+            compared += leave(&mesh, oldest, number % 5 == 0).await?;
+        }
+        if number % 6 == 0 {
+            switch(&mesh, number % 12 == 0).await?;
+        }
+    }
+    for (caller, load) in loads {
+        let report = load.stop().await;
+        eprintln!("{changes} changes, {compared} calls compared; load from {caller}: {report}");
+        ensure!(report.failed == 0 && report.calls > 0, "{caller}: {report}");
+    }
+    for gone in alive {
+        leave(&mesh, gone, false).await?;
+    }
+    shutdown::scale(&mesh, "--replicas=1").await?;
+    mesh.controller_pod().await?;
+    mesh.wait_at_rest("shop").await
+}
+
+/// The next Service: in an old namespace or a new one, on a port number that the mesh knows or a new one, of each protocol.
+async fn arrive(mesh: &Mesh, number: usize) -> Result<Arrived> {
+    let name = format!("new-{number}");
+    let port = u16::try_from(20_000 + number % 10_000)?;
+    let of_app = |ports: &[(&str, u16, u16)]| {
+        let service = ServiceSpec::new(&format!("crowd/{name}")).selects("app");
+        ports.iter().fold(service, |service, (name, port, target)| {
+            service.named_port(name, *port, *target)
+        })
+    };
+    let call = |scheme: &str, port: u16| Call::get(&format!("{scheme}://{name}.crowd:{port}/"));
+    let (service, calls) = match number % 6 {
+        0 => (of_app(&[("http", 8080, 18_100)]), vec![call("http", 8080)]),
+        1 => {
+            let full = format!("http://{name}.crowd.svc.cluster.local:{port}/");
+            let service = of_app(&[("http", port, 8080)]);
+            (service, vec![Call::get(&full), call("h2", port)])
+        }
+        2 => (of_app(&[("grpc", port, 18_101)]), vec![call("grpc", port)]),
+        3 => {
+            let both = [("tcp", port, 18_102), ("tcp-greets", 8081, 18_103)];
+            (
+                of_app(&both),
+                vec![call("tcp", port), call("tcp-server-first", 8081)],
+            )
+        }
+        // A port comes to a Service that was there.
+        4 => {
+            mesh.add_service(&of_app(&[("http", 8080, 8080)])).await?;
+            alike(mesh, &call("http", 8080), APP).await?;
+            let both = [("http", 8080, 8080), ("http-more", port, 18_100)];
+            (of_app(&both), vec![call("http", port), call("http", 8080)])
+        }
+        _ => return arrive_in_new_namespace(mesh, number).await,
+    };
+    mesh.add_service(&service).await?;
+    Ok(Arrived {
+        namespace: "crowd".to_owned(),
+        name,
+        calls,
+        pod: APP,
+    })
+}
+
+async fn arrive_in_new_namespace(mesh: &Mesh, number: usize) -> Result<Arrived> {
+    let (namespace, name) = (format!("passing-{number}"), "app".to_owned());
+    let service = ServiceSpec::new(&format!("{namespace}/{name}")).without_selector();
+    let service = service
+        .named_port("http", 8080, 8080)
+        .named_port("tcp", 9000, 18_104);
+    mesh.add_service(&service).await?;
+    let address = mesh.pod(BARE)?.ip;
+    mesh.apply(&json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": "app-1", "namespace": namespace, "labels": {"kubernetes.io/service-name": name}},
+        "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
+        "ports": [{"name": "http", "port": 8080}, {"name": "tcp", "port": 18_104}],
+    }))
+    .await?;
+    let calls = [
+        "http://app.NS:8080/",
+        "http://app.NS.svc:8080/",
+        "tcp://app.NS:9000",
+    ];
+    Ok(Arrived {
+        calls: calls.map(|url| Call::get(&url.replace("NS", &namespace))).into(),
+        namespace,
+        name,
+        pod: BARE,
+    })
+}
+
+/// An unscoped caller reaches this pod by a call, and so does a fenced one.
+async fn alike(mesh: &Mesh, call: &Call, pod: &str) -> Result<()> {
+    // Short, since a connect to an address that leads nowhere yet is not tried again for a second, and then longer.
+    let short = call.clone().timeout(Duration::from_millis(500));
+    until(format!("{call:?} without a scope"), LONG, async || {
+        let reply = mesh.call(FREE, &short).await;
+        ensure!(reply.is_from(pod), "{reply}");
+        Ok(())
+    })
+    .await?;
+    let reply = mesh.call(shop::WEB, call).await;
+    ensure!(reply.is_from(pod), "{call:?} by a fenced caller: {reply}");
+    Ok(())
+}
+
+/// A Service leads to other pods than before. A fenced caller whose proxy does not know it follows a second later at most.
+async fn switch(mesh: &Mesh, to_app: bool) -> Result<()> {
+    let (app, pod) = if to_app { ("app", APP) } else { ("bare", BARE) };
+    let service = ServiceSpec::new("crowd/switched").selects(app);
+    mesh.add_service(&service.port(Protocol::Http, 8080)).await?;
+    let call = Call::get("http://switched.crowd:8080/").timeout(Duration::from_millis(500));
+    for caller in [FREE, shop::WEB] {
+        mesh.eventually(caller, &call, |reply| reply.is_from(pod)).await?;
+    }
+    Ok(())
+}
+
+/// Takes a Service away, with its namespace where that came with it, and gives how many calls to its address were
+/// compared: they fail alike.
+async fn leave(mesh: &Mesh, gone: Arrived, compare: bool) -> Result<usize> {
+    let service = shop::object(mesh, &gone.namespace, "service", &gone.name).await?;
+    let metadata = if gone.namespace == "crowd" {
+        json!({"namespace": gone.namespace, "name": gone.name})
+    } else {
+        json!({"name": gone.namespace})
+    };
+    let kind = if gone.namespace == "crowd" {
+        "Service"
+    } else {
+        "Namespace"
+    };
+    mesh.delete(&json!({"apiVersion": "v1", "kind": kind, "metadata": metadata}))
+        .await?;
+    let (address, port) = (&service["spec"]["clusterIP"], &service["spec"]["ports"][0]);
+    let is_http = port["name"].as_str().is_some_and(|name| name.starts_with("http"));
+    let (Some(address), true) = (address.as_str(), is_http && compare) else {
+        return Ok(0);
+    };
+    let call = Call::get(&format!("http://{address}:{}/", port["port"]));
+    let host = format!("{}.{}:{}", gone.name, gone.namespace, port["port"]);
+    let call = call.host(&host).timeout(Duration::from_millis(700));
+    for caller in [FREE, shop::WEB] {
+        mesh.eventually(caller, &call, |reply| !reply.is_ok()).await?;
+    }
+    Ok(1)
+}
