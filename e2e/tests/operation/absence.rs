@@ -45,17 +45,23 @@ async fn a_fenced_caller_misses_nothing_while_the_controller_is_away(mesh: Mesh)
         Err(_) => CHANGES,
     };
     mesh.add_pod(PodSpec::new(FREE)).await?;
+    // First, so that all proxies have heard of it when calls begin.
+    let steady = ServiceSpec::new("crowd/steady").selects("app");
+    mesh.add_service(&steady.port(Protocol::Http, 8080)).await?;
     let app = PodSpec::new(APP).http(8080).http(18_100).grpc(18_101);
     mesh.add_app(app.tcp(18_102).tcp_server_first(18_103)).await?;
     mesh.add_app(PodSpec::new(BARE).plain().http(8080).tcp(18_104))
         .await?;
-    mesh.add_service(
-        &ServiceSpec::new("crowd/steady")
-            .selects("app")
-            .port(Protocol::Http, 8080),
-    )
-    .await?;
     stopped::stop(&mesh).await?;
+    let result = while_away(&mesh, changes).await;
+    // The steps after this one need it, whatever came of this.
+    shutdown::scale(&mesh, "--replicas=1").await?;
+    mesh.controller_pod().await?;
+    mesh.wait_at_rest("shop").await?;
+    result
+}
+
+async fn while_away(mesh: &Mesh, changes: usize) -> Result<()> {
     let mut loads = Vec::new();
     for caller in [shop::WEB, FREE] {
         // Hosts in the scope of `shop/web`, and one that it has never called.
@@ -68,27 +74,30 @@ async fn a_fenced_caller_misses_nothing_while_the_controller_is_away(mesh: Mesh)
     let mut alive = VecDeque::new();
     let mut compared = 0;
     for number in 0..changes {
-        let new = arrive(&mesh, number)
+        let new = arrive(mesh, number)
             .await
             .with_context(|| format!("change {number}"))?;
+        // Until an address leads somewhere, nobody reaches it.
+        mesh.wait_endpoint(&format!("{}/{}", new.namespace, new.name))
+            .await?;
         for call in &new.calls {
-            alike(&mesh, call, new.pod).await?;
+            alike(mesh, call, new.pod).await?;
         }
         compared += new.calls.len();
         alive.push_back(new);
         // What came some changes ago has stayed as it was.
         let older: &Arrived = &alive[number % alive.len()];
         for call in &older.calls {
-            alike(&mesh, call, older.pod).await?;
+            alike(mesh, call, older.pod).await?;
         }
         compared += older.calls.len();
         if alive.len() > MOST_ALIVE
             && let Some(oldest) = alive.pop_front()
         {
-            compared += leave(&mesh, oldest, number % 5 == 0).await?;
+            compared += leave(mesh, oldest, number % 5 == 0).await?;
         }
         if number % 6 == 0 {
-            switch(&mesh, number % 12 == 0).await?;
+            switch(mesh, number % 12 == 0).await?;
         }
     }
     for (caller, load) in loads {
@@ -97,11 +106,9 @@ async fn a_fenced_caller_misses_nothing_while_the_controller_is_away(mesh: Mesh)
         ensure!(report.failed == 0 && report.calls > 0, "{caller}: {report}");
     }
     for gone in alive {
-        leave(&mesh, gone, false).await?;
+        leave(mesh, gone, false).await?;
     }
-    shutdown::scale(&mesh, "--replicas=1").await?;
-    mesh.controller_pod().await?;
-    mesh.wait_at_rest("shop").await
+    Ok(())
 }
 
 /// The next Service: in an old namespace or a new one, on a port number that the mesh knows or a new one, of each protocol.
@@ -133,8 +140,11 @@ async fn arrive(mesh: &Mesh, number: usize) -> Result<Arrived> {
         // A port comes to a Service that was there.
         4 => {
             mesh.add_service(&of_app(&[("http", 8080, 8080)])).await?;
+            mesh.wait_endpoint(&format!("crowd/{name}")).await?;
             alike(mesh, &call("http", 8080), APP).await?;
             let both = [("http", 8080, 8080), ("http-more", port, 18_100)];
+            mesh.add_service(&of_app(&both)).await?;
+            soon(mesh, &call("http", port), APP).await?;
             (of_app(&both), vec![call("http", port), call("http", 8080)])
         }
         _ => return arrive_in_new_namespace(mesh, number).await,
@@ -196,7 +206,13 @@ async fn switch(mesh: &Mesh, to_app: bool) -> Result<()> {
     let (app, pod) = if to_app { ("app", APP) } else { ("bare", BARE) };
     let service = ServiceSpec::new("crowd/switched").selects(app);
     mesh.add_service(&service.port(Protocol::Http, 8080)).await?;
-    let call = Call::get("http://switched.crowd:8080/").timeout(Duration::from_millis(500));
+    soon(mesh, &Call::get("http://switched.crowd:8080/"), pod).await
+}
+
+/// Both callers reach this pod. Addresses lead to new places in one network namespace after another, as kube-proxies of
+/// nodes are not equally fast, so one of them may be later.
+async fn soon(mesh: &Mesh, call: &Call, pod: &str) -> Result<()> {
+    let call = call.clone().timeout(Duration::from_millis(500));
     for caller in [FREE, shop::WEB] {
         mesh.eventually(caller, &call, |reply| reply.is_from(pod)).await?;
     }
