@@ -44,7 +44,7 @@ figures: ## Measure on a real mesh: learning, transitions, growth, savings, Prom
 scale: ## Measure the controller beside 10,000 Services and 2,000 fences (root; SCALE=--small for a tenth; half an hour, 24 GB)
 	$(CARGO) run --release --package servicefence-e2e --bin scale -- $(SCALE)
 
-absence: ## Call through an hour's changes of a mesh whose controller is stopped (root; about an hour)
+absence: ## Call through an hour's changes of a mesh, with the controller stopped (root; about an hour)
 	CHANGES=3600 $(CARGO) test --package servicefence-e2e --test operation -- a_fenced_caller_misses_nothing
 
 mesh: ## Start a real mesh that stays, and say how to use it (root)

@@ -8,6 +8,8 @@
 
 mod queue;
 
+use std::fmt::Debug;
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -110,8 +112,10 @@ impl Reconciler {
                     self.done(&mut queue, done);
                 }
                 Some(done) = saying.join_next(), if !saying.is_empty() => {
-                    let (fence, outcome) = finished(done);
-                    self.said(&mut unsaid, &fence, outcome);
+                    match finished(done) {
+                        (fence, Ok(())) => unsaid.done(&fence),
+                        (fence, Err(error)) => self.failed(&mut unsaid, &fence, "status", &error),
+                    }
                 }
                 target = queue.next(), if running.len() < MOST_RUNNING => {
                     running.spawn(self.clone().reconcile(target));
@@ -156,16 +160,8 @@ impl Reconciler {
                 }
             }
             Err(error) => {
-                let category = error.category();
-                self.metrics
-                    .reconcile_errors
-                    .with_label_values(&[target.kind(), category])
-                    .inc();
-                let wait = queue.failed(&target);
-                if category == "conflict" {
-                    tracing::debug!(?target, %error, "somebody else wrote at the same time");
-                } else {
-                    tracing::warn!(?target, category, %error, retry_in = ?wait, "a write failed and is tried again");
+                self.failed(queue, &target, target.kind(), &error);
+                if error.category() != "conflict" {
                     self.state
                         .apply(Change::WriteError(target, Some(error.to_string())));
                 }
@@ -173,18 +169,22 @@ impl Reconciler {
         }
     }
 
-    fn said(&self, unsaid: &mut Queue<FenceKey>, fence: &FenceKey, outcome: Result<(), WriteError>) {
-        let Err(error) = outcome else {
-            unsaid.done(fence);
-            return;
-        };
+    /// Counts and logs a failure, and tries again later.
+    fn failed<T>(&self, queue: &mut Queue<T>, target: &T, kind: &str, error: &WriteError)
+    where
+        T: Clone + Debug + Hash + Ord,
+    {
         let category = error.category();
         self.metrics
             .reconcile_errors
-            .with_label_values(&["status", category])
+            .with_label_values(&[kind, category])
             .inc();
-        let wait = unsaid.failed(fence);
-        tracing::warn!(%fence, category, %error, retry_in = ?wait, "a status could not be written and is tried again");
+        let wait = queue.failed(target);
+        if category == "conflict" {
+            tracing::debug!(kind, ?target, %error, "somebody else wrote at the same time");
+        } else {
+            tracing::warn!(kind, ?target, category, %error, retry_in = ?wait, "a write failed and is tried again");
+        }
     }
 
     async fn reconcile(self, target: Target) -> Done {
@@ -233,7 +233,7 @@ impl Reconciler {
         written
     }
 
-    /// Says what is so: the status, and an Event where that is news.
+    /// Says what is so: the status, and an Event where that is news. It is planned anew, since it may have waited.
     async fn say(&self, key: &FenceKey) -> Result<(), WriteError> {
         let Some((plan, planned)) = self.plan(key) else {
             return Ok(());

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
-use servicefence_e2e::wait::{LONG, until};
 use servicefence_e2e::{Call, LoadSpec, Mesh, PodSpec, Protocol, ServiceSpec};
 
-use crate::{shop, shutdown, stopped};
+use crate::stopped::{alike, stop};
+use crate::{shop, shutdown};
 
 crate::steps![a_fenced_caller_misses_nothing_while_the_controller_is_away];
 
@@ -24,7 +24,7 @@ const APP: &str = "crowd/app";
 /// The pod behind Services of other namespaces, outside of the mesh.
 const BARE: &str = "crowd/bare";
 
-/// So many changes where nobody asks for more.
+/// How many changes there are without `CHANGES`.
 const CHANGES: usize = 48;
 
 /// So many Services live at once; then the oldest goes.
@@ -52,7 +52,7 @@ async fn a_fenced_caller_misses_nothing_while_the_controller_is_away(mesh: Mesh)
     mesh.add_app(app.tcp(18_102).tcp_server_first(18_103)).await?;
     mesh.add_app(PodSpec::new(BARE).plain().http(8080).tcp(18_104))
         .await?;
-    stopped::stop(&mesh).await?;
+    stop(&mesh).await?;
     let result = while_away(&mesh, changes).await;
     // The steps after this one need it, whatever came of this.
     shutdown::scale(&mesh, "--replicas=1").await?;
@@ -77,24 +77,24 @@ async fn while_away(mesh: &Mesh, changes: usize) -> Result<()> {
         let new = arrive(mesh, number)
             .await
             .with_context(|| format!("change {number}"))?;
-        // Until an address leads somewhere, nobody reaches it.
+        // No caller reaches an address that leads nowhere yet.
         mesh.wait_endpoint(&format!("{}/{}", new.namespace, new.name))
             .await?;
         for call in &new.calls {
-            alike(mesh, call, new.pod).await?;
+            alike(mesh, FREE, call, new.pod).await?;
         }
         compared += new.calls.len();
         alive.push_back(new);
         // What came some changes ago has stayed as it was.
         let older: &Arrived = &alive[number % alive.len()];
         for call in &older.calls {
-            alike(mesh, call, older.pod).await?;
+            alike(mesh, FREE, call, older.pod).await?;
         }
         compared += older.calls.len();
         if alive.len() > MOST_ALIVE
             && let Some(oldest) = alive.pop_front()
         {
-            compared += leave(mesh, oldest, number % 5 == 0).await?;
+            compared += leave(mesh, &oldest, number % 5 == 0).await?;
         }
         if number % 6 == 0 {
             switch(mesh, number % 12 == 0).await?;
@@ -105,8 +105,8 @@ async fn while_away(mesh: &Mesh, changes: usize) -> Result<()> {
         eprintln!("{changes} changes, {compared} calls compared; load from {caller}: {report}");
         ensure!(report.failed == 0 && report.calls > 0, "{caller}: {report}");
     }
-    for gone in alive {
-        leave(mesh, gone, false).await?;
+    for gone in &alive {
+        delete(mesh, gone).await?;
     }
     Ok(())
 }
@@ -141,7 +141,7 @@ async fn arrive(mesh: &Mesh, number: usize) -> Result<Arrived> {
         4 => {
             mesh.add_service(&of_app(&[("http", 8080, 8080)])).await?;
             mesh.wait_endpoint(&format!("crowd/{name}")).await?;
-            alike(mesh, &call("http", 8080), APP).await?;
+            alike(mesh, FREE, &call("http", 8080), APP).await?;
             let both = [("http", 8080, 8080), ("http-more", port, 18_100)];
             mesh.add_service(&of_app(&both)).await?;
             soon(mesh, &call("http", port), APP).await?;
@@ -186,22 +186,8 @@ async fn arrive_in_new_namespace(mesh: &Mesh, number: usize) -> Result<Arrived> 
     })
 }
 
-/// An unscoped caller reaches this pod by a call, and so does a fenced one.
-async fn alike(mesh: &Mesh, call: &Call, pod: &str) -> Result<()> {
-    // Short, since a connect to an address that leads nowhere yet is not tried again for a second, and then longer.
-    let short = call.clone().timeout(Duration::from_millis(500));
-    until(format!("{call:?} without a scope"), LONG, async || {
-        let reply = mesh.call(FREE, &short).await;
-        ensure!(reply.is_from(pod), "{reply}");
-        Ok(())
-    })
-    .await?;
-    let reply = mesh.call(shop::WEB, call).await;
-    ensure!(reply.is_from(pod), "{call:?} by a fenced caller: {reply}");
-    Ok(())
-}
-
-/// A Service leads to other pods than before. A fenced caller whose proxy does not know it follows a second later at most.
+/// Leads a Service to other pods than before. The fallback gateway serves it for the fenced caller, and follows a second
+/// later at most.
 async fn switch(mesh: &Mesh, to_app: bool) -> Result<()> {
     let (app, pod) = if to_app { ("app", APP) } else { ("bare", BARE) };
     let service = ServiceSpec::new("crowd/switched").selects(app);
@@ -219,22 +205,22 @@ async fn soon(mesh: &Mesh, call: &Call, pod: &str) -> Result<()> {
     Ok(())
 }
 
-/// Takes a Service away, with its namespace where that came with it, and gives how many calls to its address were
-/// compared: they fail alike.
-async fn leave(mesh: &Mesh, gone: Arrived, compare: bool) -> Result<usize> {
-    let service = shop::object(mesh, &gone.namespace, "service", &gone.name).await?;
-    let metadata = if gone.namespace == "crowd" {
-        json!({"namespace": gone.namespace, "name": gone.name})
+/// Takes a Service away, with its namespace where that came with it.
+async fn delete(mesh: &Mesh, gone: &Arrived) -> Result<()> {
+    let Arrived { namespace, name, .. } = gone;
+    let (kind, metadata) = if namespace == "crowd" {
+        ("Service", json!({"namespace": namespace, "name": name}))
     } else {
-        json!({"name": gone.namespace})
-    };
-    let kind = if gone.namespace == "crowd" {
-        "Service"
-    } else {
-        "Namespace"
+        ("Namespace", json!({"name": namespace}))
     };
     mesh.delete(&json!({"apiVersion": "v1", "kind": kind, "metadata": metadata}))
-        .await?;
+        .await
+}
+
+/// Takes a Service away, and gives how many calls to its address were compared: both callers' calls fail.
+async fn leave(mesh: &Mesh, gone: &Arrived, compare: bool) -> Result<usize> {
+    let service = shop::object(mesh, &gone.namespace, "service", &gone.name).await?;
+    delete(mesh, gone).await?;
     let (address, port) = (&service["spec"]["clusterIP"], &service["spec"]["ports"][0]);
     let is_http = port["name"].as_str().is_some_and(|name| name.starts_with("http"));
     let (Some(address), true) = (address.as_str(), is_http && compare) else {
