@@ -84,6 +84,7 @@ impl Reconciler {
             () = readiness.ready() => {}
             () = shutdown.cancelled() => return,
         }
+        self.state.apply(Change::Ready);
         {
             let engine = self.state.engine();
             let (services, fences) = (engine.registry().services().count(), engine.fences().count());
@@ -192,7 +193,7 @@ impl Reconciler {
         let outcome = match &target {
             Target::Fence(key) => self.fence(key, &mut next).await,
             Target::Namespace(name) => self.namespace(name, &mut next).await,
-            Target::Routes(namespace) => self.routes(namespace).await,
+            Target::Routes(namespace) => self.routes(namespace, &mut next).await,
             Target::Ports => self.ports().await,
         };
         Done {
@@ -266,8 +267,9 @@ impl Reconciler {
     }
 
     /// One rule that Istio refuses must not keep the routes of its namespace from following the Services.
-    async fn routes(&self, namespace: &Name) -> Result<(), WriteError> {
-        let mut plan = self.state.engine().plan_routes(namespace);
+    async fn routes(&self, namespace: &Name, next: &mut Next) -> Result<(), WriteError> {
+        let mut plan = self.state.engine().plan_routes(namespace, Timestamp::now());
+        next.again_at = plan.again_at;
         let is_news = !plan.writes.is_empty();
         let error = match self.write_routes(&mut plan).await {
             Ok(()) if is_news => {
@@ -281,7 +283,7 @@ impl Reconciler {
             return Err(error);
         };
         self.state.apply(Change::RoutesRefused(namespace.clone(), whole));
-        let mut plan = self.state.engine().plan_routes(namespace);
+        let mut plan = self.state.engine().plan_routes(namespace, Timestamp::now());
         self.write_routes(&mut plan).await?;
         tracing::warn!(%namespace, %error, "first calls follow no routes of Gateway API to this namespace, until one of them changes");
         // It is news to the authors, also where the others are written already.

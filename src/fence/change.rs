@@ -67,6 +67,8 @@ pub enum Change {
     Ports(Option<Written>),
     /// Istio refused the routes of a namespace, which were these.
     RoutesRefused(Name, Vec<Fingerprint>),
+    /// Every watch has seen what exists: what comes from here on is new to istiod and to the proxies as well.
+    Ready,
     /// Whether the fallback gateway has a ready endpoint.
     GatewayReady(bool),
     /// The cluster's ranges of Service addresses.

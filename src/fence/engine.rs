@@ -5,6 +5,7 @@
 //! matter to any plan.
 
 mod apply;
+mod arrivals;
 mod mentions;
 mod outside;
 mod rules;
@@ -16,6 +17,7 @@ use std::sync::{Arc, OnceLock};
 use jiff::{SignedDuration, Timestamp};
 use servicefence_crd::{Fallback, LearnedHost, Mode, Selector, ServiceFence, ServiceFenceSpec, names};
 
+use self::arrivals::Arrivals;
 use self::mentions::Mentions;
 use super::alias::Alias;
 use super::allow::{Allowed, What, Wishes};
@@ -164,6 +166,7 @@ pub struct Engine {
     pub(super) routes_refused: BTreeMap<Name, Vec<Fingerprint>>,
     pub(super) ports: Option<Written>,
     pub(super) gateway_ready: bool,
+    pub(super) arrivals: Arrivals,
     /// When the way to a host that is no Service changed, by rules or imports; wildcards among them.
     pub(super) outside_changed: BTreeMap<Name, Timestamp>,
     pub(super) service_cidrs: BTreeSet<Cidr>,
@@ -202,6 +205,7 @@ impl Engine {
             outside_changed: BTreeMap::new(),
             ports: None,
             gateway_ready: false,
+            arrivals: Arrivals::default(),
             service_cidrs: BTreeSet::new(),
             convergence: SignedDuration::ZERO,
             write_errors: BTreeMap::new(),

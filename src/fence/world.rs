@@ -344,7 +344,8 @@ impl World {
                 again_at = plan.again_at;
             }
             Target::Routes(namespace) => {
-                let plan = self.engine.plan_routes(namespace);
+                let plan = self.engine.plan_routes(namespace, self.now);
+                again_at = plan.again_at;
                 if plan.taken.is_empty() {
                     self.carry_out(plan.writes);
                 }

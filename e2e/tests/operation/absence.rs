@@ -8,12 +8,17 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
+use servicefence_e2e::install::{SOON, SYSTEM};
+use servicefence_e2e::wait::until;
 use servicefence_e2e::{Call, LoadSpec, Mesh, PodSpec, Protocol, ServiceSpec};
 
 use crate::stopped::{alike, stop};
 use crate::{shop, shutdown};
 
-crate::steps![a_fenced_caller_misses_nothing_while_the_controller_is_away];
+crate::steps![
+    a_fenced_caller_misses_nothing_while_the_controller_is_away,
+    a_fenced_caller_reaches_what_comes_from_its_first_moment_on,
+];
 
 /// A caller like `shop/web`, and not fenced.
 const FREE: &str = "free/caller";
@@ -107,6 +112,49 @@ async fn while_away(mesh: &Mesh, changes: usize) -> Result<()> {
     }
     for gone in &alive {
         delete(mesh, gone).await?;
+    }
+    // Namespaces go slowly, and the steps after this one count what the mesh has.
+    until("the namespaces that came to be gone", SOON, async || {
+        let namespaces = mesh.kubectl(&["get", "namespaces", "-o", "name"]).await?;
+        ensure!(!namespaces.contains("passing-"), "{namespaces}");
+        Ok(())
+    })
+    .await
+}
+
+/// All along: before any proxy and any node knows it, and while the fallback gateway gets its cluster and its routes.
+async fn a_fenced_caller_reaches_what_comes_from_its_first_moment_on(mesh: Mesh) -> Result<()> {
+    mesh.wait_at_rest("shop").await?;
+    let mut loads = Vec::new();
+    for number in 0..8 {
+        let name = format!("first-{number}");
+        let service = ServiceSpec::new(&format!("crowd/{name}")).selects("app");
+        let service = service.named_port("http", 8080, 18_100);
+        mesh.add_service(&service.named_port("tcp", 9000, 18_102)).await?;
+        // By address, since names are known a little later.
+        let service = shop::object(&mesh, "crowd", "service", &name).await?;
+        let address = service["spec"]["clusterIP"].as_str().context("no address")?;
+        let call = Call::get(&format!("http://{address}:8080/")).host(&format!("{name}.crowd:8080"));
+        let load = LoadSpec::new(shop::WEB)
+            .clients(2)
+            .pause(Duration::from_millis(5));
+        let load = load.call(call).get(&format!("tcp://{address}:9000"));
+        loads.push((name, mesh.start_load(&load).await?));
+    }
+    for (name, load) in loads {
+        until(format!("a route to {name}"), SOON, async || {
+            let rules = shop::object(&mesh, SYSTEM, "virtualservice", "fallback-crowd").await?;
+            ensure!(rules.to_string().contains(&name), "there is none");
+            Ok(())
+        })
+        .await?;
+        load.more(200).await?;
+        let report = load.stop().await;
+        ensure!(report.failed == 0 && report.calls > 0, "{name}: {report}");
+        mesh.delete(
+            &json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "crowd", "name": name}}),
+        )
+        .await?;
     }
     Ok(())
 }

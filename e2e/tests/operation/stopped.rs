@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use servicefence_e2e::install::{SOON, SYSTEM};
 use servicefence_e2e::wait::{LONG, until};
-use servicefence_e2e::{Call, Mesh, PodSpec};
+use servicefence_e2e::{Call, Mesh, PodRecord, PodSpec, Protocol, ServiceSpec};
 
 use crate::{shop, shutdown};
 
@@ -39,6 +39,7 @@ async fn what_comes_while_the_controller_is_stopped_is_reached(mesh: Mesh) -> Re
     };
     stop(&mesh).await?;
     what_comes_is_reached(&mesh).await?;
+    is_reached_when_refused_at_first(&mesh).await?;
     let without = rules().await?;
     ensure!(!without.contains("arrived"), "who wrote rules? {without}");
     shutdown::scale(&mesh, "--replicas=1").await?;
@@ -78,6 +79,62 @@ pub(crate) async fn what_comes_is_reached(mesh: &Mesh) -> Result<()> {
     for (pod, call) in by_name.chain([("attic/arrived", at_pod)]) {
         alike(mesh, FREE, &call, pod).await?;
     }
+    Ok(())
+}
+
+/// The nodes of the gateway hear of a Service after the caller's proxy: until then its address refuses connections there.
+async fn is_reached_when_refused_at_first(mesh: &Mesh) -> Result<()> {
+    // That it was never called means that the gateway has no connection to it.
+    let later = ServiceSpec::new("attic/later").selects("arrived");
+    let later = later.port(Protocol::Http, 8080).port(Protocol::Tcp, 18_097);
+    mesh.add_service(&later).await?;
+    mesh.wait_endpoint("attic/later").await?;
+    let service = shop::object(mesh, "attic", "service", "later").await?;
+    let address = service["spec"]["clusterIP"].as_str().context("no address")?;
+    let is_gateway =
+        |pod: &PodRecord| pod.namespace == SYSTEM && pod.name.starts_with("servicefence-fallback-");
+    let gateways: Vec<_> = mesh.pods().into_iter().filter(is_gateway).collect();
+    let to_address = ["OUTPUT", "-d", address, "-p", "tcp", "-j"];
+    let rules = [
+        [&["-t", "nat"], &to_address[..], &["ACCEPT"]],
+        [
+            &["-t", "filter"],
+            &to_address[..],
+            &["REJECT", "--reject-with", "tcp-reset"],
+        ],
+    ];
+    let each = |change: &str| {
+        gateways.iter().try_for_each(|gateway| {
+            rules.iter().try_for_each(|[table, to, verdict]| {
+                let args = [table, &[change][..], to, verdict].concat();
+                gateway.netns().run("iptables", &args, "").map(drop)
+            })
+        })
+    };
+    each("-I")?;
+    let known = async {
+        let refused = until("a refused connection", SOON, async || {
+            let counts = gateways.iter().map(|gateway| {
+                let args = ["-t", "filter", "-nvxL", "OUTPUT"];
+                gateway.netns().run("iptables", &args, "")
+            });
+            let counts = counts.collect::<Result<String>>()?;
+            let refuses = |line: &str| line.contains("REJECT") && !line.trim_start().starts_with("0 ");
+            ensure!(counts.lines().any(refuses), "{counts}");
+            Ok(())
+        });
+        let refused = refused.await;
+        each("-D").and(refused)
+    };
+    let http = Call::get("http://later.attic:8080/");
+    let tcp = Call::get("tcp://later.attic:18097");
+    let calls = async { tokio::join!(mesh.call(shop::WEB, &http), mesh.call(shop::WEB, &tcp)) };
+    let ((http, tcp), known) = tokio::join!(calls, known);
+    known?;
+    ensure!(
+        http.is_from("attic/arrived") && tcp.is_from("attic/arrived"),
+        "{http}, {tcp}"
+    );
     Ok(())
 }
 

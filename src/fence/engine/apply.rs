@@ -9,7 +9,7 @@ use servicefence_crd::ServiceFence;
 use super::{Engine, Fence};
 use crate::fence::allow::Allowed;
 use crate::fence::change::{Change, Dirty, Target, UnknownLabel};
-use crate::fence::facts::{NamespaceFacts, PodFacts, ServiceFacts, ServiceKind, SidecarFacts};
+use crate::fence::facts::{NamespaceFacts, PodFacts, Port, ServiceFacts, ServiceKind, SidecarFacts};
 use crate::fence::jwks::JwksFacts;
 use crate::fence::labels::in_force;
 use crate::fence::name::{ConfigKey, FenceKey, Name, PodKey, ServiceKey};
@@ -24,7 +24,7 @@ impl Engine {
         let mut dirty = Dirty::default();
         match change {
             Change::Namespace(name, facts) => self.apply_namespace(&name, facts, &mut dirty),
-            Change::Service(key, facts) => self.apply_service(&key, facts, &mut dirty),
+            Change::Service(key, facts) => self.apply_service(&key, facts, now, &mut dirty),
             // How many endpoints a Service has changes no plan: what a status says of them may be an hour old.
             Change::Endpoints(key, facts) => {
                 if self.registry.set_endpoints(&key, facts) {
@@ -81,6 +81,7 @@ impl Engine {
                 dirty.targets.insert(Target::Ports);
                 self.dirty_unscoped(&mut dirty);
             }
+            Change::Ready => self.arrivals.is_ready = true,
             Change::GatewayReady(ready) => {
                 if self.gateway_ready != ready {
                     self.gateway_ready = ready;
@@ -149,7 +150,13 @@ impl Engine {
         }
     }
 
-    fn apply_service(&mut self, key: &ServiceKey, facts: Option<ServiceFacts>, dirty: &mut Dirty) {
+    fn apply_service(
+        &mut self,
+        key: &ServiceKey,
+        facts: Option<ServiceFacts>,
+        now: Timestamp,
+        dirty: &mut Dirty,
+    ) {
         let ports_before = self.registry.placeholder_ports();
         let was_aside = self.is_aside(key);
         let facts = self.taken_service(key, facts);
@@ -173,8 +180,19 @@ impl Engine {
                 .filter(|facts| self.registry.has_routes(key, facts));
             facts.map(|facts| (facts.addresses.clone(), facts.ports.clone()))
         };
-        if routed(&old) != routed(&new) {
+        let (routed_before, routed_now) = (routed(&old), routed(&new));
+        if routed_before != routed_now {
             dirty.targets.insert(Target::Routes(key.namespace.clone()));
+            let numbers = |routed: Option<(_, Vec<Port>)>| -> BTreeSet<u16> {
+                let ports = routed.into_iter().flat_map(|(_, ports)| ports);
+                ports.map(|port| port.number).collect()
+            };
+            // Without it the gateway would answer 404.
+            if self.settings.gateway_passes_on {
+                let until = now + self.settle_time();
+                self.arrivals
+                    .change(key, &numbers(routed_before), &numbers(routed_now), now, until);
+            }
         }
         // A rule that names no port of its destination means the destination's only one.
         let ports = |facts: &Option<ServiceFacts>| facts.as_ref().map(|facts| facts.ports.clone());

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
 use servicefence_crd::names;
 
 use crate::fence::engine::Engine;
-use crate::fence::name::{Fingerprint, Name};
+use crate::fence::name::{Fingerprint, Name, ServiceKey};
 use crate::fence::render::{self, Carry, Kind, NotCarried, Object, Write, namespace_of_routes};
 
 /// What to do for the routes to one namespace's Services.
@@ -19,6 +20,8 @@ pub struct RoutesPlan {
     pub taken: Vec<Name>,
     /// What Istio may refuse and take without the rules of Gateway API; `None`: these are left out.
     pub whole: Option<Vec<Fingerprint>>,
+    /// When the passing of time alone may change this plan.
+    pub again_at: Option<Timestamp>,
 }
 
 /// What to do for the placeholder Service.
@@ -33,18 +36,19 @@ pub struct PortsPlan {
 impl Engine {
     /// The plan of the routes to a namespace's Services; without the rules of Gateway API where Istio refused these very
     /// routes with them.
-    pub fn plan_routes(&self, namespace: &Name) -> RoutesPlan {
+    pub fn plan_routes(&self, namespace: &Name, now: Timestamp) -> RoutesPlan {
         let fingerprints =
             |routes: &render::Routes| -> Vec<_> { routes.objects.iter().map(Object::fingerprint).collect() };
-        let mut routes = self.rendered_routes(namespace, Carry::All);
+        let mut routes = self.rendered_routes(namespace, Carry::All, now);
         let mut are = fingerprints(&routes);
         let is_refused = self.routes_refused.get(namespace) == Some(&are);
         if is_refused {
-            routes = self.rendered_routes(namespace, Carry::VirtualServices);
+            routes = self.rendered_routes(namespace, Carry::VirtualServices, now);
             are = fingerprints(&routes);
         }
         let mut plan = RoutesPlan {
             not_carried: routes.not_carried,
+            again_at: self.arrivals.next(namespace, now),
             ..RoutesPlan::default()
         };
         let mut wanted = BTreeSet::new();
@@ -68,12 +72,13 @@ impl Engine {
         plan
     }
 
-    fn rendered_routes(&self, namespace: &Name, carry: Carry) -> render::Routes {
-        if self.settings.has_gateway {
-            render::routes(&self.registry, &self.settings.system_namespace, namespace, carry)
-        } else {
-            render::Routes::default()
+    fn rendered_routes(&self, namespace: &Name, carry: Carry, now: Timestamp) -> render::Routes {
+        if !self.settings.has_gateway {
+            return render::Routes::default();
         }
+        let is_known = |service: &ServiceKey, port: u16| !self.arrivals.is_new(service, port, now);
+        let system = &self.settings.system_namespace;
+        render::routes(&self.registry, system, namespace, carry, is_known)
     }
 
     /// The plan of the placeholder Service.

@@ -61,8 +61,14 @@ pub enum Carry {
     VirtualServices,
 }
 
-/// Routes to all Services of `namespace`.
-pub fn routes(registry: &Registry, system_namespace: &Name, namespace: &Name, carry: Carry) -> Routes {
+/// Routes to the ports of `namespace`'s Services that the gateway knows.
+pub fn routes(
+    registry: &Registry,
+    system_namespace: &Name,
+    namespace: &Name,
+    carry: Carry,
+    is_known: impl Fn(&ServiceKey, u16) -> bool,
+) -> Routes {
     let mut routes = Routes::default();
     let mut rules = Vec::new();
     for (key, facts) in registry
@@ -70,7 +76,7 @@ pub fn routes(registry: &Registry, system_namespace: &Name, namespace: &Name, ca
         .filter(|(key, facts)| registry.has_routes(key, facts))
     {
         let host = key.host();
-        for port in &facts.ports {
+        for port in facts.ports.iter().filter(|port| is_known(key, port.number)) {
             let target = Target {
                 registry,
                 host: &host,

@@ -14,7 +14,7 @@ impl World {
         for change in &self.history {
             newest.insert(identity(change), change.clone());
         }
-        newest.retain(|_, change| !matches!(change, Change::Fence(..)));
+        newest.retain(|_, change| !matches!(change, Change::Fence(..) | Change::Ready));
         let mut changes: Vec<Change> = newest.into_values().collect();
         // What follows was written by us, and is what is there: another restart must not find it in the history.
         let history = changes.clone();
@@ -43,6 +43,7 @@ impl World {
         for change in changes {
             world.apply(change);
         }
+        world.apply(Change::Ready);
         world.history = history;
         world
     }

@@ -96,7 +96,13 @@ fn the_rules_of_a_delegate_are_carried_with_what_the_root_says() {
         })
     );
     assert_eq!(destinations(&world), WITH);
-    assert!(world.engine.plan_routes(&"books".into()).not_carried.is_empty());
+    assert!(
+        world
+            .engine
+            .plan_routes(&"books".into(), world.now)
+            .not_carried
+            .is_empty()
+    );
 }
 
 #[test]
@@ -164,7 +170,7 @@ fn what_cannot_be_carried_is_said_of_the_root() {
     ] {
         root(&mut world, &json!({"fault": {"abort": {"httpStatus": 500}}}));
         own(&mut world, &json!({"http": [rule]}));
-        let not_carried = world.engine.plan_routes(&"books".into()).not_carried;
+        let not_carried = world.engine.plan_routes(&"books".into(), world.now).not_carried;
         let said: Vec<_> = not_carried
             .iter()
             .map(|rule| (rule.author.to_string(), rule.because))

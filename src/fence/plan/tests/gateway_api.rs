@@ -349,7 +349,7 @@ fn a_rule_that_cannot_be_carried_is_said_of_its_route() {
     let pool = json!([{"matches": [{"path": {"value": "/pool"}}], "backendRefs": [{"group": "x.example", "kind": "Pool", "name": "p", "port": 80}]}]);
     bind_to(&mut world, "HTTPRoute", "books", "odd", &json!({}), &pool);
     world.settle();
-    let not_carried = world.engine.plan_routes(&"books".into()).not_carried;
+    let not_carried = world.engine.plan_routes(&"books".into(), world.now).not_carried;
     let authors: Vec<_> = not_carried
         .iter()
         .map(|rule| format!("{}: {}", rule.author, rule.because))
@@ -404,10 +404,10 @@ fn what_istio_refuses_of_routes_costs_them_alone_until_something_changes() {
     world.object("VirtualService", "books", "ratings", rules);
     world.settle();
     let books = "books".into();
-    let plan = world.engine.plan_routes(&books);
+    let plan = world.engine.plan_routes(&books, world.now);
     assert!(plan.writes.is_empty() && plan.not_carried.is_empty(), "{plan:?}");
     world.apply(Change::RoutesRefused("books".into(), plan.whole.unwrap()));
-    let plan = world.engine.plan_routes(&books);
+    let plan = world.engine.plan_routes(&books, world.now);
     assert_eq!(plan.whole, None);
     let authors: Vec<_> = plan
         .not_carried
@@ -425,7 +425,7 @@ fn what_istio_refuses_of_routes_costs_them_alone_until_something_changes() {
     assert_eq!(services.collect::<Vec<_>>(), ["reviews", "ratings", "reviews"]);
     // Nothing more is tried until it would be something else.
     bind(&mut world, "HTTPRoute", "books", "reviews", "reviews");
-    assert!(world.engine.plan_routes(&books).whole.is_some());
+    assert!(world.engine.plan_routes(&books, world.now).whole.is_some());
     bind(&mut world, "HTTPRoute", "books", "reviews", "ratings");
-    assert_eq!(world.engine.plan_routes(&books).whole, None);
+    assert_eq!(world.engine.plan_routes(&books, world.now).whole, None);
 }

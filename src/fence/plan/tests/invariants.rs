@@ -328,6 +328,7 @@ fn a_world(happenings: &[Happening]) -> World {
     for namespace in NAMESPACES {
         world.namespace(namespace, Some("enforce"));
     }
+    world.apply(crate::fence::Change::Ready);
     for happening in happenings {
         happens(&mut world, happening);
         // Things also happen while others are under way.

@@ -3,8 +3,11 @@
 use serde_json::{Value, json};
 
 use super::*;
+use jiff::SignedDuration;
+
 use crate::fence::render::Kind;
-use crate::fence::world::SYSTEM;
+use crate::fence::world::{SYSTEM, settings};
+use crate::fence::{Change, Settings};
 
 fn rules(world: &World, namespace: &str) -> Vec<Value> {
     let object = &world.objects[&(
@@ -37,6 +40,71 @@ fn a_service_is_routed_by_the_address_that_was_dialled() {
             }),
         ]
     );
+}
+
+/// The ports that are routed to.
+fn routed_ports(world: &World, namespace: &str) -> Vec<u64> {
+    let rules = rules(world, namespace);
+    let ports = rules
+        .iter()
+        .map(|rule| &rule["route"][0]["destination"]["port"]["number"]);
+    ports.map(|port| port.as_u64().unwrap()).collect()
+}
+
+#[test]
+fn a_route_follows_a_new_port_when_the_gateway_has_its_cluster() {
+    let mut world = World::new();
+    world.service("books", "reviews", &["http:8080"]);
+    world.apply(Change::Ready);
+    world.settle();
+    assert_eq!(
+        routed_ports(&world, "books"),
+        [8080],
+        "what was there at the start is known"
+    );
+
+    world.service("books", "ratings", &["http:8081"]);
+    world.step();
+    assert_eq!(routed_ports(&world, "books"), [8080]);
+    world.pass(SignedDuration::from_millis(600));
+    world.service("books", "reviews", &["http:8080", "http-more:8082"]);
+    world.step();
+    world.pass(SignedDuration::from_millis(600));
+    world.step();
+    assert_eq!(
+        routed_ports(&world, "books"),
+        [8081, 8080],
+        "each port has its own time"
+    );
+    world.settle();
+    assert_eq!(routed_ports(&world, "books"), [8081, 8080, 8082]);
+}
+
+#[test]
+fn a_port_that_goes_and_comes_back_is_new() {
+    let mut world = World::new();
+    world.apply(Change::Ready);
+    let both = ["http:8080", "http-more:8082"];
+    world.service("books", "reviews", &both);
+    world.settle();
+    world.service("books", "reviews", &["http:8080"]);
+    world.service("books", "reviews", &both);
+    world.step();
+    assert_eq!(routed_ports(&world, "books"), [8080]);
+    world.settle();
+    assert_eq!(routed_ports(&world, "books"), [8080, 8082]);
+}
+
+#[test]
+fn a_gateway_that_passes_nothing_on_has_its_routes_at_once() {
+    let mut world = World::with(Settings {
+        gateway_passes_on: false,
+        ..settings()
+    });
+    world.apply(Change::Ready);
+    world.service("books", "reviews", &["http:8080"]);
+    world.step();
+    assert_eq!(routed_ports(&world, "books"), [8080]);
 }
 
 #[test]
@@ -124,7 +192,7 @@ fn a_rule_that_cannot_be_carried_is_said_and_the_service_still_answers() {
         "hosts": ["reviews"],
         "http": [{"match": [{"sourceLabels": {"app": "web"}}], "route": [{"destination": {"host": "v2"}}]}],
     }));
-    let plan = world.engine.plan_routes(&"books".into());
+    let plan = world.engine.plan_routes(&"books".into(), world.now);
     let said: Vec<_> = plan.not_carried.iter().map(|rule| rule.because).collect();
     assert_eq!(said, ["it matches sourceLabels, which the gateway does not know"]);
     world.settle();
@@ -349,7 +417,7 @@ fn what_is_hidden_from_the_gateway_is_reached_directly() {
         world.scope("shop", "web").unwrap(),
         ["books/vault.books.svc.cluster.local"]
     );
-    let not_carried = world.engine.plan_routes(&"books".into()).not_carried;
+    let not_carried = world.engine.plan_routes(&"books".into(), world.now).not_carried;
     assert!(
         not_carried
             .iter()
