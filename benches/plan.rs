@@ -200,7 +200,7 @@ fn plans(criterion: &mut Criterion) {
     measure(
         criterion,
         "plan of the routes of a namespace with 100 Services",
-        || engine.plan_routes(&namespace),
+        || engine.plan_routes(&namespace, now()),
     );
     measure(criterion, "plan of a namespace with 20 fences", || {
         engine.plan_namespace(&namespace, now())

@@ -93,7 +93,7 @@ fn what_is_written_names_the_domain_and_no_other() {
     };
     engine.apply(Change::Namespace("books".into(), Some(facts)), now);
     engine.apply(service("books", "reviews"), now);
-    let plan = engine.plan_routes(&"books".into());
+    let plan = engine.plan_routes(&"books".into(), now);
     let Some(Write::Apply(routes)) = plan.writes.first() else {
         panic!("{plan:?}");
     };
