@@ -25,6 +25,8 @@ mod repair;
 mod shop;
 #[path = "operation/shutdown.rs"]
 mod shutdown;
+#[path = "operation/slow_status.rs"]
+mod slow_status;
 #[path = "operation/stopped.rs"]
 mod stopped;
 #[path = "operation/unreadable.rs"]
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
         stopped::STEPS,
         absence::STEPS,
         labels::STEPS,
+        slow_status::STEPS,
         memory::STEPS,
         opt_out::STEPS,
     ];

@@ -1,0 +1,111 @@
+//! An API server that is slow to take statuses: Sidecars do not wait for them.
+
+use std::net::TcpListener;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use servicefence_e2e::install::SOON;
+use servicefence_e2e::netns::Netns;
+use servicefence_e2e::wait::until;
+use servicefence_e2e::{Mesh, Protocol, ServiceSpec};
+
+crate::steps![no_sidecar_waits_for_a_status];
+
+/// More than are reconciled at once.
+const FENCES: usize = 40;
+
+async fn no_sidecar_waits_for_a_status(mesh: Mesh) -> Result<()> {
+    mesh.apply_yaml(
+        "
+apiVersion: v1
+kind: Namespace
+metadata: {name: slow}
+---
+apiVersion: servicefence.io/v1alpha1
+kind: ServiceFence
+metadata: {name: probe, namespace: slow}
+spec: {mode: 'Off'}
+",
+    )
+    .await?;
+    for number in 0..FENCES {
+        let service = ServiceSpec::new(&format!("slow/app-{number}"));
+        mesh.add_service(&service.port(Protocol::Http, 8080)).await?;
+    }
+    let silent = be_asked_of_statuses(&mesh).await?;
+    let label = "servicefence.io/mode=enforce";
+    mesh.kubectl(&["label", "namespace", "slow", label]).await?;
+    until("a Sidecar of every fence", SOON, async || {
+        let sidecars = list(&mesh, "sidecars").await?.len();
+        ensure!(sidecars == FENCES, "{sidecars} of {FENCES}");
+        Ok(())
+    })
+    .await?;
+    let said = list(&mesh, "servicefences").await?;
+    let said = said.iter().filter(|fence| fence["metadata"]["name"] != "probe");
+    let said = said.filter(|fence| fence.get("status").is_some()).count();
+    ensure!(said == 0, "{said} statuses were not held up");
+
+    mesh.kubectl(&["delete", "validatingwebhookconfiguration", "silent"])
+        .await?;
+    // Ends the connections of those that wait.
+    drop(silent);
+    for number in 0..FENCES {
+        mesh.wait_condition("slow", &format!("app-{number}"), "Enforced", "True")
+            .await?;
+    }
+    mesh.kubectl(&["delete", "namespace", "slow"]).await?;
+    Ok(())
+}
+
+/// Has the API server ask somebody about each status of the namespace who takes connections and never answers.
+async fn be_asked_of_statuses(mesh: &Mesh) -> Result<TcpListener> {
+    let node = Netns::named(&format!("sf{}-node", mesh.id()));
+    let silent = node.enter(|| TcpListener::bind("127.0.0.1:0"))??;
+    mesh.apply(&json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": "silent"},
+        "webhooks": [{
+            "name": "silent.servicefence.io", "admissionReviewVersions": ["v1"], "sideEffects": "None",
+            "timeoutSeconds": 30, "failurePolicy": "Ignore",
+            "clientConfig": {"url": format!("https://127.0.0.1:{}/", silent.local_addr()?.port())},
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "slow"}},
+            "rules": [{
+                "apiGroups": ["servicefence.io"], "apiVersions": ["*"], "operations": ["UPDATE"],
+                "resources": ["servicefences/status"],
+            }],
+        }],
+    }))
+    .await?;
+    until("a status that is held up", SOON, async || {
+        let patch = [
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            r#"{"status":{"observedGeneration":1}}"#,
+        ];
+        let patch = [
+            &[
+                "-n",
+                "slow",
+                "patch",
+                "sf",
+                "probe",
+                "--dry-run=server",
+                "--request-timeout=1s",
+            ],
+            &patch[..],
+        ];
+        let answer = mesh.kubectl(&patch.concat()).await;
+        ensure!(answer.is_err(), "it was taken");
+        Ok(())
+    })
+    .await?;
+    Ok(silent)
+}
+
+async fn list(mesh: &Mesh, kind: &str) -> Result<Vec<Value>> {
+    let list = mesh.kubectl(&["-n", "slow", "get", kind, "-o", "json"]).await?;
+    let mut list: Value = serde_json::from_str(&list)?;
+    serde_json::from_value(list["items"].take()).context("items")
+}
