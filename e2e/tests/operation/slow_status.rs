@@ -35,12 +35,19 @@ spec: {mode: 'Off'}
     let silent = be_asked_of_statuses(&mesh).await?;
     let label = "servicefence.io/mode=enforce";
     mesh.kubectl(&["label", "namespace", "slow", label]).await?;
-    until("a Sidecar of every fence", SOON, async || {
-        let sidecars = list(&mesh, "sidecars").await?.len();
-        ensure!(sidecars == FENCES, "{sidecars} of {FENCES}");
-        Ok(())
-    })
-    .await?;
+    let until_sidecars = async |count: usize| {
+        until(format!("{count} Sidecars"), SOON, async || {
+            let sidecars = list(&mesh, "sidecars").await?.len();
+            ensure!(sidecars == count, "{sidecars}");
+            Ok(())
+        })
+        .await
+    };
+    until_sidecars(FENCES).await?;
+    // All of those have something to say by now.
+    let late = ServiceSpec::new("slow/late").port(Protocol::Http, 8080);
+    mesh.add_service(&late).await?;
+    until_sidecars(FENCES + 1).await?;
     let said = list(&mesh, "servicefences").await?;
     let said = said.iter().filter(|fence| fence["metadata"]["name"] != "probe");
     let said = said.filter(|fence| fence.get("status").is_some()).count();
