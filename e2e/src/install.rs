@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::admin::{get_over, loopback};
 use crate::kubelet::Images;
 use crate::mesh::Mesh;
+use crate::pod::PodRecord;
 use crate::proxy::Proxy;
 use crate::tools::repository;
 use crate::wait::{LONG, SHORT, until};
@@ -92,6 +93,13 @@ impl Mesh {
         }
         self.wait_endpoint(&format!("{SYSTEM}/servicefence-fallback"))
             .await
+    }
+
+    /// The fallback gateway's pods.
+    pub fn gateway_pods(&self) -> impl Iterator<Item = PodRecord> {
+        let is_gateway =
+            |pod: &PodRecord| pod.namespace == SYSTEM && pod.name.starts_with("servicefence-fallback-");
+        self.pods().into_iter().filter(is_gateway)
     }
 
     /// The controller's pod.

@@ -52,6 +52,7 @@ mod writes;
 
 pub use background::Background;
 pub use call::{Call, HttpClient, Reply, Scheme, TcpSession, Via};
+pub use control_plane::node_namespace;
 pub use kubelet::Images;
 pub use load::{Connections, Load, LoadReport, LoadSpec};
 pub use mesh::{Mesh, MeshOptions, Mtls, OutboundTrafficPolicy};

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use servicefence_e2e::netns::with_prefix;
-use servicefence_e2e::{PodSpec, state, tools};
+use servicefence_e2e::{PodSpec, node_namespace, state, tools};
 
 use super::{TakeDown, program, up, words};
 
@@ -34,7 +34,7 @@ async fn two_meshes_do_not_meet_and_a_dropped_one_leaves_nothing() {
 }
 
 fn nothing_is_left_of(id: &str) -> bool {
-    let configured = Path::new("/etc/netns").join(format!("sf{id}-node"));
+    let configured = Path::new("/etc/netns").join(node_namespace(id).name());
     with_prefix(&format!("sf{id}-")).is_empty() && !state::exists(id) && !configured.exists()
 }
 

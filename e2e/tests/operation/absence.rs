@@ -111,7 +111,7 @@ async fn while_away(mesh: &Mesh, changes: usize) -> Result<()> {
         ensure!(report.failed == 0 && report.calls > 0, "{caller}: {report}");
     }
     for gone in &alive {
-        delete(mesh, gone).await?;
+        delete(mesh, &gone.namespace, &gone.name).await?;
     }
     // Namespaces go slowly, and the steps after this one count what the mesh has.
     until("the namespaces that came to be gone", SOON, async || {
@@ -151,10 +151,7 @@ async fn a_fenced_caller_reaches_what_comes_from_its_first_moment_on(mesh: Mesh)
         load.more(200).await?;
         let report = load.stop().await;
         ensure!(report.failed == 0 && report.calls > 0, "{name}: {report}");
-        mesh.delete(
-            &json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "crowd", "name": name}}),
-        )
-        .await?;
+        delete(&mesh, "crowd", &name).await?;
     }
     Ok(())
 }
@@ -254,8 +251,7 @@ async fn soon(mesh: &Mesh, call: &Call, pod: &str) -> Result<()> {
 }
 
 /// Takes a Service away, with its namespace where that came with it.
-async fn delete(mesh: &Mesh, gone: &Arrived) -> Result<()> {
-    let Arrived { namespace, name, .. } = gone;
+async fn delete(mesh: &Mesh, namespace: &str, name: &str) -> Result<()> {
     let (kind, metadata) = if namespace == "crowd" {
         ("Service", json!({"namespace": namespace, "name": name}))
     } else {
@@ -268,7 +264,7 @@ async fn delete(mesh: &Mesh, gone: &Arrived) -> Result<()> {
 /// Takes a Service away, and gives how many calls to its address were compared: both callers' calls fail.
 async fn leave(mesh: &Mesh, gone: &Arrived, compare: bool) -> Result<usize> {
     let service = shop::object(mesh, &gone.namespace, "service", &gone.name).await?;
-    delete(mesh, gone).await?;
+    delete(mesh, &gone.namespace, &gone.name).await?;
     let (address, port) = (&service["spec"]["clusterIP"], &service["spec"]["ports"][0]);
     let is_http = port["name"].as_str().is_some_and(|name| name.starts_with("http"));
     let (Some(address), true) = (address.as_str(), is_http && compare) else {

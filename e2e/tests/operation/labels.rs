@@ -13,7 +13,7 @@ crate::steps![
 ];
 
 /// The names of a namespace's objects of a kind.
-async fn names(mesh: &Mesh, namespace: &str, kind: &str) -> Result<Vec<String>> {
+pub(crate) async fn names(mesh: &Mesh, namespace: &str, kind: &str) -> Result<Vec<String>> {
     let names = mesh
         .kubectl(&["-n", namespace, "get", kind, "-o", "name"])
         .await?;

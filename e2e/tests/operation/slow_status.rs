@@ -5,9 +5,10 @@ use std::net::TcpListener;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use servicefence_e2e::install::SOON;
-use servicefence_e2e::netns::Netns;
 use servicefence_e2e::wait::until;
-use servicefence_e2e::{Mesh, Protocol, ServiceSpec};
+use servicefence_e2e::{Mesh, Protocol, ServiceSpec, node_namespace};
+
+use crate::labels::names;
 
 crate::steps![no_sidecar_waits_for_a_status];
 
@@ -37,7 +38,7 @@ spec: {mode: 'Off'}
     mesh.kubectl(&["label", "namespace", "slow", label]).await?;
     let until_sidecars = async |count: usize| {
         until(format!("{count} Sidecars"), SOON, async || {
-            let sidecars = list(&mesh, "sidecars").await?.len();
+            let sidecars = names(&mesh, "slow", "sidecars").await?.len();
             ensure!(sidecars == count, "{sidecars}");
             Ok(())
         })
@@ -48,8 +49,10 @@ spec: {mode: 'Off'}
     let late = ServiceSpec::new("slow/late").port(Protocol::Http, 8080);
     mesh.add_service(&late).await?;
     until_sidecars(FENCES + 1).await?;
-    let said = list(&mesh, "servicefences").await?;
-    let said = said.iter().filter(|fence| fence["metadata"]["name"] != "probe");
+    let fences = mesh.kubectl(&["-n", "slow", "get", "sf", "-o", "json"]).await?;
+    let fences: Value = serde_json::from_str(&fences)?;
+    let said = fences["items"].as_array().context("items")?.iter();
+    let said = said.filter(|fence| fence["metadata"]["name"] != "probe");
     let said = said.filter(|fence| fence.get("status").is_some()).count();
     // The API server waits 10 s for a TLS handshake, then takes the status. Few are under way at once.
     ensure!(said <= FENCES / 2, "{said} statuses were not held up");
@@ -68,8 +71,7 @@ spec: {mode: 'Off'}
 
 /// Has the API server ask somebody about each status of the namespace who takes connections and never answers.
 async fn be_asked_of_statuses(mesh: &Mesh) -> Result<TcpListener> {
-    let node = Netns::named(&format!("sf{}-node", mesh.id()));
-    let silent = node.enter(|| TcpListener::bind("127.0.0.1:0"))??;
+    let silent = node_namespace(mesh.id()).enter(|| TcpListener::bind("127.0.0.1:0"))??;
     mesh.apply(&json!({
         "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
         "metadata": {"name": "silent"},
@@ -86,34 +88,21 @@ async fn be_asked_of_statuses(mesh: &Mesh) -> Result<TcpListener> {
     }))
     .await?;
     until("a status that is held up", SOON, async || {
-        let patch = [
+        let mut patch = vec![
+            "-n",
+            "slow",
+            "patch",
+            "sf",
+            "probe",
             "--subresource=status",
             "--type=merge",
-            "-p",
-            r#"{"status":{"observedGeneration":1}}"#,
         ];
-        let patch = [
-            &[
-                "-n",
-                "slow",
-                "patch",
-                "sf",
-                "probe",
-                "--dry-run=server",
-                "--request-timeout=1s",
-            ],
-            &patch[..],
-        ];
-        let answer = mesh.kubectl(&patch.concat()).await;
+        patch.extend(["-p", r#"{"status":{"observedGeneration":1}}"#]);
+        patch.extend(["--dry-run=server", "--request-timeout=1s"]);
+        let answer = mesh.kubectl(&patch).await;
         ensure!(answer.is_err(), "it was taken");
         Ok(())
     })
     .await?;
     Ok(silent)
-}
-
-async fn list(mesh: &Mesh, kind: &str) -> Result<Vec<Value>> {
-    let list = mesh.kubectl(&["-n", "slow", "get", kind, "-o", "json"]).await?;
-    let mut list: Value = serde_json::from_str(&list)?;
-    serde_json::from_value(list["items"].take()).context("items")
 }

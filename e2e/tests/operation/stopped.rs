@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use servicefence_e2e::install::{SOON, SYSTEM};
 use servicefence_e2e::wait::{LONG, until};
-use servicefence_e2e::{Call, Mesh, PodRecord, PodSpec, Protocol, ServiceSpec};
+use servicefence_e2e::{Call, Mesh, PodSpec, Protocol, ServiceSpec};
 
 use crate::{shop, shutdown};
 
@@ -91,9 +91,7 @@ async fn is_reached_when_refused_at_first(mesh: &Mesh) -> Result<()> {
     mesh.wait_endpoint("attic/later").await?;
     let service = shop::object(mesh, "attic", "service", "later").await?;
     let address = service["spec"]["clusterIP"].as_str().context("no address")?;
-    let is_gateway =
-        |pod: &PodRecord| pod.namespace == SYSTEM && pod.name.starts_with("servicefence-fallback-");
-    let gateways: Vec<_> = mesh.pods().into_iter().filter(is_gateway).collect();
+    let gateways: Vec<_> = mesh.gateway_pods().collect();
     let to_address = ["OUTPUT", "-d", address, "-p", "tcp", "-j"];
     let rules = [
         [&["-t", "nat"], &to_address[..], &["ACCEPT"]],

@@ -114,12 +114,10 @@ async fn a_rule_that_is_refused_stops_no_route(scene: &Scene) -> Result<()> {
     let late = Call::get(&format!("http://{}:8080/", scene.host("bound-books/late")));
     until("a route to the new Service at the gateway", SOON, async || {
         let host = scene.host("bound-books/late");
-        for pod in scene.mesh.pods() {
-            if pod.namespace == SYSTEM && pod.name.starts_with("servicefence-fallback") {
-                let dump = scene.mesh.proxy(&pod.full_name())?.config_dump().await?;
-                let route = format!("\"cluster\":\"outbound|8080||{host}\"");
-                ensure!(dump.to_string().contains(&route), "{} has none", pod.name);
-            }
+        for pod in scene.mesh.gateway_pods() {
+            let dump = scene.mesh.proxy(&pod.full_name())?.config_dump().await?;
+            let route = format!("\"cluster\":\"outbound|8080||{host}\"");
+            ensure!(dump.to_string().contains(&route), "{} has none", pod.name);
         }
         Ok(())
     })

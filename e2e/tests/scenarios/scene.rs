@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use futures_util::future::try_join_all;
-use servicefence_e2e::install::{GATEWAY, SOON, SYSTEM};
+use servicefence_e2e::install::{GATEWAY, SOON};
 use servicefence_e2e::wait::{Hopeless, until};
 use servicefence_e2e::{Call, Mesh, PodSpec, Protocol, Reply, ServiceSpec, Taken, Traffic, Via};
 
@@ -159,10 +159,7 @@ impl Scene {
     pub(crate) async fn at_gateway(&self, name: &str) -> Result<Traffic> {
         let host = self.host(name);
         let mut all = Traffic::default();
-        for pod in self.mesh.pods() {
-            if pod.namespace != SYSTEM || !pod.name.starts_with("servicefence-fallback") {
-                continue;
-            }
+        for pod in self.mesh.gateway_pods() {
             let traffic = self.mesh.proxy(&pod.full_name())?.traffic().await?;
             for (_, more) in traffic.iter().filter(|(cluster, _)| cluster.ends_with(&host)) {
                 all.requests += more.requests;

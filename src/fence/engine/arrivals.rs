@@ -31,9 +31,6 @@ impl Arrivals {
             ports.retain(|_, until| *until > now);
             !ports.is_empty()
         });
-        if let Some(settling) = self.until.get_mut(service) {
-            settling.retain(|port, _| ports.contains(port));
-        }
         let new: Vec<_> = ports.difference(before).map(|port| (*port, until)).collect();
         if self.is_ready && until > now && !new.is_empty() {
             self.until.entry(service.clone()).or_default().extend(new);

@@ -1,10 +1,9 @@
 //! Where the fallback gateway sends a miss.
 
+use jiff::SignedDuration;
 use serde_json::{Value, json};
 
 use super::*;
-use jiff::SignedDuration;
-
 use crate::fence::render::Kind;
 use crate::fence::world::{SYSTEM, settings};
 use crate::fence::{Change, Settings};
