@@ -54,8 +54,14 @@ impl ServiceSpec {
 
     /// Has no address of its own.
     #[must_use]
-    pub fn headless(mut self) -> Self {
-        self.cluster_ip = Some("None".to_owned());
+    pub fn headless(self) -> Self {
+        self.cluster_ip("None")
+    }
+
+    /// Asks for this address. Kubernetes gives the first 256 of its range to nobody who does not ask.
+    #[must_use]
+    pub fn cluster_ip(mut self, ip: &str) -> Self {
+        self.cluster_ip = Some(ip.to_owned());
         self
     }
 
