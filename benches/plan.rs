@@ -38,7 +38,7 @@ fn service(number: u32, port: u16) -> Change {
             number: port,
             protocol: Protocol::Http,
         }],
-        selector: [("app".to_owned(), name.clone())].into(),
+        selector: [("app".to_owned(), name.clone())].into_iter().collect(),
         mode: Asks::Absent,
         labels: Labels::new(),
         visibility: Visibility::All,
@@ -144,7 +144,7 @@ fn settle(engine: &mut Engine, key: &FenceKey) {
     let hosts = scope.and_then(|listener| listener["hosts"].as_array());
     let facts = SidecarFacts {
         ours: true,
-        selector: Some([("app".to_owned(), key.name.to_string())].into()),
+        selector: Some([("app".to_owned(), key.name.to_string())].into_iter().collect()),
         proxy: Map::new(),
         created: now(),
         hosts: hosts

@@ -76,14 +76,6 @@ fn set_gauges(admin: &Admin) {
     let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
     admin.metrics.fences.reset();
     admin.metrics.saved_bytes.reset();
-    admin.metrics.failing_targets.reset();
-    for target in engine.failing() {
-        admin
-            .metrics
-            .failing_targets
-            .with_label_values(&[target.kind()])
-            .inc();
-    }
     for (mode, bytes) in engine.saved_bytes() {
         admin
             .metrics

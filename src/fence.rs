@@ -40,7 +40,7 @@ pub(crate) mod world;
 
 pub use alias::Alias;
 pub use allow::{Allowed, HostPattern, Wishes};
-pub use change::{Change, Dirty, Target, UnknownLabel};
+pub use change::{Change, Dirty, Rank, Target, UnknownLabel};
 pub use engine::{Engine, Fence, Settings};
 pub use expiry::{Expiry, WhyForgotten};
 pub use explain::{Because, Explanation};

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use self::queue::Queue;
 use crate::fence::name::{FenceKey, Name};
 use crate::fence::render::Kind;
-use crate::fence::{Change, Dirty, FencePlan, RoutesPlan, Target};
+use crate::fence::{Change, Dirty, FencePlan, Rank, RoutesPlan, Target};
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 use crate::state::State;
@@ -31,8 +31,9 @@ use crate::writer::{Events, Priority, WriteError, Writer};
 /// Most reconciles under way at once.
 const MOST_RUNNING: usize = 32;
 
-/// Most statuses under way at once, beside these: few, so that they leave the API server to what proxies wait for.
-const MOST_SAYING: usize = 4;
+/// Most of these that nobody waits for, and most statuses beside these: few, so that they leave the API server to what
+/// proxies wait for. One object of routes takes it as much time as twenty Sidecars.
+const MOST_BESIDE: usize = 4;
 
 /// How often fences are planned again though nothing touched them: what their statuses say of savings follows the mesh.
 const RESYNC: Duration = Duration::from_hours(1);
@@ -49,6 +50,7 @@ struct Next {
 /// A reconcile that is over.
 struct Done {
     target: Target,
+    rank: Rank,
     next: Next,
     outcome: Result<(), WriteError>,
 }
@@ -90,38 +92,45 @@ impl Reconciler {
             let (services, fences) = (engine.registry().services().count(), engine.fences().count());
             tracing::info!(services, fences, "ready: every watch has seen what exists");
         }
-        let (mut queue, mut running) = (Queue::new(), JoinSet::<Done>::new());
+        let (mut queue, mut running, mut running_idle) = (Queue::new(), JoinSet::<Done>::new(), 0);
         let (mut unsaid, mut saying) = (Queue::new(), JoinSet::new());
         let mut resync = tokio::time::interval_at(Instant::now() + RESYNC, RESYNC);
         loop {
             self.metrics
                 .queue
                 .set(i64::try_from(queue.len() + unsaid.len()).unwrap_or(i64::MAX));
+            let lowest = if running_idle < MOST_BESIDE {
+                Rank::Idle
+            } else {
+                Rank::Normal
+            };
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 _ = resync.tick() => {
                     for (fence, _) in self.state.engine().fences() {
-                        queue.add(Target::Fence(fence.clone()), Duration::ZERO);
+                        queue.add(Target::Fence(fence.clone()), Rank::Idle, Duration::ZERO);
                     }
                 }
                 touched = self.state.touched() => self.touch(&mut queue, touched).await,
                 Some(done) = running.join_next(), if !running.is_empty() => {
                     let done = finished(done);
+                    running_idle -= usize::from(done.rank == Rank::Idle);
                     if let (Target::Fence(fence), true) = (&done.target, done.next.say) {
-                        unsaid.add(fence.clone(), Duration::ZERO);
+                        unsaid.add(fence.clone(), Rank::Normal, Duration::ZERO);
                     }
                     self.done(&mut queue, done);
                 }
                 Some(done) = saying.join_next(), if !saying.is_empty() => {
                     match finished(done) {
-                        (fence, Ok(())) => unsaid.done(&fence),
+                        (fence, Ok(())) => self.succeeded(&mut unsaid, &fence, "status"),
                         (fence, Err(error)) => self.failed(&mut unsaid, &fence, "status", &error),
                     }
                 }
-                target = queue.next(), if running.len() < MOST_RUNNING => {
-                    running.spawn(self.clone().reconcile(target));
+                (target, rank) = queue.next(lowest), if running.len() < MOST_RUNNING => {
+                    running_idle += usize::from(rank == Rank::Idle);
+                    running.spawn(self.clone().reconcile(target, rank));
                 }
-                fence = unsaid.next(), if saying.len() < MOST_SAYING => {
+                (fence, _) = unsaid.next(Rank::Idle), if saying.len() < MOST_BESIDE => {
                     let this = self.clone();
                     saying.spawn(async move {
                         let outcome = this.say(&fence).await;
@@ -136,7 +145,8 @@ impl Reconciler {
 
     async fn touch(&self, queue: &mut Queue<Target>, dirty: Dirty) {
         for target in dirty.targets {
-            queue.add(target, Duration::ZERO);
+            let rank = self.state.engine().rank(&target);
+            queue.add(target, rank, Duration::ZERO);
         }
         for unknown in dirty.unknown_labels {
             self.events.unknown_label(&unknown).await;
@@ -148,16 +158,18 @@ impl Reconciler {
             target,
             next,
             outcome,
+            ..
         } = done;
         match outcome {
             Ok(()) => {
                 self.state.apply(Change::WriteError(target.clone(), None));
-                queue.done(&target);
+                self.succeeded(queue, &target, target.kind());
                 if let Some(at) = next.again_at {
                     let wait = at.duration_since(Timestamp::now());
                     // A millisecond more, so that the time has come when it is planned again.
                     let wait = Duration::try_from(wait).unwrap_or_default() + Duration::from_millis(1);
-                    queue.add(target, wait);
+                    let rank = self.state.engine().rank(&target);
+                    queue.add(target, rank, wait);
                 }
             }
             Err(error) => {
@@ -170,6 +182,13 @@ impl Reconciler {
         }
     }
 
+    fn succeeded<T: Clone + Hash + Ord>(&self, queue: &mut Queue<T>, target: &T, kind: &str) {
+        if queue.is_failing(target) {
+            self.metrics.failing_targets.with_label_values(&[kind]).dec();
+        }
+        queue.done(target);
+    }
+
     /// Counts and logs a failure, and tries again later.
     fn failed<T>(&self, queue: &mut Queue<T>, target: &T, kind: &str, error: &WriteError)
     where
@@ -180,6 +199,9 @@ impl Reconciler {
             .reconcile_errors
             .with_label_values(&[kind, category])
             .inc();
+        if !queue.is_failing(target) {
+            self.metrics.failing_targets.with_label_values(&[kind]).inc();
+        }
         let wait = queue.failed(target);
         if category == "conflict" {
             tracing::debug!(kind, ?target, %error, "somebody else wrote at the same time");
@@ -188,7 +210,7 @@ impl Reconciler {
         }
     }
 
-    async fn reconcile(self, target: Target) -> Done {
+    async fn reconcile(self, target: Target, rank: Rank) -> Done {
         let mut next = Next::default();
         let outcome = match &target {
             Target::Fence(key) => self.fence(key, &mut next).await,
@@ -198,6 +220,7 @@ impl Reconciler {
         };
         Done {
             target,
+            rank,
             next,
             outcome,
         }

@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Service;
 use serde_json::{Value, json};
-use servicefence::fence::facts::{Asks, NamespaceFacts};
+use servicefence::fence::facts::{Asks, Labels, NamespaceFacts};
 use servicefence::fence::name::{ServiceKey, cluster_domain, qualify, set_cluster_domain};
 use servicefence::fence::render::{Ranges, Write, envoy_filter_spec};
 use servicefence::fence::{Change, Engine, HostPattern, Settings};
@@ -88,7 +88,7 @@ fn what_is_written_names_the_domain_and_no_other() {
     let facts = NamespaceFacts {
         mode: Asks::Absent,
         fallback: Asks::Absent,
-        labels: [].into(),
+        labels: Labels::default(),
         terminating: false,
     };
     engine.apply(Change::Namespace("books".into(), Some(facts)), now);

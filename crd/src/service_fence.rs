@@ -274,11 +274,15 @@ pub struct Selector {
 }
 
 impl Selector {
-    /// Whether it selects an object with these labels, as Kubernetes' label selectors do: `NotIn`
-    /// and `DoesNotExist` also hold where there is no such label.
-    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        let equal = |(key, value): (&String, &String)| labels.get(key) == Some(value);
-        self.match_labels.iter().all(equal) && self.match_expressions.iter().all(|one| one.holds(labels))
+    /// Whether it selects an object whose labels have the values that `label` gives, as Kubernetes' label selectors do:
+    /// `NotIn` and `DoesNotExist` also hold where there is no such label.
+    pub fn matches<'a>(&self, label: impl Fn(&str) -> Option<&'a String>) -> bool {
+        let equal = |(key, value): (&String, &String)| label(key) == Some(value);
+        self.match_labels.iter().all(equal)
+            && self
+                .match_expressions
+                .iter()
+                .all(|one| one.holds(label(&one.key)))
     }
 }
 
@@ -299,8 +303,7 @@ pub struct Requirement {
 }
 
 impl Requirement {
-    fn holds(&self, labels: &BTreeMap<String, String>) -> bool {
-        let value = labels.get(&self.key);
+    fn holds(&self, value: Option<&String>) -> bool {
         let listed = value.is_some_and(|value| self.values.contains(value));
         match self.operator {
             Operator::In => listed,

@@ -8,10 +8,10 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use kube::Client;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::control_plane::{self, node_namespace};
+use crate::control_plane::{self, ISTIO_NAMESPACE, node_namespace};
 use crate::handover::{self, Kubelet};
 use crate::netns::{Netns, Sockets};
 use crate::objects::{Objects, lock};
@@ -51,11 +51,14 @@ pub enum Mtls {
 }
 
 impl Mtls {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
+    /// The PeerAuthentication of the mesh.
+    pub fn object(self) -> Value {
+        let mode = match self {
             Self::Strict => "STRICT",
             Self::Permissive => "PERMISSIVE",
-        }
+        };
+        json!({"apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication",
+            "metadata": {"name": "default", "namespace": ISTIO_NAMESPACE}, "spec": {"mtls": {"mode": mode}}})
     }
 }
 

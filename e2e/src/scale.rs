@@ -17,6 +17,7 @@ mod pods;
 mod raw;
 mod report;
 mod requests;
+mod stored;
 mod usage;
 
 use std::path::PathBuf;

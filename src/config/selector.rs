@@ -43,7 +43,8 @@ mod tests {
         let labels = labels
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-        selector(text).unwrap().matches(&labels.collect())
+        let labels: BTreeMap<_, _> = labels.collect();
+        selector(text).unwrap().matches(|label| labels.get(label))
     }
 
     #[test]

@@ -137,9 +137,9 @@ impl Allowed {
             What::Services(services, namespaces) => {
                 let of_namespace = |selector: &Selector| {
                     let facts = registry.namespace(&key.namespace);
-                    facts.is_some_and(|facts| selector.matches(&facts.labels))
+                    facts.is_some_and(|facts| selector.matches(|label| facts.labels.get(label)))
                 };
-                services.matches(labels) && namespaces.as_ref().is_none_or(of_namespace)
+                services.matches(|label| labels.get(label)) && namespaces.as_ref().is_none_or(of_namespace)
             }
         }
     }

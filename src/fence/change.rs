@@ -89,8 +89,8 @@ pub enum Change {
     WriteError(Target, Option<String>),
 }
 
-/// Something whose plan may have changed. In the order in which they are planned where several are due: what a first
-/// Sidecar waits for comes before it, and the routes, which nothing waits for, come last.
+/// Something whose plan may have changed. In the order in which they are planned where several of one [`Rank`] are due at
+/// once: what a first Sidecar waits for comes before it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Target {
     /// The placeholder Service.
@@ -113,6 +113,17 @@ impl Target {
             Self::Ports => "ports",
         }
     }
+}
+
+/// Which of several targets that are due is planned first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rank {
+    /// Others wait for it, or it is a first Sidecar: it takes most from a proxy.
+    Urgent,
+    /// A Sidecar or routes that change.
+    Normal,
+    /// Nobody waits for it.
+    Idle,
 }
 
 /// A label of ours that means nothing, for the author of the object.

@@ -144,7 +144,10 @@ impl Engine {
         };
         Some(Connections {
             known_since,
-            pods: pods.clone(),
+            pods: pods
+                .iter()
+                .map(|(label, value)| (label.clone(), value.clone()))
+                .collect(),
         })
     }
 
@@ -158,7 +161,7 @@ impl Engine {
     fn connections_stored<'a>(&self, key: &FenceKey, fence: &'a Fence) -> Option<&'a Connections> {
         let stored = fence.resource.status.as_ref()?.connections.as_ref()?;
         let of_these_pods =
-            matches!(self.workload(fence), Workload::Pods(Some(pods)) if *pods == stored.pods);
+            matches!(self.workload(fence), Workload::Pods(Some(pods)) if pods.iter().eq(&stored.pods));
         (of_these_pods && self.connections_told(key, fence).is_ok()).then_some(stored)
     }
 

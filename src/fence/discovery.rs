@@ -105,7 +105,9 @@ impl Engine {
 
     fn selects(&self, facts: &NamespaceFacts) -> bool {
         let selectors = &self.mesh_config.discovery_selectors;
-        selectors.iter().any(|selector| selector.matches(&facts.labels))
+        selectors
+            .iter()
+            .any(|selector| selector.matches(|label| facts.labels.get(label)))
     }
 
     /// Whether a Service is there that istiod does not look at.

@@ -262,11 +262,6 @@ impl Engine {
         })
     }
 
-    /// Targets whose last write failed.
-    pub fn failing(&self) -> impl Iterator<Item = &Target> {
-        self.write_errors.keys()
-    }
-
     /// Whether the fallback gateway has a ready endpoint.
     pub fn gateway_ready(&self) -> bool {
         self.gateway_ready

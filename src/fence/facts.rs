@@ -2,19 +2,20 @@
 //!
 //! Flows in: objects as the watches decode them. Flows out: nothing; these are plain values.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
+use litemap::LiteMap;
 use serde_json::{Map, Value};
 use servicefence_crd::{Fallback, Mode, names};
 
 use super::gateway_api::{MadeOf, RouteKey};
 use super::name::{ConfigKey, Fingerprint, Name, ScopeHost, ServiceKey, qualify};
 
-/// Labels or a label selector.
-pub type Labels = BTreeMap<String, String>;
+/// Labels or a label selector. There are two for each Service of the mesh and few entries in each, so they are lists.
+pub type Labels = LiteMap<String, String>;
 
 /// A label by which a Namespace or Service asks for something.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -36,7 +36,11 @@ impl JwksFacts {
         }
         let servers: BTreeSet<_> = hosts.into_iter().map(Name::from).collect();
         (!servers.is_empty()).then(|| Self {
-            selector: spec.selector.clone().unwrap_or_default().match_labels,
+            selector: spec
+                .selector
+                .iter()
+                .flat_map(|of| of.match_labels.clone())
+                .collect(),
             servers,
         })
     }

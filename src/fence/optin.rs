@@ -56,7 +56,7 @@ impl Named {
             return Self::NamespaceDefault;
         }
         if let Some(selector) = workload.selector.filter(|selector| !selector.is_empty()) {
-            return Self::Selector(selector);
+            return Self::Selector(selector.into_iter().collect());
         }
         let service = workload.service.as_deref().unwrap_or(&key.name);
         Self::Service(ServiceKey::new(key.namespace.clone(), service))
@@ -130,7 +130,12 @@ impl Engine {
     /// Why nothing in the namespace may be fenced. One that is not known has no labels that could exclude it: what it
     /// has stays until they are seen.
     pub(super) fn exclusion(&self, namespace: &str) -> Option<Exclusion> {
-        let unlike = |facts: &NamespaceFacts| !self.settings.namespace_selector.matches(&facts.labels);
+        let unlike = |facts: &NamespaceFacts| {
+            !self
+                .settings
+                .namespace_selector
+                .matches(|label| facts.labels.get(label))
+        };
         if self.settings.excluded_namespaces.contains(namespace) {
             Some(Exclusion::Named)
         } else if self.registry.namespace(namespace).is_some_and(unlike) {

@@ -49,7 +49,11 @@ impl PolicyFacts {
         let rules = spec.rules.iter().filter(|_| allows);
         let sources = rules.flat_map(|rule| &rule.from).map(|from| &from.source);
         asks.then(|| Self {
-            selector: spec.selector.clone().unwrap_or_default().match_labels,
+            selector: spec
+                .selector
+                .iter()
+                .flat_map(|of| of.match_labels.clone())
+                .collect(),
             sources: sources.filter(|source| is_particular(source)).cloned().collect(),
             namespace: namespace.into(),
         })

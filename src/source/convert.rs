@@ -8,6 +8,7 @@ mod lean;
 mod pods;
 mod telemetry;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -24,7 +25,7 @@ use servicefence_crd::{ServiceFence, names};
 
 use crate::fence::Change;
 use crate::fence::facts::{
-    Asks, Egress, NamespaceFacts, Port, Protocol, ServiceFacts, ServiceKind, SidecarFacts,
+    Asks, Egress, Labels, NamespaceFacts, Port, Protocol, ServiceFacts, ServiceKind, SidecarFacts,
     VirtualServiceFacts, Visibility, Written, destinations, has_subset_elsewhere,
 };
 use crate::fence::gateway_api::{Matched, RouteFacts, RouteKey, RouteKind};
@@ -202,12 +203,20 @@ fn created(meta: &ObjectMeta) -> Timestamp {
         .map_or(Timestamp::UNIX_EPOCH, |time| time.0)
 }
 
+/// As a list, of the size that it needs.
+fn labels(map: Option<BTreeMap<String, String>>) -> Labels {
+    let map = map.unwrap_or_default();
+    let mut labels = Labels::with_capacity(map.len());
+    labels.extend(map);
+    labels
+}
+
 impl Observe for PartialObjectMeta<core::Namespace> {
     fn observe(&self, _: &str) -> Result<Change, Unreadable> {
         let facts = NamespaceFacts {
             mode: Asks::parse(label(&self.metadata, names::MODE_LABEL)),
             fallback: Asks::parse(label(&self.metadata, names::FALLBACK_LABEL)),
-            labels: self.metadata.labels.clone().unwrap_or_default(),
+            labels: labels(self.metadata.labels.clone()),
             terminating: self.metadata.deletion_timestamp.is_some(),
         };
         Ok(Change::Namespace(name_of(&self.metadata), Some(facts)))
@@ -272,9 +281,9 @@ fn service_facts(meta: &ObjectMeta, spec: core::ServiceSpec, namespace: &str) ->
         kind,
         addresses,
         ports: ports.collect(),
-        selector: spec.selector.unwrap_or_default(),
+        selector: labels(spec.selector),
         mode: Asks::parse(label(meta, names::MODE_LABEL)),
-        labels: meta.labels.clone().unwrap_or_default(),
+        labels: labels(meta.labels.clone()),
         exported_by_default: visibility.is_none(),
         visibility: visibility.unwrap_or_default(),
     }
@@ -398,7 +407,7 @@ fn observe_sidecar(object: &DynamicObject, key: ConfigKey) -> Result<Change, Unr
     // Empty labels select every pod too.
     let selector = spec
         .workload_selector
-        .map(|selector| selector.labels)
+        .map(|selector| labels(Some(selector.labels)))
         .filter(|labels| !labels.is_empty());
     let owners = object.metadata.owner_references.iter().flatten();
     let facts = SidecarFacts {
@@ -467,7 +476,11 @@ fn peer_authentication(spec: &PeerAuthenticationSpec, meta: &ObjectMeta) -> Peer
     let is_strict = |port: &istio::MutualTls| mode(&port.mode) == Some(mutual_tls::Mode::Strict);
     PeerAuthenticationFacts {
         mode: spec.mtls.as_ref().and_then(|mtls| mode(&mtls.mode)),
-        selector: spec.selector.clone().unwrap_or_default().match_labels,
+        selector: spec
+            .selector
+            .iter()
+            .flat_map(|of| of.match_labels.clone())
+            .collect(),
         strict_port: spec.port_level_mtls.values().any(is_strict),
         created: created(meta),
     }

@@ -81,13 +81,7 @@ pub(super) async fn prepare(setup: &Setup<'_>, objects: &Objects) -> Result<()> 
         }))
         .await?;
     objects.apply(&config_map(&mesh_config(setup)?)?).await?;
-    objects
-        .apply(
-            &json!({"apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication",
-            "metadata": {"name": "default", "namespace": ISTIO_NAMESPACE},
-            "spec": {"mtls": {"mode": setup.options.mtls.as_str()}}}),
-        )
-        .await?;
+    objects.apply(&setup.options.mtls.object()).await?;
     objects.apply(&webhook()).await?;
     Ok(())
 }

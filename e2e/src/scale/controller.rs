@@ -1,19 +1,13 @@
 //! The controller as a process beside the API server, and what it does in a while.
 
-use std::collections::HashSet;
-use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use futures_util::TryStreamExt as _;
-use kube::api::{Api, DynamicObject};
-use kube::core::PartialObjectMeta;
-use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{self, Event, watcher};
 
-use super::cluster::{OURS, sidecar_resource};
+use super::cluster::OURS;
 use super::report::{Churn, Rest, Start};
 use super::requests::at_rate;
+use super::stored::Stored;
 use super::{Options, Usage};
 use crate::admin::{get_over, loopback};
 use crate::install::SYSTEM;
@@ -111,34 +105,26 @@ impl Controller {
 
     /// Seconds from the start until the first of its Sidecars and until so many are stored.
     async fn stored(&self, wanted: usize, say: &impl Fn(&str)) -> Result<(f64, f64)> {
-        let all: Api<PartialObjectMeta<DynamicObject>> =
-            Api::all_with(self.mesh.client(), &sidecar_resource());
-        let events = watcher(all, watcher::Config::default().labels(OURS)).default_backoff();
-        let mut events = pin!(events);
-        let mut seen = HashSet::new();
+        let mut stored = Stored::watch(&self.mesh.client(), OURS);
         let (mut first, mut writes) = (None, self.before.clone());
-        while seen.len() < wanted {
-            let Ok(event) = tokio::time::timeout(STALLED, events.try_next()).await else {
-                self.process.still_runs()?;
-                let now = Writes::so_far(&self.mesh).await?;
-                ensure!(
-                    now != writes,
-                    "only {} of {wanted} Sidecars are stored, and nothing more is written",
-                    seen.len()
-                );
-                writes = now;
-                say(&format!(
-                    "{} of {wanted} Sidecars are stored; written so far: {}",
-                    seen.len(),
-                    writes.since(&self.before)
-                ));
+        while stored.count() < wanted {
+            if tokio::time::timeout(STALLED, stored.hear()).await.is_ok() {
+                if stored.count() > 0 {
+                    first.get_or_insert(self.started.elapsed().as_secs_f64());
+                }
                 continue;
-            };
-            // The watch begins anew after an error.
-            if let Ok(Some(Event::Apply(sidecar) | Event::InitApply(sidecar))) = event {
-                first.get_or_insert(self.started.elapsed().as_secs_f64());
-                seen.insert((sidecar.metadata.namespace, sidecar.metadata.name));
             }
+            self.process.still_runs()?;
+            let (now, count) = (Writes::so_far(&self.mesh).await?, stored.count());
+            ensure!(
+                now != writes,
+                "only {count} of {wanted} Sidecars are stored, and nothing more is written"
+            );
+            writes = now;
+            say(&format!(
+                "{count} of {wanted} Sidecars are stored; written so far: {}",
+                writes.since(&self.before)
+            ));
         }
         let all = self.started.elapsed().as_secs_f64();
         say(&format!("all Sidecars are stored after {all:.1} s"));

@@ -10,19 +10,33 @@ use serde_json::{Value, json};
 use super::cluster::{OURS, sidecar_resource};
 use super::report::Raw;
 use super::requests::{AT_ONCE, for_each};
+use super::stored::Stored;
 use crate::wait::{LONG, until};
 
 /// Who applies them, and the value of their label: as long as `servicefence`.
 const MANAGER: &str = "raw-requests";
 
-/// Applies as many equal Sidecars with other names, says how long that took, and deletes them again, since to the controller
-/// they would be somebody else's.
+fn label() -> String {
+    OURS.replace("servicefence", MANAGER)
+}
+
+/// Applies as many equal Sidecars with other names, and says how long it took until a watch had seen them all, by which the
+/// controller is measured too. Deletes them again, since to the controller they would be somebody else's.
 pub(super) async fn apply(client: &Client, sidecars: &[DynamicObject]) -> Result<Raw> {
     let bodies: Vec<_> = sidecars.iter().map(body).collect::<Result<_>>()?;
     let bytes: usize = bodies.iter().map(|body| body.to_string().len()).sum();
     let count = bodies.len();
+    let mut stored = Stored::watch(client, &label());
+    // It has begun.
+    stored.hear().await;
     let start = Instant::now();
-    for_each(bodies, |body| apply_one(client.clone(), body)).await?;
+    let all_seen = async {
+        while stored.count() < count {
+            stored.hear().await;
+        }
+        Ok(())
+    };
+    tokio::try_join!(for_each(bodies, |body| apply_one(client.clone(), body)), all_seen)?;
     let seconds = start.elapsed().as_secs_f64();
     delete(client, sidecars).await?;
     Ok(Raw {
@@ -55,8 +69,7 @@ async fn apply_one(client: Client, body: Value) -> Result<()> {
 }
 
 async fn delete(client: &Client, sidecars: &[DynamicObject]) -> Result<()> {
-    let label = OURS.replace("servicefence", MANAGER);
-    let these = ListParams::default().labels(&label);
+    let these = ListParams::default().labels(&label());
     let mut namespaces: Vec<_> = sidecars.iter().filter_map(ResourceExt::namespace).collect();
     namespaces.dedup();
     for namespace in namespaces {

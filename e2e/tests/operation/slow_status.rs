@@ -1,4 +1,4 @@
-//! An API server that is slow to take statuses: Sidecars do not wait for them.
+//! An API server that is slow to take statuses, or refuses them: Sidecars do not wait for them, and a metric tells.
 
 use std::net::TcpListener;
 
@@ -57,14 +57,31 @@ spec: {mode: 'Off'}
     // The API server waits 10 s for a TLS handshake, then takes the status. Few are under way at once.
     ensure!(said <= FENCES / 2, "{said} statuses were not held up");
 
-    mesh.kubectl(&["delete", "validatingwebhookconfiguration", "silent"])
-        .await?;
-    // Ends the connections of those that wait.
+    let policy = r#"[{"op": "replace", "path": "/webhooks/0/failurePolicy", "value": "Fail"}]"#;
+    let webhook = ["validatingwebhookconfiguration", "silent"];
+    let patch = [&["patch"], &webhook[..], &["--type=json", "-p", policy]].concat();
+    mesh.kubectl(&patch).await?;
+    // Ends the connections of those that wait. Nobody listens there any more, so statuses are refused.
     drop(silent);
+    let refused = r#"servicefence_failing_targets{target="status"} "#;
+    until("statuses that count as failing", SOON, async || {
+        let metrics = mesh.controller_metrics().await?;
+        let failing = metrics.lines().find_map(|line| line.strip_prefix(refused));
+        ensure!(failing.is_some_and(|count| count != "0"), "{failing:?}");
+        Ok(())
+    })
+    .await?;
+    mesh.kubectl(&[&["delete"], &webhook[..]].concat()).await?;
     for number in 0..FENCES {
         mesh.wait_condition("slow", &format!("app-{number}"), "Enforced", "True")
             .await?;
     }
+    until("no status that counts as failing", SOON, async || {
+        let metrics = mesh.controller_metrics().await?;
+        ensure!(metrics.contains(&format!("{refused}0")), "{metrics}");
+        Ok(())
+    })
+    .await?;
     mesh.kubectl(&["delete", "namespace", "slow"]).await?;
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use servicefence_e2e::install::{SOON, SYSTEM};
 use servicefence_e2e::wait::{LONG, until};
-use servicefence_e2e::{Call, Mesh, PodSpec, Protocol, ServiceSpec};
+use servicefence_e2e::{Call, Mesh, Mtls, PodSpec, Protocol, ServiceSpec};
 
 use crate::{shop, shutdown};
 
@@ -14,21 +14,21 @@ crate::steps![what_comes_while_the_controller_is_stopped_is_reached];
 /// A caller like `shop/web`, and not fenced.
 const FREE: &str = "free/web";
 
-/// Of each new pod: known and new ports, and who speaks first.
+/// Of each new pod: known and new ports, and who speaks first. `NEW` is what is new: a pod, one without a proxy, a namespace.
 const CALLS: [(&str, &str); 13] = [
-    ("books/arrived", "http://arrived.books:8080/"),
-    ("books/arrived", "http://arrived.books.svc.cluster.local:18090/"),
-    ("books/arrived", "h2://arrived.books:18090/"),
-    ("books/arrived", "grpc://arrived.books:18091/"),
-    ("books/arrived", "tcp://arrived.books:18092"),
-    ("books/arrived", "tcp-server-first://arrived.books:18093"),
-    ("books/bare", "http://bare.books:8080/"),
-    ("books/bare", "tcp://bare.books:18094"),
-    ("books/bare", "tcp-server-first://bare.books:18095"),
-    ("attic/arrived", "http://arrived.attic:8080/"),
-    ("attic/arrived", "http://arrived.attic.svc.cluster.local:8080/"),
-    ("attic/arrived", "http://arrived.attic:18096/"),
-    ("attic/arrived", "tcp://arrived.attic:18097"),
+    ("books/NEW", "http://NEW.books:8080/"),
+    ("books/NEW", "http://NEW.books.svc.cluster.local:18090/"),
+    ("books/NEW", "h2://NEW.books:18090/"),
+    ("books/NEW", "grpc://NEW.books:18091/"),
+    ("books/NEW", "tcp://NEW.books:18092"),
+    ("books/NEW", "tcp-server-first://NEW.books:18093"),
+    ("books/NEW-bare", "http://NEW-bare.books:8080/"),
+    ("books/NEW-bare", "tcp://NEW-bare.books:18094"),
+    ("books/NEW-bare", "tcp-server-first://NEW-bare.books:18095"),
+    ("NEW/attic", "http://attic.NEW:8080/"),
+    ("NEW/attic", "http://attic.NEW.svc.cluster.local:8080/"),
+    ("NEW/attic", "http://attic.NEW:18096/"),
+    ("NEW/attic", "tcp://attic.NEW:18097"),
 ];
 
 async fn what_comes_while_the_controller_is_stopped_is_reached(mesh: Mesh) -> Result<()> {
@@ -47,7 +47,7 @@ async fn what_comes_while_the_controller_is_stopped_is_reached(mesh: Mesh) -> Re
     until("rules for what has come", LONG, async || {
         rules()
             .await?
-            .contains("arrived.attic")
+            .contains("attic.arrived")
             .then_some(())
             .context("there are none")
     })
@@ -64,20 +64,30 @@ pub(crate) async fn stop(mesh: &Mesh) -> Result<()> {
     .await
 }
 
-/// Pods and Services come, and `shop/web` reaches each as the unscoped `free/web` does.
+/// Pods and Services come, and `shop/web` reaches each as the unscoped `free/web` does: where servers take mutual TLS only,
+/// and where they take plain text too.
 pub(crate) async fn what_comes_is_reached(mesh: &Mesh) -> Result<()> {
-    let arrived = PodSpec::new("books/arrived").http(8080).http(18_090).grpc(18_091);
-    mesh.add_app(arrived.tcp(18_092).tcp_server_first(18_093)).await?;
-    let bare = PodSpec::new("books/bare").plain().http(8080);
+    is_reached(mesh, "arrived").await?;
+    mesh.apply(&Mtls::Permissive.object()).await?;
+    is_reached(mesh, "eased").await?;
+    mesh.apply(&Mtls::Strict.object()).await
+}
+
+async fn is_reached(mesh: &Mesh, new: &str) -> Result<()> {
+    let pod = PodSpec::new(&format!("books/{new}")).http(8080).http(18_090);
+    mesh.add_app(pod.grpc(18_091).tcp(18_092).tcp_server_first(18_093))
+        .await?;
+    let bare = PodSpec::new(&format!("books/{new}-bare")).plain().http(8080);
     mesh.add_app(bare.tcp(18_094).tcp_server_first(18_095)).await?;
-    let attic = PodSpec::new("attic/arrived").http(8080).http(18_096);
+    let attic = PodSpec::new(&format!("{new}/attic")).http(8080).http(18_096);
     mesh.add_app(attic.tcp(18_097)).await?;
-    let by_name = CALLS.iter().map(|(pod, url)| (*pod, Call::get(url)));
+    let by_name = CALLS.map(|(pod, url)| (pod.replace("NEW", new), Call::get(&url.replace("NEW", new))));
     // Who balances by itself dials pods.
-    let at_pod = format!("http://{}:8080/", mesh.pod("attic/arrived")?.ip);
-    let at_pod = Call::get(&at_pod).host("arrived.attic:8080");
-    for (pod, call) in by_name.chain([("attic/arrived", at_pod)]) {
-        alike(mesh, FREE, &call, pod).await?;
+    let attic = format!("{new}/attic");
+    let at_pod = format!("http://{}:8080/", mesh.pod(&attic)?.ip);
+    let at_pod = Call::get(&at_pod).host(&format!("attic.{new}:8080"));
+    for (pod, call) in by_name.into_iter().chain([(attic, at_pod)]) {
+        alike(mesh, FREE, &call, &pod).await?;
     }
     Ok(())
 }
@@ -85,11 +95,11 @@ pub(crate) async fn what_comes_is_reached(mesh: &Mesh) -> Result<()> {
 /// The nodes of the gateway hear of a Service after the caller's proxy: until then its address refuses connections there.
 async fn is_reached_when_refused_at_first(mesh: &Mesh) -> Result<()> {
     // That it was never called means that the gateway has no connection to it.
-    let later = ServiceSpec::new("attic/later").selects("arrived");
+    let later = ServiceSpec::new("arrived/later").selects("attic");
     let later = later.port(Protocol::Http, 8080).port(Protocol::Tcp, 18_097);
     mesh.add_service(&later).await?;
-    mesh.wait_endpoint("attic/later").await?;
-    let service = shop::object(mesh, "attic", "service", "later").await?;
+    mesh.wait_endpoint("arrived/later").await?;
+    let service = shop::object(mesh, "arrived", "service", "later").await?;
     let address = service["spec"]["clusterIP"].as_str().context("no address")?;
     let gateways: Vec<_> = mesh.gateway_pods().collect();
     let to_address = ["OUTPUT", "-d", address, "-p", "tcp", "-j"];
@@ -124,13 +134,13 @@ async fn is_reached_when_refused_at_first(mesh: &Mesh) -> Result<()> {
         let refused = refused.await;
         each("-D").and(refused)
     };
-    let http = Call::get("http://later.attic:8080/");
-    let tcp = Call::get("tcp://later.attic:18097");
+    let http = Call::get("http://later.arrived:8080/");
+    let tcp = Call::get("tcp://later.arrived:18097");
     let calls = async { tokio::join!(mesh.call(shop::WEB, &http), mesh.call(shop::WEB, &tcp)) };
     let ((http, tcp), known) = tokio::join!(calls, known);
     known?;
     ensure!(
-        http.is_from("attic/arrived") && tcp.is_from("attic/arrived"),
+        http.is_from("arrived/attic") && tcp.is_from("arrived/attic"),
         "{http}, {tcp}"
     );
     Ok(())

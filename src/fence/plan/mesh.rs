@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use servicefence_crd::names;
 
+use crate::fence::change::{Rank, Target};
 use crate::fence::engine::Engine;
 use crate::fence::name::{Fingerprint, Name, ServiceKey};
 use crate::fence::render::{self, Carry, Kind, NotCarried, Object, Write, namespace_of_routes};
@@ -70,6 +71,27 @@ impl Engine {
         }
         plan.whole = (!is_refused).then_some(are);
         plan
+    }
+
+    /// How a target compares with others that are due.
+    pub fn rank(&self, target: &Target) -> Rank {
+        match target {
+            Target::Ports | Target::Namespace(_) => Rank::Urgent,
+            Target::Fence(key) if self.own_sidecar(key).is_none() => Rank::Urgent,
+            Target::Routes(namespace) if self.settings.gateway_passes_on && !self.has_rules_in(namespace) => {
+                Rank::Idle
+            }
+            Target::Fence(_) | Target::Routes(_) => Rank::Normal,
+        }
+    }
+
+    /// Whether a user has rules for a Service of a namespace. Without, its routes say no more than what a gateway does that
+    /// passes on what it has no rule for.
+    fn has_rules_in(&self, namespace: &Name) -> bool {
+        let mut hosts = self.registry.services_in(namespace).map(|(key, _)| key.host());
+        hosts.any(|host| {
+            self.registry.has_destination_rule(&host) || self.registry.rules_of_host(&host).next().is_some()
+        })
     }
 
     fn rendered_routes(&self, namespace: &Name, carry: Carry, now: Timestamp) -> render::Routes {

@@ -1,6 +1,6 @@
 //! The Sidecar of a fence.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
@@ -48,6 +48,7 @@ pub fn sidecar(
 fn sidecar_spec(selector: Option<&Labels>, egress: &Egress, proxy: Map<String, Value>) -> Value {
     let mut spec = proxy;
     if let Some(labels) = selector {
+        let labels: BTreeMap<_, _> = labels.iter().collect();
         spec.insert("workloadSelector".into(), json!({"labels": labels}));
     }
     let text =

@@ -5,7 +5,7 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use kube::api::ObjectMeta;
 use serde_json::Value;
 
-use super::{Observe, Unreadable, label, name_of, namespace_of};
+use super::{Observe, Unreadable, label, labels, name_of, namespace_of};
 use crate::fence::Change;
 use crate::fence::facts::{EndpointsFacts, PodFacts};
 use crate::fence::name::{ConfigKey, PodKey, ServiceKey};
@@ -74,7 +74,7 @@ impl Observe for TrimmedPod {
     fn observe(&self, _: &str) -> Result<Change, Unreadable> {
         let key = PodKey::new(namespace_of(&self.metadata), name_of(&self.metadata));
         let facts = PodFacts {
-            labels: self.metadata.labels.clone().unwrap_or_default(),
+            labels: labels(self.metadata.labels.clone()),
             account: self.spec.service_account_name.as_str().into(),
             workload: workload_name(&self.metadata).into(),
             proxied: is_injected(&self.metadata),

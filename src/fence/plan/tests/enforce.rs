@@ -91,7 +91,7 @@ fn a_sidecar_that_somebody_deletes_or_edits_comes_back() {
             proxy: serde_json::Map::new(),
             created: world.now,
             ours: true,
-            selector: Some([("app".to_owned(), "web".to_owned())].into()),
+            selector: Some([("app".to_owned(), "web".to_owned())].into_iter().collect()),
             hosts,
             warm: [].into(),
             owners: Vec::new(),

@@ -91,7 +91,7 @@ fn a_rollout_of_pods_that_are_alike_touches_nothing() {
     let now = world.now;
     let pod = |facts| crate::fence::Change::Pod(crate::fence::name::PodKey::new("shop", "web-2"), facts);
     let facts = crate::fence::facts::PodFacts {
-        labels: [("app".to_owned(), "web".to_owned())].into(),
+        labels: [("app".to_owned(), "web".to_owned())].into_iter().collect(),
         account: "web".into(),
         workload: "web".into(),
         proxied: true,

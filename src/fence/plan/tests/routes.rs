@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::fence::render::Kind;
 use crate::fence::world::{SYSTEM, settings};
-use crate::fence::{Change, Settings};
+use crate::fence::{Change, Rank, Settings, Target};
 
 fn rules(world: &World, namespace: &str) -> Vec<Value> {
     let object = &world.objects[&(
@@ -104,6 +104,24 @@ fn a_gateway_that_passes_nothing_on_has_its_routes_at_once() {
     world.service("books", "reviews", &["http:8080"]);
     world.step();
     assert_eq!(routed_ports(&world, "books"), [8080]);
+}
+
+#[test]
+fn routes_wait_for_what_is_urgent_unless_users_have_rules_there() {
+    let mut world = World::new();
+    world.service("books", "reviews", &["http:8080"]);
+    let routes = Target::Routes("books".into());
+    assert_eq!(world.engine.rank(&routes), Rank::Idle);
+    let spec = json!({"hosts": ["reviews"], "http": [{"route": [{"destination": {"host": "reviews"}}]}]});
+    world.object("VirtualService", "books", "reviews", spec);
+    assert_eq!(world.engine.rank(&routes), Rank::Normal);
+
+    let mut world = World::with(Settings {
+        gateway_passes_on: false,
+        ..settings()
+    });
+    world.service("books", "reviews", &["http:8080"]);
+    assert_eq!(world.engine.rank(&routes), Rank::Normal);
 }
 
 #[test]

@@ -5,7 +5,8 @@ use serde_json::json;
 
 use super::ranges::envoy_filter;
 use super::*;
-use crate::fence::change::Change;
+use crate::fence::change::{Change, Rank, Target};
+use crate::fence::name::FenceKey;
 use crate::fence::world::{SYSTEM, dynamic, settings};
 
 /// What is due until the first Sidecar of a namespace, whose EnvoyFilter stands by before it.
@@ -29,7 +30,14 @@ fn a_first_sidecar_keeps_everything_warm_for_the_settle_time() {
     world.namespace("shop", Some("enforce"));
     world.service("shop", "web", &["http:8080"]);
     world.service("books", "reviews", &["http:8080"]);
+    let fence = Target::Fence(FenceKey::new("shop", "web"));
+    assert_eq!(world.engine.rank(&fence), Rank::Urgent);
     first_sidecar(&mut world);
+    assert_eq!(
+        world.engine.rank(&fence),
+        Rank::Normal,
+        "the rest comes after other first ones"
+    );
     assert_eq!(world.warm("shop", "web"), ["*/*"]);
     assert_eq!(world.condition("shop", "web", "Enforced"), "True Scoped");
     nothing_is_warm_after_the_settle_time(&mut world);

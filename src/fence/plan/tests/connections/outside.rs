@@ -294,7 +294,7 @@ fn all_stay_where_a_call_would_be_refused_or_not_resolved() {
     let pod = |world: &mut World, captures_dns| {
         let key = PodKey::new("shop", "web-1");
         let facts = crate::fence::facts::PodFacts {
-            labels: [("app".to_owned(), "web".to_owned())].into(),
+            labels: [("app".to_owned(), "web".to_owned())].into_iter().collect(),
             account: "default".into(),
             workload: "web".into(),
             proxied: true,
