@@ -29,6 +29,8 @@ mod shutdown;
 mod slow_status;
 #[path = "operation/stopped.rs"]
 mod stopped;
+#[path = "operation/uncaptured.rs"]
+mod uncaptured;
 #[path = "operation/unreadable.rs"]
 mod unreadable;
 
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
         absence::STEPS,
         labels::STEPS,
         slow_status::STEPS,
+        uncaptured::STEPS,
         memory::STEPS,
         opt_out::STEPS,
     ];

@@ -106,6 +106,8 @@ pub struct PodFacts {
     pub proxied: bool,
     /// Whether its proxy may answer DNS queries itself, ServiceEntries included.
     pub captures_dns: bool,
+    /// Whether its proxy gets only what the application sends to it, and so never the address that a call was meant for.
+    pub uncaptured: bool,
 }
 
 /// An EndpointSlice.

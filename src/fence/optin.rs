@@ -24,6 +24,8 @@ pub enum Conflict {
     SidecarWithoutFallback(ConfigKey),
     /// An object that is not ours has the name that we would write.
     NameTaken(Kind, ConfigKey),
+    /// The proxy of one of the pods intercepts nothing.
+    Uncaptured(PodKey),
     /// An older fence has the same pods.
     OlderFence(FenceKey),
 }
@@ -181,6 +183,9 @@ impl Engine {
         {
             return Some(Conflict::OptedOut(opted_out));
         }
+        if let Some(pod) = self.uncaptured_pod(&key.namespace, of) {
+            return Some(Conflict::Uncaptured(pod));
+        }
         let without = self.sidecar_without_fallback(&key.namespace);
         if let Some(sidecar) = without.filter(|_| by_gateway) {
             return Some(Conflict::SidecarWithoutFallback(sidecar.clone()));
@@ -193,6 +198,23 @@ impl Engine {
             })
             .find(|(other_key, other)| self.mode(other_key, other) == Mode::Enforce)
             .map(|(other, _)| Conflict::OlderFence(other.clone()))
+    }
+
+    /// A pod that the fence's Sidecar would scope and whose proxy intercepts nothing. Its application calls the proxy's own
+    /// address, and by that nobody can tell which Service a call is to that the scope does not know.
+    fn uncaptured_pod(&self, namespace: &str, of: Pods<'_>) -> Option<PodKey> {
+        let has_users_sidecar = |labels: &Labels| {
+            self.sidecars_in(namespace)
+                .filter_map(|(_, sidecar)| sidecar.selector.as_ref().filter(|_| !sidecar.ours))
+                .any(|selector| matches(selector, labels))
+        };
+        self.pods_in(namespace)
+            .filter(|(_, pod)| pod.uncaptured)
+            .find(|(_, pod)| match of {
+                Some(selector) => matches(selector, &pod.labels),
+                None => !has_users_sidecar(&pod.labels),
+            })
+            .map(|(pod, _)| pod.clone())
     }
 
     /// What is not to be enforced in the namespace of its default: a Service by its label, or the workload of a fence by its

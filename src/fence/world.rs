@@ -179,7 +179,7 @@ impl World {
             account: account.into(),
             workload: name.split('-').next().unwrap().into(),
             proxied: true,
-            captures_dns: false,
+            ..PodFacts::default()
         };
         self.apply(Change::Pod(PodKey::new(namespace, name), Some(facts)));
     }

@@ -208,7 +208,9 @@ async fn create_object(
         containers.push(json!({"name": "app", "image": "mesh-app", "ports": ports}));
     }
     if spec.kind != PodKind::Plain {
-        containers.push(json!({"name": "istio-proxy", "image": "istio-proxy"}));
+        let mode =
+            json!({"name": "ISTIO_META_INTERCEPTION_MODE", "value": network::interception(annotations)});
+        containers.push(json!({"name": "istio-proxy", "image": "istio-proxy", "env": [mode]}));
     }
     let pod: Pod = serde_json::from_value(json!({
         "metadata": {"name": spec.name, "namespace": spec.namespace, "labels": labels, "annotations": annotations},

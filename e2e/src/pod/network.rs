@@ -81,10 +81,21 @@ fn next_number(folder: &Path, prefix: &str) -> Result<u16> {
     anyhow::bail!("all addresses of the mesh are taken")
 }
 
+/// How a pod's traffic gets to its proxy, as Istio's injector takes it from the annotation: by `REDIRECT` unless it says
+/// otherwise; with `NONE` only what is sent to the proxy.
+pub(crate) fn interception(annotations: &BTreeMap<String, String>) -> &str {
+    let mode = annotations.get("sidecar.istio.io/interceptionMode");
+    mode.map_or("REDIRECT", String::as_str)
+}
+
 /// Sets up the namespace's rules. Service addresses are translated after the proxy, where kube-proxy would do it.
 pub(crate) fn intercept(netns: &Netns, kind: PodKind, annotations: &BTreeMap<String, String>) -> Result<()> {
     let mut text = "*nat\n:VIP - [0:0]\n".to_owned();
-    if kind == PodKind::Sidecar {
+    if kind == PodKind::Sidecar && interception(annotations) == "NONE" {
+        // Its proxy binds to the ports of Services, which container runtimes allow to all.
+        netns.run("sysctl", &["-qw", "net.ipv4.ip_unprivileged_port_start=0"], "")?;
+        text += "-A OUTPUT -p tcp -j VIP\n";
+    } else if kind == PodKind::Sidecar {
         text += &sidecar_rules(annotations);
     } else {
         text += "-A OUTPUT -p tcp -j VIP\n";

@@ -9,6 +9,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
+use super::network;
 use super::record::PodRecord;
 use super::spec::PodKind;
 use crate::admin;
@@ -81,7 +82,10 @@ pub(crate) async fn start(core: &Core, pod: &PodRecord, identity: &Identity<'_>)
         ("ISTIO_META_CLUSTER_ID", "Kubernetes"),
         ("ISTIO_META_MESH_ID", "cluster.local"),
         ("ISTIO_META_NODE_NAME", NODE_NAME),
-        ("ISTIO_META_INTERCEPTION_MODE", "REDIRECT"),
+        (
+            "ISTIO_META_INTERCEPTION_MODE",
+            network::interception(identity.annotations),
+        ),
         ("ISTIO_META_APP_CONTAINERS", "app"),
         ("ISTIO_META_WORKLOAD_NAME", workload),
         ("ISTIO_META_OWNER", &owner),

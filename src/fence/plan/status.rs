@@ -44,6 +44,8 @@ pub enum Reason {
     OverlappingFence,
     /// The default of a namespace would scope pods that are opted out.
     PodsOptedOut,
+    /// The proxy of a pod intercepts nothing.
+    PodsUncaptured,
     /// The fallback gateway has no ready endpoint.
     GatewayNotReady,
     /// Nothing says which addresses Services have, so no call can be led to the fallback gateway.
@@ -72,7 +74,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for the documentation.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Scoped,
         Self::Observing,
         Self::Off,
@@ -86,6 +88,7 @@ impl Reason {
         Self::NameTaken,
         Self::OverlappingFence,
         Self::PodsOptedOut,
+        Self::PodsUncaptured,
         Self::GatewayNotReady,
         Self::FallbackNotReady,
         Self::HistoryPending,
@@ -116,6 +119,7 @@ impl Reason {
             Self::NameTaken => "NameTaken",
             Self::OverlappingFence => "OverlappingFence",
             Self::PodsOptedOut => "PodsOptedOut",
+            Self::PodsUncaptured => "PodsUncaptured",
             Self::GatewayNotReady => "GatewayNotReady",
             Self::FallbackNotReady => "FallbackNotReady",
             Self::HistoryPending => "HistoryPending",

@@ -27,18 +27,23 @@ pub struct TrimmedPodSpec {
     #[serde(default)]
     pub service_account_name: String,
     #[serde(default)]
-    containers: DnsCapture,
+    containers: Proxy,
     #[serde(default)]
-    init_containers: DnsCapture,
+    init_containers: Proxy,
 }
 
-/// Whether one of some containers is a proxy that answers DNS queries itself. Nothing else of them is kept: environments
-/// hold secrets.
-/// <https://istio.io/latest/docs/ops/configuration/traffic-management/dns-proxy/>
+/// What some containers say of a proxy among them. Nothing else of them is kept: environments hold secrets.
 #[derive(Clone, Copy, Debug, Default)]
-struct DnsCapture(bool);
+struct Proxy {
+    /// It answers DNS queries itself.
+    /// <https://istio.io/latest/docs/ops/configuration/traffic-management/dns-proxy/>
+    captures_dns: bool,
+    /// It intercepts nothing (`interceptionMode` of ProxyConfig, or the annotation): the injector's template says so.
+    /// <https://istio.io/latest/docs/reference/config/istio.mesh.v1alpha1/#ProxyConfig-InboundInterceptionMode>
+    uncaptured: bool,
+}
 
-impl<'de> serde::Deserialize<'de> for DnsCapture {
+impl<'de> serde::Deserialize<'de> for Proxy {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(serde::Deserialize)]
         struct Container {
@@ -46,8 +51,14 @@ impl<'de> serde::Deserialize<'de> for DnsCapture {
             env: Vec<EnvVar>,
         }
         let containers = Vec::<Container>::deserialize(deserializer)?;
-        let mut all = containers.iter().flat_map(|container| &container.env);
-        Ok(Self(all.any(captures_dns)))
+        let all = || containers.iter().flat_map(|container| &container.env);
+        let intercepts_nothing = |variable: &EnvVar| {
+            variable.name == "ISTIO_META_INTERCEPTION_MODE" && variable.value.as_deref() == Some("NONE")
+        };
+        Ok(Self {
+            captures_dns: all().any(captures_dns),
+            uncaptured: all().any(intercepts_nothing),
+        })
     }
 }
 
@@ -78,7 +89,8 @@ impl Observe for TrimmedPod {
             account: self.spec.service_account_name.as_str().into(),
             workload: workload_name(&self.metadata).into(),
             proxied: is_injected(&self.metadata),
-            captures_dns: self.spec.containers.0 || self.spec.init_containers.0,
+            captures_dns: self.spec.containers.captures_dns || self.spec.init_containers.captures_dns,
+            uncaptured: self.spec.containers.uncaptured || self.spec.init_containers.uncaptured,
         };
         Ok(Change::Pod(key, Some(facts)))
     }
@@ -154,8 +166,8 @@ mod tests {
 
     use super::*;
 
-    /// Whether a pod with this in a container's environment is taken for one whose proxy answers DNS queries.
-    fn captures(kind: &str, env: &Value) -> bool {
+    /// What is known of a pod with this in a container's environment.
+    fn facts(kind: &str, env: &Value) -> PodFacts {
         let pod = json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "shop", "name": "web"},
             "spec": {kind: [{"name": "app"}, {"name": "istio-proxy", "env": [{"name": "A"}, env]}]},
@@ -164,7 +176,20 @@ mod tests {
         let Ok(Change::Pod(_, Some(facts))) = pod.observe("") else {
             panic!("it is a pod");
         };
-        facts.captures_dns
+        facts
+    }
+
+    fn captures(kind: &str, env: &Value) -> bool {
+        facts(kind, env).captures_dns
+    }
+
+    #[test]
+    fn a_proxy_that_intercepts_nothing_is_told_by_its_environment() {
+        let mode = |value: &str| json!({"name": "ISTIO_META_INTERCEPTION_MODE", "value": value});
+        assert!(facts("containers", &mode("NONE")).uncaptured);
+        assert!(facts("initContainers", &mode("NONE")).uncaptured);
+        assert!(!facts("containers", &mode("REDIRECT")).uncaptured);
+        assert!(!facts("containers", &json!({"name": "MODE", "value": "NONE"})).uncaptured);
     }
 
     #[test]

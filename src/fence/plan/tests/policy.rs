@@ -95,7 +95,7 @@ fn a_rollout_of_pods_that_are_alike_touches_nothing() {
         account: "web".into(),
         workload: "web".into(),
         proxied: true,
-        captures_dns: false,
+        ..Default::default()
     };
     let dirty = world.engine.apply(pod(Some(facts)), now);
     assert!(dirty.targets.is_empty(), "{dirty:?}");

@@ -3,10 +3,12 @@
 use serde_json::json;
 
 use super::*;
-use crate::fence::Attribution;
+use crate::fence::facts::PodFacts;
 use crate::fence::miss::Miss;
+use crate::fence::name::PodKey;
 use crate::fence::render::Kind;
 use crate::fence::world::mode_label;
+use crate::fence::{Attribution, Change};
 use crate::source::convert::Watched;
 
 /// A namespace `jobs` with three pods and no Services.
@@ -121,6 +123,44 @@ fn the_default_of_a_namespace_has_what_nothing_else_has() {
     assert_eq!(world.condition("jobs", "rest", "Ready"), "False ForeignSidecar");
     world.gone(Watched::Sidecars, "jobs", "mine");
     world.settle();
+    assert_eq!(world.condition("jobs", "rest", "Ready"), "True Scoped");
+}
+
+#[test]
+fn pods_whose_proxies_intercept_nothing_are_not_scoped() {
+    let mut world = jobs(None);
+    fence(
+        &mut world,
+        "nightly",
+        &json!({"mode": "Enforce", "workload": {"selector": {"job": "nightly"}}}),
+    );
+    fence(
+        &mut world,
+        "rest",
+        &json!({"mode": "Enforce", "workload": {"namespaceDefault": true}}),
+    );
+    assert_eq!(world.condition("jobs", "nightly", "Ready"), "True Scoped");
+    let late = |uncaptured| PodFacts {
+        labels: [("job".to_owned(), "nightly".to_owned())].into_iter().collect(),
+        uncaptured,
+        ..PodFacts::default()
+    };
+    let key = PodKey::new("jobs", "nightly-2");
+    world.apply(Change::Pod(key.clone(), Some(late(true))));
+    world.settle();
+    assert_eq!(
+        world.condition("jobs", "nightly", "Ready"),
+        "False PodsUncaptured"
+    );
+    assert_eq!(world.scope("jobs", "nightly"), None);
+    assert_eq!(
+        world.condition("jobs", "rest", "Ready"),
+        "False PodsUncaptured",
+        "its Sidecar would be for this pod too"
+    );
+    world.apply(Change::Pod(key, Some(late(false))));
+    world.settle();
+    assert_eq!(world.condition("jobs", "nightly", "Ready"), "True Scoped");
     assert_eq!(world.condition("jobs", "rest", "Ready"), "True Scoped");
 }
 

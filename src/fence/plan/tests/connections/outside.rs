@@ -299,6 +299,7 @@ fn all_stay_where_a_call_would_be_refused_or_not_resolved() {
             workload: "web".into(),
             proxied: true,
             captures_dns,
+            ..Default::default()
         };
         world.apply(Change::Pod(key, Some(facts)));
         world.settle();
