@@ -16,6 +16,7 @@ crate::scenarios![
     jobs_are_fenced_by_their_labels_and_learn,
     policy_a_caller_that_is_let_in_by_name_is_never_refused,
     a10_a_new_http_port_number_works_at_once,
+    the_port_of_the_second_listener_is_a_port_like_any_other,
 ];
 
 async fn a1_a_label_makes_a_fence_per_service(scene: Scene) -> Result<()> {
@@ -325,4 +326,38 @@ async fn a10_a_new_http_port_number_works_at_once(scene: Scene) -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// While a host joins, the Sidecar has a listener of this number on the loopback address.
+async fn the_port_of_the_second_listener_is_a_port_like_any_other(scene: Scene) -> Result<()> {
+    const PORT: u16 = 65_534;
+    let far = |name: &str| scene.app(&format!("second-far/{name}"));
+    let near = scene.app("second/web").http(PORT);
+    scene
+        .add([near, far("api").http(PORT), far("other").http(8080)])
+        .await?;
+    scene.enforce("second", &["web"]).await?;
+    let to = |name: &str, port: u16| {
+        let host = scene.host(&format!("second-far/{name}"));
+        Call::get(&format!("http://{host}:{port}/"))
+    };
+    let (api, other) = (to("api", PORT), to("other", 8080));
+    scene.first_call("second/web", "second-far/api", &api).await?;
+    scene.until_direct("second/web", "second-far/api", &api).await?;
+    scene.first_call("second/web", "second-far/other", &other).await?;
+    let joined = scene.until_direct("second/web", "second-far/other", &other);
+    let meanwhile = async {
+        for _ in 0..100 {
+            let (reply, _) = scene.call("second/web", &api).await?;
+            ensure!(reply.is_from(&scene.pod("second-far/api")), "{reply}");
+        }
+        Ok(())
+    };
+    let (joined, meanwhile) = tokio::join!(joined, meanwhile);
+    joined.and(meanwhile)?;
+    // And its own server is called by others.
+    let own = Call::get(&format!("http://{}:{PORT}/", scene.host("second/web")));
+    let (reply, _) = scene.call("second-far/api", &own).await?;
+    ensure!(reply.is_from(&scene.pod("second/web")), "{reply}");
+    Ok(())
 }
