@@ -98,7 +98,7 @@ pub const DESCRIBED: [Described; 17] = [
         "servicefence_failing_targets",
         "gauge",
         "target",
-        "Targets whose last write failed: fences, their statuses, namespaces, the gateway's routes to a namespace, the placeholder.",
+        "Targets whose last write failed: fences, their statuses, namespaces, the gateway's routes to a namespace, the placeholder. A conflict with another writer counts until the next attempt, 0.2 s later.",
     ),
     (
         "servicefence_reconcile_queue",

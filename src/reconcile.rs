@@ -123,7 +123,9 @@ impl Reconciler {
                 Some(done) = saying.join_next(), if !saying.is_empty() => {
                     match finished(done) {
                         (fence, Ok(())) => self.succeeded(&mut unsaid, &fence, "status"),
-                        (fence, Err(error)) => self.failed(&mut unsaid, &fence, "status", &error),
+                        (fence, Err(error)) => {
+                            self.failed(&mut unsaid, &fence, Rank::Normal, "status", &error);
+                        }
                     }
                 }
                 (target, rank) = queue.next(lowest), if running.len() < MOST_RUNNING => {
@@ -173,7 +175,8 @@ impl Reconciler {
                 }
             }
             Err(error) => {
-                self.failed(queue, &target, target.kind(), &error);
+                let rank = self.state.engine().rank(&target);
+                self.failed(queue, &target, rank, target.kind(), &error);
                 if error.category() != "conflict" {
                     self.state
                         .apply(Change::WriteError(target, Some(error.to_string())));
@@ -190,7 +193,7 @@ impl Reconciler {
     }
 
     /// Counts and logs a failure, and tries again later.
-    fn failed<T>(&self, queue: &mut Queue<T>, target: &T, kind: &str, error: &WriteError)
+    fn failed<T>(&self, queue: &mut Queue<T>, target: &T, rank: Rank, kind: &str, error: &WriteError)
     where
         T: Clone + Debug + Hash + Ord,
     {
@@ -202,7 +205,7 @@ impl Reconciler {
         if !queue.is_failing(target) {
             self.metrics.failing_targets.with_label_values(&[kind]).inc();
         }
-        let wait = queue.failed(target);
+        let wait = queue.failed(target, rank);
         if category == "conflict" {
             tracing::debug!(kind, ?target, %error, "somebody else wrote at the same time");
         } else {

@@ -118,11 +118,11 @@ impl Target {
 /// Which of several targets that are due is planned first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rank {
-    /// Others wait for it, or it is a first Sidecar: it takes most from a proxy.
+    /// Fences wait for it, or it is a first Sidecar: it takes most from a proxy.
     Urgent,
-    /// A Sidecar or routes that change.
+    /// What changes.
     Normal,
-    /// Nobody waits for it.
+    /// Nobody waits for it: first routes that add no rule to what the gateway does by itself.
     Idle,
 }
 

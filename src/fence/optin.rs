@@ -24,8 +24,8 @@ pub enum Conflict {
     SidecarWithoutFallback(ConfigKey),
     /// An object that is not ours has the name that we would write.
     NameTaken(Kind, ConfigKey),
-    /// The proxy of one of the pods intercepts nothing.
-    Uncaptured(PodKey),
+    /// The proxies of this workload of Istio's, which has some of the pods, intercept nothing.
+    Uncaptured(Name),
     /// An older fence has the same pods.
     OlderFence(FenceKey),
 }
@@ -183,8 +183,8 @@ impl Engine {
         {
             return Some(Conflict::OptedOut(opted_out));
         }
-        if let Some(pod) = self.uncaptured_pod(&key.namespace, of) {
-            return Some(Conflict::Uncaptured(pod));
+        if let Some(workload) = self.uncaptured(&key.namespace, of) {
+            return Some(Conflict::Uncaptured(workload));
         }
         let without = self.sidecar_without_fallback(&key.namespace);
         if let Some(sidecar) = without.filter(|_| by_gateway) {
@@ -200,9 +200,9 @@ impl Engine {
             .map(|(other, _)| Conflict::OlderFence(other.clone()))
     }
 
-    /// A pod that the fence's Sidecar would scope and whose proxy intercepts nothing. Its application calls the proxy's own
-    /// address, and by that nobody can tell which Service a call is to that the scope does not know.
-    fn uncaptured_pod(&self, namespace: &str, of: Pods<'_>) -> Option<PodKey> {
+    /// The workload of a pod that the fence's Sidecar would scope and whose proxy intercepts nothing. Its application calls the
+    /// proxy's own address, and by that nobody can tell which Service a call is to that the scope does not know.
+    fn uncaptured(&self, namespace: &str, of: Pods<'_>) -> Option<Name> {
         let has_users_sidecar = |labels: &Labels| {
             self.sidecars_in(namespace)
                 .filter_map(|(_, sidecar)| sidecar.selector.as_ref().filter(|_| !sidecar.ours))
@@ -214,7 +214,7 @@ impl Engine {
                 Some(selector) => matches(selector, &pod.labels),
                 None => !has_users_sidecar(&pod.labels),
             })
-            .map(|(pod, _)| pod.clone())
+            .map(|(_, pod)| pod.workload.clone())
     }
 
     /// What is not to be enforced in the namespace of its default: a Service by its label, or the workload of a fence by its

@@ -104,14 +104,14 @@ impl<T: Clone + Hash + Ord> Queue<T> {
     }
 
     /// A target could not be reconciled; it is due again after the answer, twice as long each time.
-    pub(super) fn failed(&mut self, target: &T) -> Duration {
+    pub(super) fn failed(&mut self, target: &T, rank: Rank) -> Duration {
         let failures = self.failures.entry(target.clone()).or_default();
         let wait = FIRST_RETRY
             .saturating_mul(1 << (*failures).min(12))
             .min(LAST_RETRY);
         *failures += 1;
         self.running.remove(target);
-        self.add(target.clone(), Rank::Normal, wait);
+        self.add(target.clone(), rank, wait);
         wait
     }
 
@@ -188,7 +188,7 @@ mod tests {
         for _ in 0..10 {
             queue.add(target("a"), Rank::Normal, Duration::ZERO);
             queue.next(Rank::Idle).await;
-            waits.push(queue.failed(&target("a")));
+            waits.push(queue.failed(&target("a"), Rank::Normal));
             queue.next(Rank::Idle).await;
             queue.release(&target("a"));
         }
@@ -197,6 +197,9 @@ mod tests {
         assert!(queue.is_failing(&target("a")));
         queue.done(&target("a"));
         assert!(!queue.is_failing(&target("a")));
-        assert_eq!(queue.failed(&target("a")), Duration::from_millis(200));
+        assert_eq!(
+            queue.failed(&target("a"), Rank::Normal),
+            Duration::from_millis(200)
+        );
     }
 }

@@ -13,7 +13,7 @@ use super::requests::{AT_ONCE, for_each};
 use super::stored::Stored;
 use crate::wait::{LONG, until};
 
-/// How often. The API server needs twice as long while it collects garbage, which a single round may escape.
+/// How often. The time of a single round varies by half, with what else the API server does.
 const ROUNDS: usize = 3;
 
 /// Who applies them, and the value of their label: as long as `servicefence`.
@@ -49,7 +49,9 @@ async fn round(client: &Client, bodies: &[Value]) -> Result<f64> {
     let start = Instant::now();
     let all_seen = async {
         while stored.count() < bodies.len() {
-            stored.hear().await;
+            tokio::time::timeout(LONG, stored.hear())
+                .await
+                .context("the watch is silent")?;
         }
         Ok(())
     };

@@ -67,7 +67,7 @@ pub struct Rest {
     pub writes: Writes,
 }
 
-/// Applies by nothing but the client library, several times: the API server needs twice as long while it collects garbage.
+/// Applies by nothing but the client library, several times, since one varies.
 #[derive(Clone, Debug, Serialize)]
 pub struct Raw {
     /// How many.

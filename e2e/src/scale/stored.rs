@@ -34,7 +34,7 @@ impl Stored {
         self.seen.len()
     }
 
-    /// Waits until it hears of one, or of nothing at first. Dropping the future loses nothing.
+    /// Waits for the next event of the watch, which need not be of one. Dropping the future loses nothing.
     pub(super) async fn hear(&mut self) {
         // The watch begins anew after an error.
         if let Ok(Some(Event::Apply(sidecar) | Event::InitApply(sidecar))) = self.events.try_next().await {

@@ -123,7 +123,7 @@ async fn while_away(mesh: &Mesh, changes: usize) -> Result<()> {
 }
 
 /// All along: before any proxy has heard of it, and while the fallback gateway gets its cluster and its routes. The
-/// gateways' nodes know its address before, so no call depends on how fast nodes are.
+/// gateways' nodes know its address before, and go on knowing it, so no call depends on how fast nodes are.
 async fn a_fenced_caller_reaches_what_comes_from_its_first_moment_on(mesh: Mesh) -> Result<()> {
     mesh.wait_at_rest("shop").await?;
     let app = mesh.pod(APP)?.ip;

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use servicefence_e2e::install::SOON;
 use servicefence_e2e::wait::until;
-use servicefence_e2e::{Mesh, Writes};
+use servicefence_e2e::{Mesh, PodSpec, Writes};
 
 use crate::shop;
 
@@ -17,6 +17,7 @@ crate::steps![
     a7_a_changed_selector_goes_back_in_three_steps,
     a7_a_label_added_to_the_selector_goes,
     at_rest_nothing_is_written_for_a_minute,
+    a_new_pair_is_written_once_into_memory_and_twice_into_the_sidecar,
 ];
 
 const SIDECAR: &str = "servicefence-web";
@@ -198,5 +199,27 @@ async fn at_rest_nothing_is_written_for_a_minute(mesh: Mesh) -> Result<()> {
     }
     let more = Writes::so_far(&mesh).await?.since(&before);
     ensure!(more.is_empty(), "in a minute of rest there was written {more}");
+    Ok(())
+}
+
+async fn a_new_pair_is_written_once_into_memory_and_twice_into_the_sidecar(mesh: Mesh) -> Result<()> {
+    mesh.add_app(PodSpec::new("pair/web").http(8080)).await?;
+    mesh.kubectl(&["label", "namespace", "pair", "servicefence.io/mode=enforce"])
+        .await?;
+    mesh.wait_condition("pair", "web", "Enforced", "True").await?;
+    mesh.wait_at_rest("pair").await?;
+    let before = Writes::at_rest(&mesh).await?;
+    let reply = mesh.call("pair/web", &shop::call("reviews")).await;
+    ensure!(reply.is_from(shop::BOOKS), "{reply}");
+    mesh.wait_learned("pair", "web", &shop::host("reviews")).await?;
+    mesh.wait_at_rest("pair").await?;
+    let writes = Writes::at_rest(&mesh).await?.since(&before);
+    eprintln!("one new pair: {writes}");
+    ensure!(
+        writes.to("sidecars") == 2 && writes.to("servicefences") == 1,
+        "for one new pair there was written {writes}"
+    );
+    mesh.remove_pod("pair/web").await?;
+    mesh.kubectl(&["delete", "namespace", "pair"]).await?;
     Ok(())
 }

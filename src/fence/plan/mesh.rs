@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use servicefence_crd::names;
+use servicefence_crd::{Mode, names};
 
 use crate::fence::change::{Rank, Target};
 use crate::fence::engine::Engine;
-use crate::fence::name::{Fingerprint, Name, ServiceKey};
+use crate::fence::name::{FenceKey, Fingerprint, Name, ServiceKey};
 use crate::fence::render::{self, Carry, Kind, NotCarried, Object, Write, namespace_of_routes};
 
 /// What to do for the routes to one namespace's Services.
@@ -77,21 +77,29 @@ impl Engine {
     pub fn rank(&self, target: &Target) -> Rank {
         match target {
             Target::Ports | Target::Namespace(_) => Rank::Urgent,
-            Target::Fence(key) if self.own_sidecar(key).is_none() => Rank::Urgent,
-            Target::Routes(namespace) if self.settings.gateway_passes_on && !self.has_rules_in(namespace) => {
-                Rank::Idle
-            }
+            Target::Fence(key) if self.waits_for_a_first_sidecar(key) => Rank::Urgent,
+            Target::Routes(namespace) if self.adds_no_rule(namespace) => Rank::Idle,
             Target::Fence(_) | Target::Routes(_) => Rank::Normal,
         }
     }
 
-    /// Whether a user has rules for a Service of a namespace. Without, its routes say no more than what a gateway does that
-    /// passes on what it has no rule for.
-    fn has_rules_in(&self, namespace: &Name) -> bool {
+    fn waits_for_a_first_sidecar(&self, key: &FenceKey) -> bool {
+        let fence = self.fences.get(key);
+        fence.is_some_and(|fence| self.mode(key, fence) == Mode::Enforce) && self.own_sidecar(key).is_none()
+    }
+
+    /// Whether the first routes to a namespace would say no more than what a gateway does that passes on what it has no rule
+    /// for: no user has rules for its Services.
+    fn adds_no_rule(&self, namespace: &Name) -> bool {
+        let are_there = self
+            .routes
+            .keys()
+            .any(|name| namespace_of_routes(name).as_ref() == Some(namespace));
         let mut hosts = self.registry.services_in(namespace).map(|(key, _)| key.host());
-        hosts.any(|host| {
+        let has_rules = |host: Name| {
             self.registry.has_destination_rule(&host) || self.registry.rules_of_host(&host).next().is_some()
-        })
+        };
+        self.settings.gateway_passes_on && !are_there && !hosts.any(has_rules)
     }
 
     fn rendered_routes(&self, namespace: &Name, carry: Carry, now: Timestamp) -> render::Routes {

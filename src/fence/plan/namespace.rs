@@ -101,6 +101,10 @@ impl Engine {
             let is_there = self.envoy_filters.contains_key(namespace);
             return is_there && is_scoped && !self.can_pass_through(namespace);
         }
+        if !self.pods_known.contains(namespace) {
+            // Pods decide about conflicts, so what is there stays as it is until they are known.
+            return is_scoped || self.envoy_filters.contains_key(namespace);
+        }
         is_scoped
             || self.fences_in(namespace).any(|(key, fence)| {
                 self.mode(key, fence) == Mode::Enforce

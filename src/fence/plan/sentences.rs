@@ -188,11 +188,10 @@ fn say_conflict(conflict: &Conflict, system: &Name) -> (Reason, String) {
                 kind.as_str()
             ),
         ),
-        Conflict::Uncaptured(pod) => (
+        Conflict::Uncaptured(workload) => (
             Reason::PodsUncaptured,
             format!(
-                "the proxy of pod {} intercepts nothing (sidecar.istio.io/interceptionMode: NONE), so it cannot tell which Service a call out of scope is to: let Istio intercept the traffic of these pods, or set spec.mode of this fence to \"Off\"",
-                pod.name
+                "the proxies of {workload} intercept nothing (sidecar.istio.io/interceptionMode: NONE), so they cannot tell which Service a call out of scope is to: let Istio intercept the traffic of these pods, or set spec.mode of this fence to \"Off\""
             ),
         ),
         Conflict::OlderFence(key) => (

@@ -7,6 +7,7 @@ use super::*;
 use crate::fence::render::Kind;
 use crate::fence::world::{SYSTEM, settings};
 use crate::fence::{Change, Rank, Settings, Target};
+use crate::source::convert::Watched;
 
 fn rules(world: &World, namespace: &str) -> Vec<Value> {
     let object = &world.objects[&(
@@ -115,6 +116,13 @@ fn routes_wait_for_what_is_urgent_unless_users_have_rules_there() {
     let spec = json!({"hosts": ["reviews"], "http": [{"route": [{"destination": {"host": "reviews"}}]}]});
     world.object("VirtualService", "books", "reviews", spec);
     assert_eq!(world.engine.rank(&routes), Rank::Normal);
+    world.settle();
+    world.gone(Watched::VirtualServices, "books", "reviews");
+    assert_eq!(
+        world.engine.rank(&routes),
+        Rank::Normal,
+        "what is written has the rule still"
+    );
 
     let mut world = World::with(Settings {
         gateway_passes_on: false,

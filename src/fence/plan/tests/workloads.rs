@@ -158,6 +158,14 @@ fn pods_whose_proxies_intercept_nothing_are_not_scoped() {
         "False PodsUncaptured",
         "its Sidecar would be for this pod too"
     );
+    // After a restart nothing is written for it before the pods are seen again.
+    let pods = |known| Change::PodsKnown("jobs".into(), known);
+    let now = world.now;
+    world.engine.apply(pods(false), now);
+    world.engine.apply(Change::Pod(key.clone(), None), now);
+    let plan = world.engine.plan_namespace(&"jobs".into(), now);
+    assert!(plan.writes.is_empty(), "{plan:?}");
+    world.apply(pods(true));
     world.apply(Change::Pod(key, Some(late(false))));
     world.settle();
     assert_eq!(world.condition("jobs", "nightly", "Ready"), "True Scoped");
