@@ -17,6 +17,7 @@ use source::{Source, modules};
 const PURE: [&str; 8] = [
     "jiff",
     "k8s_openapi",
+    "litemap",
     "regex",
     "regex_syntax",
     "serde",
