@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use source::{Source, modules};
 
 /// Crates of plain data.
-const PURE: [&str; 8] = [
+const PURE: [&str; 9] = [
     "jiff",
     "k8s_openapi",
     "litemap",

@@ -100,16 +100,27 @@ impl World {
         self.take_in(change);
     }
 
-    fn take_in(&mut self, change: Change) {
-        if let Change::Fence(key, Some(_)) = &change {
-            let known = Change::PodsKnown(key.namespace.clone(), true);
-            let dirty = self.engine.apply(known, self.now);
-            self.due
-                .extend(dirty.targets.into_iter().map(|target| (self.now, target)));
-        }
+    fn touch(&mut self, change: Change) {
         let dirty = self.engine.apply(change, self.now);
         self.due
             .extend(dirty.targets.into_iter().map(|target| (self.now, target)));
+    }
+
+    fn take_in(&mut self, change: Change) {
+        let of_fence = match &change {
+            Change::Fence(key, fence) => Some((key.namespace.clone(), fence.is_some())),
+            _ => None,
+        };
+        // Pods are watched where there are fences.
+        if let Some((namespace, true)) = &of_fence {
+            self.touch(Change::PodsKnown(namespace.clone(), true));
+        }
+        self.touch(change);
+        if let Some((namespace, false)) = of_fence
+            && self.engine.fences_in(&namespace).next().is_none()
+        {
+            self.touch(Change::PodsKnown(namespace, false));
+        }
     }
 
     pub(crate) fn namespace(&mut self, name: &str, mode: Option<&str>) {

@@ -101,16 +101,16 @@ impl Engine {
             let is_there = self.envoy_filters.contains_key(namespace);
             return is_there && is_scoped && !self.can_pass_through(namespace);
         }
-        if !self.pods_known.contains(namespace) {
-            // Pods decide about conflicts, so what is there stays as it is until they are known.
-            return is_scoped || self.envoy_filters.contains_key(namespace);
-        }
         is_scoped
             || self.fences_in(namespace).any(|(key, fence)| {
                 self.mode(key, fence) == Mode::Enforce
                     && !self.is_out_of_sight(&self.settings.system_namespace)
                     && match self.workload(fence) {
-                        Workload::Pods(of) => self.conflict(key, fence, of).is_none(),
+                        Workload::Pods(of) if self.pods_known.contains(namespace) => {
+                            self.conflict(key, fence, of).is_none()
+                        }
+                        // Pods decide about conflicts, so what is there stays as it is until they are known.
+                        Workload::Pods(_) => self.envoy_filters.contains_key(namespace),
                         Workload::NoService(_) | Workload::NoPods(_) => false,
                     }
             })

@@ -31,6 +31,7 @@ fn a_first_sidecar_keeps_everything_warm_for_the_settle_time() {
     world.service("shop", "web", &["http:8080"]);
     world.service("books", "reviews", &["http:8080"]);
     let fence = Target::Fence(FenceKey::new("shop", "web"));
+    world.step();
     assert_eq!(world.engine.rank(&fence), Rank::Urgent);
     first_sidecar(&mut world);
     assert_eq!(
