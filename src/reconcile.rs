@@ -31,8 +31,8 @@ use crate::writer::{Events, Priority, WriteError, Writer};
 /// Most reconciles under way at once.
 const MOST_RUNNING: usize = 32;
 
-/// Most of these that nobody waits for, and most statuses beside these: few, so that they leave the API server to what
-/// proxies wait for. One object of routes takes it as much time as twenty Sidecars.
+/// How many reconciles of rank `Idle` run at once, and how many statuses are written at once. Both are few, so the API server
+/// has time for what proxies wait for: one object of routes takes it as long as twenty Sidecars.
 const MOST_BESIDE: usize = 4;
 
 /// How often fences are planned again though nothing touched them: what their statuses say of savings follows the mesh.

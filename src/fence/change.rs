@@ -118,11 +118,11 @@ impl Target {
 /// Which of several targets that are due is planned first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rank {
-    /// Fences wait for it, or it is a first Sidecar: it takes most from a proxy.
+    /// Fences wait for it; or it is a first Sidecar, which makes a proxy smallest.
     Urgent,
-    /// What changes.
+    /// A Sidecar or routes that change.
     Normal,
-    /// Nobody waits for it: first routes that add no rule to what the gateway does by itself.
+    /// Nothing waits for it: first routes that add no rule to what the gateway does by itself.
     Idle,
 }
 

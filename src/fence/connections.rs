@@ -144,10 +144,7 @@ impl Engine {
         };
         Some(Connections {
             known_since,
-            pods: pods
-                .iter()
-                .map(|(label, value)| (label.clone(), value.clone()))
-                .collect(),
+            pods: pods.clone().into_iter().collect(),
         })
     }
 

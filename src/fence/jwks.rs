@@ -14,6 +14,7 @@ use super::engine::{Engine, Fence};
 use super::facts::Labels;
 use super::name::{ConfigKey, FenceKey, Name, ScopeHost, ServiceKey};
 use super::optin::{Workload, matches};
+use super::policy::selected;
 
 /// A RequestAuthentication with keys elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,11 +37,7 @@ impl JwksFacts {
         }
         let servers: BTreeSet<_> = hosts.into_iter().map(Name::from).collect();
         (!servers.is_empty()).then(|| Self {
-            selector: spec
-                .selector
-                .iter()
-                .flat_map(|of| of.match_labels.clone())
-                .collect(),
+            selector: selected(spec.selector.as_ref()),
             servers,
         })
     }

@@ -201,20 +201,23 @@ impl Engine {
     }
 
     /// The workload of a pod that the fence's Sidecar would scope and whose proxy intercepts nothing. Its application calls the
-    /// proxy's own address, and by that nobody can tell which Service a call is to that the scope does not know.
+    /// proxy's own address, and that does not tell which Service a call out of scope is to.
     fn uncaptured(&self, namespace: &str, of: Pods<'_>) -> Option<Name> {
-        let has_users_sidecar = |labels: &Labels| {
-            self.sidecars_in(namespace)
-                .filter_map(|(_, sidecar)| sidecar.selector.as_ref().filter(|_| !sidecar.ours))
-                .any(|selector| matches(selector, labels))
-        };
         self.pods_in(namespace)
             .filter(|(_, pod)| pod.uncaptured)
             .find(|(_, pod)| match of {
                 Some(selector) => matches(selector, &pod.labels),
-                None => !has_users_sidecar(&pod.labels),
+                None => !self.has_users_sidecar(namespace, &pod.labels),
             })
             .map(|(_, pod)| pod.workload.clone())
+    }
+
+    /// Whether a Sidecar that is not ours selects pods with these labels.
+    fn has_users_sidecar(&self, namespace: &str, labels: &Labels) -> bool {
+        let selects =
+            |sidecar: &SidecarFacts| sidecar.selector.as_ref().is_some_and(|of| matches(of, labels));
+        self.sidecars_in(namespace)
+            .any(|(_, sidecar)| !sidecar.ours && selects(sidecar))
     }
 
     /// What is not to be enforced in the namespace of its default: a Service by its label, or the workload of a fence by its
@@ -256,11 +259,7 @@ impl Engine {
     /// The fence that a pod belongs to, and that learns from its calls: one that is enforced or observes.
     pub(super) fn fence_of_pod<'a>(&'a self, pod: &'a PodKey) -> Option<(&'a FenceKey, &'a Fence)> {
         let labels = &self.pods.get(pod)?.labels;
-        let selects =
-            |sidecar: &SidecarFacts| sidecar.selector.as_ref().is_some_and(|of| matches(of, labels));
-        let has_users_sidecar = self
-            .sidecars_in(&pod.namespace)
-            .any(|(_, sidecar)| !sidecar.ours && selects(sidecar));
+        let has_users_sidecar = self.has_users_sidecar(&pod.namespace, labels);
         self.fences_selecting(&pod.namespace, labels)
             .filter(|(_, fence)| !(has_users_sidecar && fence.workload == Named::NamespaceDefault))
             .filter(|(key, fence)| self.mode(key, fence) != Mode::Off)

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeSet;
 
-use servicefence_crd::istio::{AuthorizationPolicySpec, AuthorizationRule, AuthorizationSource};
+use servicefence_crd::istio::{AuthorizationPolicySpec, AuthorizationRule, AuthorizationSource, PodSelector};
 
 use super::facts::{Labels, ServiceFacts};
 use super::name::Name;
@@ -49,11 +49,7 @@ impl PolicyFacts {
         let rules = spec.rules.iter().filter(|_| allows);
         let sources = rules.flat_map(|rule| &rule.from).map(|from| &from.source);
         asks.then(|| Self {
-            selector: spec
-                .selector
-                .iter()
-                .flat_map(|of| of.match_labels.clone())
-                .collect(),
+            selector: selected(spec.selector.as_ref()),
             sources: sources.filter(|source| is_particular(source)).cloned().collect(),
             namespace: namespace.into(),
         })
@@ -157,6 +153,12 @@ fn is_principal(pattern: &str, namespace: &str, account: &str) -> bool {
         Some(at) => matches(&pattern[at..], &rest),
         None => pattern.ends_with('*'),
     }
+}
+
+/// The labels by which a policy of Istio's selects pods; none: it is for all.
+pub fn selected(selector: Option<&PodSelector>) -> Labels {
+    let labels = selector.iter().flat_map(|of| of.match_labels.clone());
+    labels.collect()
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ use crate::fence::facts::{
 use crate::fence::gateway_api::{Matched, RouteFacts, RouteKey, RouteKind};
 use crate::fence::mutual_tls::{self, PeerAuthenticationFacts};
 use crate::fence::name::{ConfigKey, FenceKey, Name, PodKey, ScopeHost, ServiceKey, qualify};
-use crate::fence::policy::PolicyFacts;
+use crate::fence::policy::{PolicyFacts, selected};
 use crate::fence::render::{self, Kind};
 use crate::fence::service_entry::ServiceEntryFacts;
 use crate::fence::telemetry::MeshConfigFacts;
@@ -476,11 +476,7 @@ fn peer_authentication(spec: &PeerAuthenticationSpec, meta: &ObjectMeta) -> Peer
     let is_strict = |port: &istio::MutualTls| mode(&port.mode) == Some(mutual_tls::Mode::Strict);
     PeerAuthenticationFacts {
         mode: spec.mtls.as_ref().and_then(|mtls| mode(&mtls.mode)),
-        selector: spec
-            .selector
-            .iter()
-            .flat_map(|of| of.match_labels.clone())
-            .collect(),
+        selector: selected(spec.selector.as_ref()),
         strict_port: spec.port_level_mtls.values().any(is_strict),
         created: created(meta),
     }

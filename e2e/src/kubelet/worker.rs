@@ -83,14 +83,6 @@ impl Worker {
         let mut record = add::make_home(&self.core, name, &account, self.kind, annotations)?;
         record.uid = self.pod.uid();
         record.save()?;
-        if self.kind == PodKind::Router {
-            // As the gateway's injection template does: its user may serve any port.
-            record.netns().run(
-                "sysctl",
-                &["-q", "-w", "net.ipv4.ip_unprivileged_port_start=0"],
-                "",
-            )?;
-        }
         self.status.ip = Some(record.ip.clone());
         self.give_kubeconfig(&record).await?;
         self.run_containers(&record, labels_and_annotations, stop).await

@@ -90,12 +90,14 @@ pub(crate) fn interception(annotations: &BTreeMap<String, String>) -> &str {
 
 /// Sets up the namespace's rules. Service addresses are translated after the proxy, where kube-proxy would do it.
 pub(crate) fn intercept(netns: &Netns, kind: PodKind, annotations: &BTreeMap<String, String>) -> Result<()> {
-    let mut text = "*nat\n:VIP - [0:0]\n".to_owned();
-    if kind == PodKind::Sidecar && interception(annotations) == "NONE" {
-        // Its proxy binds to the ports of Services, which container runtimes allow to all.
+    let intercepts = kind == PodKind::Sidecar && interception(annotations) != "NONE";
+    if kind != PodKind::Plain && !intercepts {
+        // Such a proxy binds to the ports that it serves, low ones too: Istio's template for gateways allows that, and so do
+        // container runtimes.
         netns.run("sysctl", &["-qw", "net.ipv4.ip_unprivileged_port_start=0"], "")?;
-        text += "-A OUTPUT -p tcp -j VIP\n";
-    } else if kind == PodKind::Sidecar {
+    }
+    let mut text = "*nat\n:VIP - [0:0]\n".to_owned();
+    if intercepts {
         text += &sidecar_rules(annotations);
     } else {
         text += "-A OUTPUT -p tcp -j VIP\n";

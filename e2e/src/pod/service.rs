@@ -58,7 +58,7 @@ impl ServiceSpec {
         self.cluster_ip("None")
     }
 
-    /// Asks for this address. Kubernetes gives the first 256 of its range to nobody who does not ask.
+    /// Asks for this address. Kubernetes gives the first 256 of its range only to those that ask.
     #[must_use]
     pub fn cluster_ip(mut self, ip: &str) -> Self {
         self.cluster_ip = Some(ip.to_owned());

@@ -61,7 +61,7 @@ spec: {mode: 'Off'}
     let webhook = ["validatingwebhookconfiguration", "silent"];
     let patch = [&["patch"], &webhook[..], &["--type=json", "-p", policy]].concat();
     mesh.kubectl(&patch).await?;
-    // Ends the connections of those that wait. Nobody listens there any more, so statuses are refused.
+    // Ends the connections of those that wait. The port is closed then, so the API server refuses statuses.
     drop(silent);
     let refused = r#"servicefence_failing_targets{target="status"} "#;
     until("statuses that count as failing", SOON, async || {

@@ -7,6 +7,7 @@ use servicefence_crd::{Mode, names};
 
 use crate::fence::change::{Rank, Target};
 use crate::fence::engine::Engine;
+use crate::fence::facts::Written;
 use crate::fence::name::{FenceKey, Fingerprint, Name, ServiceKey};
 use crate::fence::render::{self, Carry, Kind, NotCarried, Object, Write, namespace_of_routes};
 
@@ -61,9 +62,8 @@ impl Engine {
                 _ => plan.writes.push(Write::Apply(object)),
             }
         }
-        for (name, is) in &self.routes {
-            let theirs = namespace_of_routes(name).is_none_or(|of| of != *namespace);
-            if !theirs && is.ours && !wanted.contains(name) {
+        for (name, is) in self.written_routes(namespace) {
+            if is.ours && !wanted.contains(name) {
                 let system = self.settings.system_namespace.clone();
                 plan.writes
                     .push(Write::Delete(Kind::VirtualService, system, name.clone()));
@@ -88,18 +88,23 @@ impl Engine {
         fence.is_some_and(|fence| self.mode(key, fence) == Mode::Enforce) && self.own_sidecar(key).is_none()
     }
 
-    /// Whether the first routes to a namespace would say no more than what a gateway does that passes on what it has no rule
-    /// for: no user has rules for its Services.
+    /// Whether a namespace's first routes add nothing to what the gateway does by itself: the gateway passes on what it has no
+    /// rule for, and no user has rules for these Services.
     fn adds_no_rule(&self, namespace: &Name) -> bool {
-        let are_there = self
-            .routes
-            .keys()
-            .any(|name| namespace_of_routes(name).as_ref() == Some(namespace));
         let mut hosts = self.registry.services_in(namespace).map(|(key, _)| key.host());
         let has_rules = |host: Name| {
             self.registry.has_destination_rule(&host) || self.registry.rules_of_host(&host).next().is_some()
         };
-        self.settings.gateway_passes_on && !are_there && !hosts.any(has_rules)
+        self.settings.gateway_passes_on
+            && self.written_routes(namespace).next().is_none()
+            && !hosts.any(has_rules)
+    }
+
+    /// The objects that hold a namespace's routes, or have a name of such.
+    fn written_routes(&self, namespace: &Name) -> impl Iterator<Item = (&Name, &Written)> {
+        self.routes
+            .iter()
+            .filter(move |(name, _)| namespace_of_routes(name).is_some_and(|of| of == *namespace))
     }
 
     fn rendered_routes(&self, namespace: &Name, carry: Carry, now: Timestamp) -> render::Routes {

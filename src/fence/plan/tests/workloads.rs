@@ -26,6 +26,22 @@ fn fence(world: &mut World, name: &str, spec: &serde_json::Value) {
     world.settle();
 }
 
+/// `jobs` with a fence for the nightly ones and another for the rest.
+fn nightly_and_rest() -> World {
+    let mut world = jobs(None);
+    fence(
+        &mut world,
+        "nightly",
+        &json!({"mode": "Enforce", "workload": {"selector": {"job": "nightly"}}}),
+    );
+    fence(
+        &mut world,
+        "rest",
+        &json!({"mode": "Enforce", "workload": {"namespaceDefault": true}}),
+    );
+    world
+}
+
 fn sidecar(world: &World, name: &str) -> serde_json::Value {
     world.objects[&(
         Kind::Sidecar,
@@ -78,17 +94,7 @@ fn pods_without_a_service_are_fenced_by_their_labels() {
 
 #[test]
 fn the_default_of_a_namespace_has_what_nothing_else_has() {
-    let mut world = jobs(None);
-    fence(
-        &mut world,
-        "nightly",
-        &json!({"mode": "Enforce", "workload": {"selector": {"job": "nightly"}}}),
-    );
-    fence(
-        &mut world,
-        "rest",
-        &json!({"mode": "Enforce", "workload": {"namespaceDefault": true}}),
-    );
+    let mut world = nightly_and_rest();
     assert_eq!(sidecar(&world, "rest").get("workloadSelector"), None);
     for (name, pods) in [("nightly", "True Scoped"), ("rest", "True Scoped")] {
         assert_eq!(world.condition("jobs", name, "Ready"), pods, "{name}");
@@ -128,17 +134,7 @@ fn the_default_of_a_namespace_has_what_nothing_else_has() {
 
 #[test]
 fn pods_whose_proxies_intercept_nothing_are_not_scoped() {
-    let mut world = jobs(None);
-    fence(
-        &mut world,
-        "nightly",
-        &json!({"mode": "Enforce", "workload": {"selector": {"job": "nightly"}}}),
-    );
-    fence(
-        &mut world,
-        "rest",
-        &json!({"mode": "Enforce", "workload": {"namespaceDefault": true}}),
-    );
+    let mut world = nightly_and_rest();
     assert_eq!(world.condition("jobs", "nightly", "Ready"), "True Scoped");
     let late = |uncaptured| PodFacts {
         labels: [("job".to_owned(), "nightly".to_owned())].into_iter().collect(),
