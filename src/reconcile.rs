@@ -35,6 +35,10 @@ const MOST_RUNNING: usize = 32;
 /// has time for what proxies wait for: one object of routes takes it as long as twenty Sidecars.
 const MOST_BESIDE: usize = 4;
 
+/// How long a reconcile of rank `Idle` waits. Meanwhile the first Sidecars of a start come due, and a namespace that somebody
+/// fills with Services gets all its routes in one write.
+const IDLE_WAIT: Duration = Duration::from_secs(2);
+
 /// How often fences are planned again though nothing touched them: what their statuses say of savings follows the mesh.
 const RESYNC: Duration = Duration::from_hours(1);
 
@@ -148,7 +152,12 @@ impl Reconciler {
     async fn touch(&self, queue: &mut Queue<Target>, dirty: Dirty) {
         for target in dirty.targets {
             let rank = self.state.engine().rank(&target);
-            queue.add(target, rank, Duration::ZERO);
+            let wait = if rank == Rank::Idle {
+                IDLE_WAIT
+            } else {
+                Duration::ZERO
+            };
+            queue.add(target, rank, wait);
         }
         for unknown in dirty.unknown_labels {
             self.events.unknown_label(&unknown).await;

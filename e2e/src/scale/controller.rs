@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::cluster::OURS;
 use super::report::{Churn, Rest, Start};
-use super::requests::at_rate;
+use super::requests::{at_rate, collect_garbage};
 use super::stored::Stored;
 use super::{Options, Usage};
 use crate::admin::{get_over, loopback};
@@ -38,6 +38,7 @@ pub(super) struct Controller {
 impl Controller {
     /// Starts it. Its write budget is open, so that it takes what it needs and no more.
     pub(super) async fn start(mesh: &Mesh, options: &Options) -> Result<Self> {
+        collect_garbage(&mesh.client()).await?;
         let before = Writes::so_far(mesh).await?;
         let core = mesh.core();
         let program = Program::new("servicefence", &options.program, &core.folder)
@@ -127,7 +128,10 @@ impl Controller {
             ));
         }
         let all = self.started.elapsed().as_secs_f64();
-        say(&format!("all Sidecars are stored after {all:.1} s"));
+        let writes = Writes::so_far(&self.mesh).await?.since(&self.before);
+        say(&format!(
+            "all Sidecars are stored after {all:.1} s; written so far: {writes}"
+        ));
         Ok((first.unwrap_or(all), all))
     }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::cluster::{OURS, sidecar_resource};
 use super::report::Raw;
-use super::requests::{AT_ONCE, for_each};
+use super::requests::{AT_ONCE, collect_garbage, for_each};
 use super::stored::Stored;
 use crate::wait::{LONG, until};
 
@@ -45,6 +45,7 @@ async fn round(client: &Client, bodies: &[Value]) -> Result<f64> {
     let mut stored = Stored::watch(client, &label());
     // It has begun.
     stored.hear().await;
+    collect_garbage(client).await?;
     let applied = for_each(bodies.to_vec(), |body| apply_one(client.clone(), body));
     let start = Instant::now();
     let all_seen = async {
