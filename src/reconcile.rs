@@ -115,7 +115,7 @@ impl Reconciler {
                         queue.add(Target::Fence(fence.clone()), Rank::Idle, Duration::ZERO);
                     }
                 }
-                touched = self.state.touched() => self.touch(&mut queue, touched).await,
+                touched = self.state.touched() => self.touch(&mut queue, touched),
                 Some(done) = running.join_next(), if !running.is_empty() => {
                     let done = finished(done);
                     running_idle -= usize::from(done.rank == Rank::Idle);
@@ -149,8 +149,12 @@ impl Reconciler {
         while saying.join_next().await.is_some() {}
     }
 
-    async fn touch(&self, queue: &mut Queue<Target>, dirty: Dirty) {
-        for target in dirty.targets {
+    fn touch(&self, queue: &mut Queue<Target>, dirty: Dirty) {
+        let Dirty {
+            targets,
+            unknown_labels,
+        } = dirty;
+        for target in targets {
             let rank = self.state.engine().rank(&target);
             let wait = if rank == Rank::Idle {
                 IDLE_WAIT
@@ -159,9 +163,16 @@ impl Reconciler {
             };
             queue.add(target, rank, wait);
         }
-        for unknown in dirty.unknown_labels {
-            self.events.unknown_label(&unknown).await;
+        if unknown_labels.is_empty() {
+            return;
         }
+        let events = self.events.clone();
+        // Reconciles do not wait for Events.
+        tokio::spawn(async move {
+            for unknown in unknown_labels {
+                events.unknown_label(&unknown).await;
+            }
+        });
     }
 
     fn done(&self, queue: &mut Queue<Target>, done: Done) {

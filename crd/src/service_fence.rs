@@ -384,8 +384,8 @@ pub enum NonHttp {
 ///
 /// `Keep`: always in scope.
 ///
-/// `Learn`: like other Services, in scope once they have been called, where that is safe: all ports are HTTP, and nothing
-/// refuses a call without mutual TLS, since calls to the address of a pod go out so until the host is learned.
+/// `Learn`: like other Services, in scope once they have been called, where that is safe: all ports are HTTP, and a
+/// first call depends on no rule or identity. With `fallback: Passthrough` it also goes out without mutual TLS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
 pub enum Headless {
     /// Always in scope.

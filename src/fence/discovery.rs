@@ -7,6 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
+
 use super::change::{Dirty, Target};
 use super::engine::Engine;
 use super::facts::{NamespaceFacts, ServiceFacts, VirtualServiceFacts, Visibility};
@@ -110,11 +112,6 @@ impl Engine {
             .any(|selector| selector.matches(|label| facts.labels.get(label)))
     }
 
-    /// Whether a Service is there that istiod does not look at.
-    pub(super) fn is_aside(&self, service: &ServiceKey) -> bool {
-        self.aside.services.contains_key(service)
-    }
-
     /// The hosts of a ServiceEntry that istiod does not look at.
     pub(super) fn hosts_aside(&self, entry: &ConfigKey) -> Vec<Name> {
         let facts = self.aside.service_entries.get(entry);
@@ -194,7 +191,7 @@ impl Engine {
     }
 
     /// Takes in MeshConfig.
-    pub(super) fn apply_mesh_config(&mut self, facts: MeshConfigFacts, dirty: &mut Dirty) {
+    pub(super) fn apply_mesh_config(&mut self, facts: MeshConfigFacts, now: Timestamp, dirty: &mut Dirty) {
         if self.mesh_config == facts {
             return;
         }
@@ -207,7 +204,7 @@ impl Engine {
         }
         let new = &self.mesh_config;
         if old.default_exports != new.default_exports || old.discovery_selectors != new.discovery_selectors {
-            self.take_again(|_| true, dirty);
+            self.take_again(|_| true, now, dirty);
             for namespace in self.discovered_namespaces().symmetric_difference(&before) {
                 self.came_or_went(namespace, dirty);
             }
@@ -222,8 +219,8 @@ impl Engine {
     }
 
     /// A namespace came into istiod's sight or went out of it.
-    pub(super) fn discovery_changed(&mut self, namespace: &Name, dirty: &mut Dirty) {
-        self.take_again(|of| of == namespace, dirty);
+    pub(super) fn discovery_changed(&mut self, namespace: &Name, now: Timestamp, dirty: &mut Dirty) {
+        self.take_again(|of| of == namespace, now, dirty);
         self.came_or_went(namespace, dirty);
     }
 
@@ -236,12 +233,12 @@ impl Engine {
 
     /// Takes the objects of some namespaces again, after a change of what istiod makes of them. It touches all fences:
     /// many scopes may have something from there.
-    fn take_again(&mut self, of: impl Fn(&Name) -> bool, dirty: &mut Dirty) {
-        let routed = |engine: &Self| -> Vec<_> {
-            let namespaces = engine.registry.routed_namespaces().into_iter();
-            namespaces.cloned().map(Target::Routes).collect()
+    fn take_again(&mut self, of: impl Fn(&Name) -> bool, now: Timestamp, dirty: &mut Dirty) {
+        let routed = |engine: &Self| -> BTreeMap<ServiceKey, BTreeSet<u16>> {
+            let ports = engine.registry.routed_ports().into_iter();
+            ports.map(|(service, ports)| (service.clone(), ports)).collect()
         };
-        dirty.targets.extend(routed(self));
+        let before = routed(self);
         // Each kind has maps and methods of its own, and no type in common.
         macro_rules! take_again {
             ($all:ident, $taken:ident, $set:ident) => {
@@ -261,7 +258,15 @@ impl Engine {
         take_again!(virtual_services, taken_virtual_service, set_virtual_service);
         take_again!(policies, taken_policy, set_policy);
         take_again!(jwks, taken_jwks, set_jwks);
-        dirty.targets.extend(routed(self));
+        let (ports, none) = (routed(self), BTreeSet::new());
+        for (service, ports) in &ports {
+            self.note_arrivals(service, before.get(service).unwrap_or(&none), ports, now);
+        }
+        let namespaces = before
+            .keys()
+            .chain(ports.keys())
+            .map(|service| &service.namespace);
+        dirty.targets.extend(namespaces.cloned().map(Target::Routes));
         self.dirty_all(dirty);
     }
 }

@@ -70,14 +70,6 @@ impl<T: ByLabel> Asks<T> {
             Self::Unknown(_) => None,
         }
     }
-
-    /// What the label asks for.
-    pub fn known(&self) -> Option<T> {
-        match self {
-            Self::Is(value) => Some(*value),
-            Self::Absent | Self::Unknown(_) => None,
-        }
-    }
 }
 
 /// A Namespace.

@@ -261,16 +261,12 @@ impl Engine {
     /// The mode of the pods that several Services have. `off` on one of them is a brake, and a brake must always work; a value
     /// that means nothing may have been one.
     fn mode_of_group(&self, group: &Group<'_>) -> Option<Mode> {
-        let mut known = group.iter().map(|(_, facts)| facts.mode.known());
-        if known.any(|mode| mode == Some(Mode::Off)) {
+        if group.iter().any(|(_, facts)| facts.mode == Asks::Is(Mode::Off)) {
             return Some(Mode::Off);
         }
-        let mut modes = Vec::new();
-        for (key, _) in group {
-            modes.push(self.own_label_mode(key)?);
-        }
+        let modes = group.iter().map(|(key, _)| self.own_label_mode(key));
         // `Enforce` on any is enough, then `Observe`.
-        modes.into_iter().min()
+        modes.collect::<Option<Vec<_>>>()?.into_iter().min()
     }
 
     /// The mode that the pods of these Services have by their fences' statuses. A spec says its own.

@@ -158,19 +158,7 @@ impl Engine {
             let name = ConfigKey::new(key.namespace.clone(), render::ENVOY_FILTER);
             return Some(Conflict::NameTaken(Kind::EnvoyFilter, name));
         }
-        let pods: Vec<&Labels> = self
-            .pods_in(&key.namespace)
-            .map(|(_, pod)| &pod.labels)
-            .filter(|labels| of.is_some_and(|selector| matches(selector, labels)))
-            .collect();
-        // Those with a selector come before the one without: the two share no pod.
-        let overlaps = |other: Pods<'_>| match (of, other) {
-            (None, None) => true,
-            (Some(selector), Some(other)) => {
-                selector == other || pods.iter().any(|labels| matches(other, labels))
-            }
-            (None, Some(_)) | (Some(_), None) => false,
-        };
+        let overlaps = self.overlaps(&key.namespace, of);
         let user = self.sidecars_in(&key.namespace).find(|(_, sidecar)| {
             let of_user = sidecar.selector.as_ref();
             !sidecar.ours && (of_user.is_none() || overlaps(of_user))
@@ -198,6 +186,33 @@ impl Engine {
             })
             .find(|(other_key, other)| self.mode(other_key, other) == Mode::Enforce)
             .map(|(other, _)| Conflict::OlderFence(other.clone()))
+    }
+
+    /// Whether the pods of one workload are of another one too. Those with a selector come before the one without: the two share
+    /// no pod.
+    fn overlaps<'a>(&'a self, namespace: &'a str, of: Pods<'a>) -> impl Fn(Pods<'_>) -> bool + use<'a> {
+        let labels = self.pods_in(namespace).map(|(_, pod)| &pod.labels);
+        let pods: Vec<&Labels> = labels
+            .filter(|labels| of.is_some_and(|selector| matches(selector, labels)))
+            .collect();
+        move |other| match (of, other) {
+            (None, None) => true,
+            (Some(selector), Some(other)) => {
+                selector == other || pods.iter().any(|labels| matches(other, labels))
+            }
+            (None, Some(_)) | (Some(_), None) => false,
+        }
+    }
+
+    /// Another fence that still has a Sidecar for these pods. A Sidecar that came beside it would take its place in one step when it
+    /// goes.
+    pub(super) fn holder(&self, key: &FenceKey, of: Pods<'_>) -> Option<FenceKey> {
+        let overlaps = self.overlaps(&key.namespace, of);
+        self.sidecars_in(&key.namespace)
+            .filter(|(_, sidecar)| sidecar.ours && overlaps(sidecar.selector.as_ref()))
+            .filter_map(|(name, _)| render::fence_of_sidecar(&name.name))
+            .map(|other| FenceKey::new(key.namespace.clone(), other))
+            .find(|other| other != key && self.fences.contains_key(other))
     }
 
     /// The workload of a pod that the fence's Sidecar would scope and whose proxy intercepts nothing. Its application calls the

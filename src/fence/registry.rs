@@ -61,8 +61,6 @@ pub struct Registry {
     rules_by_destination: HashMap<ServiceKey, BTreeSet<ConfigKey>>,
     http_ports: BTreeMap<u16, usize>,
     other_ports: BTreeMap<u16, usize>,
-    /// Services with routes at the fallback gateway, per namespace.
-    routed: BTreeMap<Name, usize>,
     endpoints: Endpoints,
     /// What all Services take in a proxy that every namespace sees.
     size_for_all: Size,
@@ -93,7 +91,6 @@ impl Registry {
             rules_by_destination: HashMap::new(),
             http_ports: BTreeMap::new(),
             other_ports: BTreeMap::new(),
-            routed: BTreeMap::new(),
             endpoints: Endpoints::default(),
             size_for_all: Size::default(),
             hidden_somewhere: BTreeSet::new(),
@@ -159,14 +156,14 @@ impl Registry {
                     self.by_address.remove(address);
                 }
             }
-            self.count(key, old, false);
+            self.count(old, false);
             self.protocol_bound.remove(key);
         }
         if let Some(new) = facts {
             for address in &new.addresses {
                 self.by_address.insert(*address, key.clone());
             }
-            self.count(key, &new, true);
+            self.count(&new, true);
             if new.visibility == Visibility::All {
                 self.size_for_all = self.size_for_all + Size::of(&new, endpoints);
             } else {
@@ -180,16 +177,13 @@ impl Registry {
         old
     }
 
-    fn count(&mut self, key: &ServiceKey, facts: &ServiceFacts, add: bool) {
+    fn count(&mut self, facts: &ServiceFacts, add: bool) {
         for port in &facts.ports {
             let counts = match port.protocol {
                 Protocol::Http => &mut self.http_ports,
                 Protocol::Other => &mut self.other_ports,
             };
             count(counts, &port.number, add);
-        }
-        if self.has_routes(key, facts) {
-            count(&mut self.routed, &key.namespace, add);
         }
     }
 
@@ -369,9 +363,12 @@ impl Registry {
         facts.has_port(address.port()).then_some(key)
     }
 
-    /// Namespaces that have a Service with routes at the fallback gateway.
-    pub fn routed_namespaces(&self) -> BTreeSet<&Name> {
-        self.routed.keys().collect()
+    /// The Services with routes at the fallback gateway, and the ports to which these lead.
+    pub fn routed_ports(&self) -> BTreeMap<&ServiceKey, BTreeSet<u16>> {
+        let routed = self.services().filter(|(key, facts)| self.has_routes(key, facts));
+        routed
+            .map(|(key, facts)| (key, facts.ports.iter().map(|port| port.number).collect()))
+            .collect()
     }
 
     /// Port numbers on which a miss can safely be taken for HTTP: some Service of the mesh declares

@@ -175,6 +175,12 @@ fn is_routes(namespace: &str, name: &str, system_namespace: &str) -> bool {
     namespace == system_namespace && render::namespace_of_routes(name).is_some()
 }
 
+/// Whether a VirtualService is named as those that an older version wrote. The chart lets the controller delete these.
+fn is_leftover(name: &str) -> bool {
+    let rest = name.strip_prefix(render::WARM);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+}
+
 /// An object of the API server, read for what decisions need.
 pub trait Observe {
     /// The change that the object's presence is.
@@ -434,7 +440,7 @@ fn observe_virtual_service(
             Some(written(object, Kind::VirtualService)),
         ));
     }
-    if is_ours(&object.metadata) {
+    if is_ours(&object.metadata) && is_leftover(&key.name) {
         return Ok(Change::Leftover(key));
     }
     let spec: VirtualServiceSpec = spec(object)?;

@@ -69,7 +69,32 @@ impl Cluster {
         })
         .await?;
         for_each(0..self.size.all_pods(), |number| self.clone().make_pod(number)).await?;
-        for_each(0..self.size.fences(), |number| self.clone().make_fence(number)).await
+        for_each(0..self.size.fences(), |number| self.clone().make_fence(number)).await?;
+        self.read_istio_kinds().await
+    }
+
+    /// Reads each of Istio's kinds once. The API server takes a second for the first request to a kind, which in a mesh was istiod's,
+    /// long before.
+    async fn read_istio_kinds(&self) -> Result<()> {
+        for group in self.client.list_api_groups().await?.groups {
+            let Some(version) = group
+                .preferred_version
+                .filter(|_| group.name.ends_with("istio.io"))
+            else {
+                continue;
+            };
+            let kinds = self
+                .client
+                .list_api_group_resources(&version.group_version)
+                .await?;
+            for kind in kinds.resources.iter().filter(|kind| !kind.name.contains('/')) {
+                let path = format!("/apis/{}/{}?limit=1", version.group_version, kind.name);
+                self.client
+                    .request::<Value>(http::Request::get(path).body(Vec::new())?)
+                    .await?;
+            }
+        }
+        Ok(())
     }
 
     async fn install_crd(&self, mesh: &Mesh) -> Result<()> {

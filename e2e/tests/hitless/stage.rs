@@ -31,10 +31,10 @@ pub(crate) const FENCED: [Destination; 4] = [
 /// outside the mesh and has a short name, so its calls take the second look while the EnvoyFilter is there.
 pub(crate) const LABELLED: [Destination; 5] = [
     Destination::new("http in scope", "http://stay-http.books:8080/"),
-    Destination::new("http outside", "http://move-http.books:8080/"),
+    Destination::new("http outside", "http://move-http.books:8080/").looked_at_twice(),
     Destination::new("tcp", "tcp-server-first://stay-tcp.books:9000"),
     Destination::new("tcp, another", "tcp-server-first://move-tcp.books:9001"),
-    Destination::new("http external", "http://api.example.com:8080/"),
+    Destination::new("http external", "http://api.example.com:8080/").looked_at_twice(),
 ];
 
 const STAY: [&str; 2] = [

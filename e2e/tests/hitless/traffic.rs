@@ -1,7 +1,8 @@
-//! The busy clients: for each host one that makes a new connection for every call, and one that keeps its own.
+//! The busy clients: for each host one that makes a new connection for every call, one that keeps its own, and for HTTP one
+//! that reads answers which take a minute.
 //!
-//! In: a caller and hosts. Out: how many calls there were, every one that failed, and every kept connection that
-//! did not last. A failure is one of the mesh: names are resolved before the first call, calls under way are let
+//! In: a caller and hosts. Out: how many calls there were, every one that failed, and every kept connection and long answer
+//! that did not last. A failure is one of the mesh: names are resolved before the first call, calls under way are let
 //! finish at the end, and a kept connection is closed by nobody but the mesh.
 
 use std::collections::BTreeMap;
@@ -12,7 +13,7 @@ use anyhow::{Result, ensure};
 use jiff::Timestamp;
 use servicefence_e2e::objects::lock;
 use servicefence_e2e::wait::{LONG, until};
-use servicefence_e2e::{Connections, HttpClient, Load, LoadSpec, Mesh, TcpSession, Via};
+use servicefence_e2e::{Call, Connections, HttpClient, Load, LoadSpec, Mesh, TcpSession, Via};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -21,6 +22,8 @@ use tokio::time::timeout;
 const PAUSE: Duration = Duration::from_millis(5);
 /// No answer in this time is a failure.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What is read for a minute: longer than the 45 s in which Envoy ends what a listener that changed still carries.
+const LONG_ANSWER: &str = "stream?n=120&ms=500";
 /// Failures beyond this many are counted, not kept.
 const KEPT_FAILURES: usize = 200;
 
@@ -31,11 +34,20 @@ pub(crate) struct Destination {
     pub(crate) name: &'static str,
     /// What is called; `http` and `tcp-server-first`.
     pub(crate) url: &'static str,
+    /// Long answers of it last too.
+    lasts: bool,
 }
 
 impl Destination {
     pub(crate) const fn new(name: &'static str, url: &'static str) -> Self {
-        Self { name, url }
+        let lasts = true;
+        Self { name, url, lasts }
+    }
+
+    /// Its calls take the second look, whose listener goes with the last Sidecar, and with it what is still in there.
+    pub(crate) const fn looked_at_twice(mut self) -> Self {
+        self.lasts = false;
+        self
     }
 
     fn is_http(&self) -> bool {
@@ -54,7 +66,7 @@ pub(crate) struct Met {
     pub(crate) kept_calls: u64,
     /// Those that were not answered with success.
     pub(crate) kept_failed: u64,
-    /// How often the kept connection had ended and another one was needed.
+    /// How often the kept connection had ended and another one was needed, and how many long answers broke off.
     pub(crate) cut: u64,
     /// What went wrong, with its time.
     pub(crate) failures: Vec<String>,
@@ -72,11 +84,18 @@ impl Met {
 
 /// All clients, until they are stopped.
 pub(crate) struct Traffic {
-    clients: BTreeMap<&'static str, (Load, Keeping)>,
+    clients: BTreeMap<&'static str, Clients>,
+}
+
+/// Those of one destination.
+struct Clients {
+    new: Load,
+    kept: Keeping,
+    long: Option<Keeping>,
 }
 
 impl Traffic {
-    /// Two clients for each destination, in the pod `from`.
+    /// Two or three clients for each destination, in the pod `from`.
     pub(crate) async fn start(mesh: &Mesh, from: &str, destinations: &[Destination]) -> Result<Self> {
         let mut clients = BTreeMap::new();
         for to in destinations {
@@ -85,29 +104,37 @@ impl Traffic {
                 .pause(PAUSE)
                 .connections(Connections::New)
                 .get(to.url);
-            let keeping = Keeping::start(mesh, from, to).await?;
-            clients.insert(to.name, (mesh.start_load(&spec).await?, keeping));
+            let these = Clients {
+                kept: Keeping::start(mesh, from, to).await?,
+                new: mesh.start_load(&spec).await?,
+                long: (to.is_http() && to.lasts).then(|| Keeping::long_answers(mesh, from, to)),
+            };
+            clients.insert(to.name, these);
         }
         Ok(Self { clients })
     }
 
     /// What happened so far, by destination.
     pub(crate) fn so_far(&self) -> BTreeMap<&'static str, Met> {
-        let met = |(name, (new, kept)): (&&'static str, &(Load, Keeping))| {
-            (*name, meet(&new.so_far(), &kept.so_far()))
+        let met = |these: &Clients| {
+            let long = these.long.as_ref().map(Keeping::so_far).unwrap_or_default();
+            meet(&these.new.so_far(), &these.kept.so_far(), &long)
         };
-        self.clients.iter().map(met).collect()
+        self.clients
+            .iter()
+            .map(|(name, these)| (*name, met(these)))
+            .collect()
     }
 
     /// Calls of one destination so far.
     pub(crate) fn calls(&self, name: &str) -> u64 {
-        let (new, kept) = &self.clients[name];
+        let Clients { new, kept, .. } = &self.clients[name];
         new.so_far().calls + kept.so_far().calls
     }
 
     /// Waits until every client has made so many more calls.
     pub(crate) async fn more(&self, calls: u64) -> Result<()> {
-        for (name, (new, kept)) in &self.clients {
+        for (name, Clients { new, kept, .. }) in &self.clients {
             let start = kept.so_far().calls;
             new.more(calls).await?;
             until(format!("{calls} more calls of {name}"), LONG, async || {
@@ -124,20 +151,29 @@ impl Traffic {
 
     /// The way that the last call on the kept connection took, as the destination's proxy saw it; HTTP only.
     pub(crate) fn kept_via(&self, name: &str) -> Option<Via> {
-        self.clients[name].1.so_far().via
+        self.clients[name].kept.so_far().via
     }
 
     /// Lets calls that are under way finish, and tells what happened.
     pub(crate) async fn stop(self) -> Result<BTreeMap<&'static str, Met>> {
-        let mut all = BTreeMap::new();
-        for (name, (new, kept)) in self.clients {
-            all.insert(name, meet(&new.stop().await, &kept.stop().await?));
+        // All at once, so that the last long answers end together.
+        for long in self.clients.values().filter_map(|these| these.long.as_ref()) {
+            long.stop.send_replace(true);
         }
-        Ok(all)
+        let mut met = BTreeMap::new();
+        for (name, Clients { new, kept, long }) in self.clients {
+            let (new, kept) = (new.stop().await, kept.stop().await?);
+            let long = match long {
+                Some(long) => long.stop().await?,
+                None => Kept::default(),
+            };
+            met.insert(name, meet(&new, &kept, &long));
+        }
+        Ok(met)
     }
 }
 
-fn meet(new: &servicefence_e2e::LoadReport, kept: &Kept) -> Met {
+fn meet(new: &servicefence_e2e::LoadReport, kept: &Kept, long: &Kept) -> Met {
     let of_new = new.failures.iter().map(|failure| {
         format!(
             "{} {} (new connection): {}",
@@ -149,10 +185,11 @@ fn meet(new: &servicefence_e2e::LoadReport, kept: &Kept) -> Met {
         new_failed: new.failed,
         kept_calls: kept.calls,
         kept_failed: kept.failed,
-        cut: kept.cut,
+        cut: kept.cut + long.cut,
         failures: of_new
             .take(KEPT_FAILURES)
             .chain(kept.failures.iter().cloned())
+            .chain(long.failures.iter().cloned())
             .collect(),
     }
 }
@@ -171,7 +208,7 @@ impl Kept {
     fn fail(&mut self, url: &str, error: &str) {
         if self.failures.len() < KEPT_FAILURES {
             self.failures
-                .push(format!("{} {url} (kept connection): {error}", Timestamp::now()));
+                .push(format!("{} {url} (one connection): {error}", Timestamp::now()));
         }
     }
 }
@@ -198,6 +235,15 @@ impl Keeping {
             tokio::spawn(async move { keep_tcp(&mesh, &from, session, url, &into, stopped).await })
         };
         Ok(Self { record, stop, task })
+    }
+
+    fn long_answers(mesh: &Mesh, from: &str, to: &Destination) -> Self {
+        let record = Arc::new(Mutex::new(Kept::default()));
+        let (stop, stopped) = watch::channel(false);
+        let call = Call::get(&format!("{}{LONG_ANSWER}", to.url)).timeout(2 * LONG);
+        let (mesh, from, into) = (mesh.clone(), from.to_owned(), Arc::clone(&record));
+        let task = tokio::spawn(async move { read_long_answers(&mesh, &from, &call, &into, stopped).await });
+        Self { record, stop, task }
     }
 
     fn so_far(&self) -> Kept {
@@ -234,6 +280,24 @@ async fn keep_http(
             }
         }
         tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn read_long_answers(
+    mesh: &Mesh,
+    from: &str,
+    call: &Call,
+    into: &Mutex<Kept>,
+    stop: watch::Receiver<bool>,
+) {
+    while !*stop.borrow() {
+        let reply = mesh.call(from, call).await;
+        let mut record = lock(into);
+        record.calls += 1;
+        if !reply.is_ok() {
+            record.cut += 1;
+            record.fail(call.url(), &format!("a long answer broke off: {reply}"));
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use servicefence_e2e::install::{GATEWAY, SOON};
-use servicefence_e2e::wait::until;
+use servicefence_e2e::wait::{LONG, until};
 use servicefence_e2e::{LoadSpec, Mesh, PodSpec, Protocol, ServiceSpec, Via};
 
 use crate::shop;
@@ -10,6 +10,7 @@ use crate::shop;
 crate::steps![
     a2_labels_of_services_decide_and_a_written_fence_stays,
     a9_no_call_fails_while_a_service_changes_its_pods,
+    no_call_fails_while_another_fence_takes_the_pods,
 ];
 
 /// The names of a namespace's objects of a kind.
@@ -71,6 +72,54 @@ spec: {mode: Enforce, allow: [{host: cart}]}
     let is = till().await?;
     ensure!(is == written, "it was {written:?} and is {is:?}");
     mesh.kubectl(&["delete", "namespace", "labels"]).await?;
+    Ok(())
+}
+
+/// Somebody writes a fence for a Service that has a generated one. It has learned nothing yet, and what the other one had in scope is
+/// called all the while.
+async fn no_call_fails_while_another_fence_takes_the_pods(mesh: Mesh) -> Result<()> {
+    let caller = "heir/web";
+    mesh.add_app(PodSpec::new(caller).http(8080)).await?;
+    mesh.enforce("heir", &["web"]).await?;
+    let reviews = shop::call("reviews");
+    until("a call to be learned", SOON, async || {
+        let reply = mesh.call(caller, &reviews).await;
+        ensure!(reply.is_from(shop::BOOKS), "{reply}");
+        let fence = mesh.fence("heir", "web").await?;
+        ensure!(
+            fence["status"]["learned"][0]["host"] == shop::host("reviews"),
+            "{fence}"
+        );
+        Ok(())
+    })
+    .await?;
+    mesh.wait_learned("heir", "web", &shop::host("reviews")).await?;
+    mesh.wait_at_rest("heir").await?;
+
+    let load = LoadSpec::new(caller).call(reviews).clients(4);
+    let load = mesh.start_load(&load).await?;
+    load.more(100).await?;
+    mesh.apply_yaml(
+        "
+apiVersion: servicefence.io/v1alpha1
+kind: ServiceFence
+metadata: {name: mine, namespace: heir}
+spec: {mode: Enforce, workload: {service: web}}
+",
+    )
+    .await?;
+    until("the other fence to have the pods", LONG, async || {
+        let sidecars = names(&mesh, "heir", "sidecars").await?;
+        ensure!(sidecars == ["servicefence-mine"], "{sidecars:?}");
+        Ok(())
+    })
+    .await?;
+    mesh.wait_learned("heir", "mine", &shop::host("reviews")).await?;
+    mesh.wait_at_rest("heir").await?;
+    load.more(100).await?;
+    let report = load.stop().await;
+    ensure!(report.failed == 0, "{report}");
+    mesh.kubectl(&["delete", "namespace", "heir"]).await?;
     Ok(())
 }
 

@@ -23,7 +23,7 @@ impl Engine {
     pub fn apply(&mut self, change: Change, now: Timestamp) -> Dirty {
         let mut dirty = Dirty::default();
         match change {
-            Change::Namespace(name, facts) => self.apply_namespace(&name, facts, &mut dirty),
+            Change::Namespace(name, facts) => self.apply_namespace(&name, facts, now, &mut dirty),
             Change::Service(key, facts) => self.apply_service(&key, facts, now, &mut dirty),
             // How many endpoints a Service has changes no plan: what a status says of them may be an hour old.
             Change::Endpoints(key, facts) => {
@@ -54,9 +54,9 @@ impl Engine {
                 self.leftovers.insert(key);
             }
             Change::EnvoyFilter(namespace, written) => {
-                let standby = self.wanted_envoy_filters().standby;
+                let serving = self.wanted_envoy_filters().serving;
                 let is_news = written.as_ref() != self.envoy_filters.get(&namespace);
-                if is_news && written.as_ref().is_some_and(|is| is.fingerprint == standby) {
+                if is_news && written.as_ref().is_some_and(|is| is.fingerprint != serving) {
                     self.releasing.insert(namespace.clone(), now + self.settle_time());
                 }
                 set(&mut self.envoy_filters, namespace.clone(), written);
@@ -65,7 +65,7 @@ impl Engine {
             }
             Change::Telemetry(key, facts) => self.apply_telemetry(key, facts, now, &mut dirty),
             Change::PeerAuthentication(key, facts) => self.apply_peer_authentication(key, facts, &mut dirty),
-            Change::MeshConfig(facts) => self.apply_mesh_config(facts, &mut dirty),
+            Change::MeshConfig(facts) => self.apply_mesh_config(facts, now, &mut dirty),
             Change::Routes(object, written) => {
                 if self.routes.get(&object) != written.as_ref() {
                     let namespace = render::namespace_of_routes(&object);
@@ -120,7 +120,13 @@ impl Engine {
         dirty
     }
 
-    fn apply_namespace(&mut self, name: &Name, facts: Option<NamespaceFacts>, dirty: &mut Dirty) {
+    fn apply_namespace(
+        &mut self,
+        name: &Name,
+        facts: Option<NamespaceFacts>,
+        now: Timestamp,
+        dirty: &mut Dirty,
+    ) {
         let new = facts.clone();
         let was_discovered = self.is_discovered(name);
         let old = self.registry.set_namespace(name.clone(), facts);
@@ -139,7 +145,7 @@ impl Engine {
             dirty.unknown_labels.extend(of_mode.chain(of_fallback));
         }
         if was_discovered != self.is_discovered(name) {
-            self.discovery_changed(name, dirty);
+            self.discovery_changed(name, now, dirty);
         }
         self.dirty_fences_in(name, dirty);
         dirty.targets.insert(Target::Namespace(name.clone()));
@@ -158,9 +164,9 @@ impl Engine {
         dirty: &mut Dirty,
     ) {
         let ports_before = self.registry.placeholder_ports();
-        let was_aside = self.is_aside(key);
+        let was_aside = self.aside.has_service(key);
         let facts = self.taken_service(key, facts);
-        if was_aside != self.is_aside(key) {
+        if was_aside != self.aside.has_service(key) {
             // A host that is there, seen or not, is not missing.
             self.dirty_fences_having(&key.host(), dirty);
         }
@@ -187,12 +193,7 @@ impl Engine {
                 let ports = routed.into_iter().flat_map(|(_, ports)| ports);
                 ports.map(|port| port.number).collect()
             };
-            // Without it the gateway would answer 404.
-            if self.settings.gateway_passes_on {
-                let until = now + self.settle_time();
-                self.arrivals
-                    .change(key, &numbers(routed_before), &numbers(routed_now), now, until);
-            }
+            self.note_arrivals(key, &numbers(routed_before), &numbers(routed_now), now);
         }
         // A rule that names no port of its destination means the destination's only one.
         let ports = |facts: &Option<ServiceFacts>| facts.as_ref().map(|facts| facts.ports.clone());
@@ -252,6 +253,21 @@ impl Engine {
         // A new port may be one whose listener swallows what is not HTTP.
         if named_otherwise || ports(&old) != ports(&new) {
             self.dirty_fences_naming(key, &either().collect::<Vec<_>>(), dirty);
+        }
+    }
+
+    /// Notes which ports of a Service the gateway may not know yet. Without passthrough it would answer 404 for these, so it gets their
+    /// routes at once.
+    pub(in crate::fence) fn note_arrivals(
+        &mut self,
+        service: &ServiceKey,
+        before: &BTreeSet<u16>,
+        ports: &BTreeSet<u16>,
+        now: Timestamp,
+    ) {
+        if self.settings.gateway_passes_on {
+            let until = now + self.settle_time();
+            self.arrivals.change(service, before, ports, now, until);
         }
     }
 
@@ -380,7 +396,9 @@ impl Engine {
         if old == facts.as_ref() {
             return;
         }
-        let ours = old.into_iter().chain(&facts).all(|sidecar| sidecar.ours);
+        let mut either = old.into_iter().chain(&facts);
+        let any_ours = either.clone().any(|sidecar| sidecar.ours);
+        let ours = either.all(|sidecar| sidecar.ours);
         if key.namespace == self.settings.root_namespace {
             let fences = self.fences.keys().cloned().map(Target::Fence);
             let namespaces = self.fenced_namespaces().into_iter().map(Target::Namespace);
@@ -398,8 +416,11 @@ impl Engine {
             let before = names(self.sidecars.get(&key));
             self.imported_by.change(fence, &before, &names(facts.as_ref()));
         }
+        // One that is ours no more is gone as far as this goes, and may come back.
+        if fence.is_some() && any_ours {
+            self.note_warm(&key, facts.as_ref().filter(|sidecar| sidecar.ours), now);
+        }
         if let Some(fence) = fence.filter(|_| ours) {
-            self.note_warm(&key, facts.as_ref(), now);
             self.note_joining_outside(&key, facts.as_ref(), now);
             // One that appears is new to us, not changed: after a restart all of them appear.
             let before = self.sidecars.get(&key).map(|sidecar| &sidecar.hosts);
@@ -408,7 +429,9 @@ impl Engine {
                 fence.sidecar_changed = facts.is_some().then_some(now);
             }
             dirty.targets.insert(Target::Fence(fence));
-        } else {
+        }
+        // Another fence may wait for the pods of one that goes.
+        if !ours || facts.is_none() {
             self.dirty_fences_in(&key.namespace, dirty);
         }
         dirty.targets.insert(Target::Namespace(key.namespace.clone()));

@@ -19,8 +19,9 @@ impl Engine {
                 }
                 _ => {
                     if host.contains('*') {
-                        let all = self.registry.routed_namespaces();
-                        dirty.targets.extend(all.into_iter().cloned().map(Target::Routes));
+                        let all = self.registry.routed_ports();
+                        let namespaces = all.into_keys().map(|service| service.namespace.clone());
+                        dirty.targets.extend(namespaces.map(Target::Routes));
                     }
                 }
             }

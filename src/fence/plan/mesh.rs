@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use servicefence_crd::{Mode, names};
 
 use crate::fence::change::{Rank, Target};
-use crate::fence::engine::Engine;
+use crate::fence::engine::{Engine, Fence};
 use crate::fence::facts::Written;
 use crate::fence::name::{FenceKey, Fingerprint, Name, ServiceKey};
 use crate::fence::render::{self, Carry, Kind, NotCarried, Object, Write, namespace_of_routes};
@@ -76,16 +76,25 @@ impl Engine {
     /// How a target compares with others that are due.
     pub fn rank(&self, target: &Target) -> Rank {
         match target {
-            Target::Ports | Target::Namespace(_) => Rank::Urgent,
-            Target::Fence(key) if self.waits_for_a_first_sidecar(key) => Rank::Urgent,
+            Target::Ports => Rank::Urgent,
+            Target::Namespace(namespace)
+                if self
+                    .fences_in(namespace)
+                    .any(|(key, fence)| self.waits(key, fence)) =>
+            {
+                Rank::Urgent
+            }
+            Target::Fence(key) if self.fences.get(key).is_some_and(|fence| self.waits(key, fence)) => {
+                Rank::Urgent
+            }
             Target::Routes(namespace) if self.adds_no_rule(namespace) => Rank::Idle,
-            Target::Fence(_) | Target::Routes(_) => Rank::Normal,
+            Target::Namespace(_) | Target::Fence(_) | Target::Routes(_) => Rank::Normal,
         }
     }
 
-    fn waits_for_a_first_sidecar(&self, key: &FenceKey) -> bool {
-        let fence = self.fences.get(key);
-        fence.is_some_and(|fence| self.mode(key, fence) == Mode::Enforce) && self.own_sidecar(key).is_none()
+    /// Whether a fence is to get its first Sidecar.
+    fn waits(&self, key: &FenceKey, fence: &Fence) -> bool {
+        self.mode(key, fence) == Mode::Enforce && self.own_sidecar(key).is_none()
     }
 
     /// Whether a namespace's first routes add nothing to what the gateway does by itself: the gateway passes on what it has no

@@ -63,7 +63,7 @@ impl Engine {
         plan.again_at = settling.filter(|_| is_needed || is.is_some());
         let write = match (is_needed, is) {
             (true, None) => apply(self.envoy_filter_specs().standby),
-            (true, Some(_)) if serves || (stands_by && settling.is_some()) => return,
+            (true, Some(_)) if serves || settling.is_some() => return,
             (true, Some(_)) => apply(self.envoy_filter_specs().serving),
             (false, None) => return,
             (false, Some(_)) if settling.is_some() => return,

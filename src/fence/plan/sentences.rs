@@ -4,6 +4,7 @@ use servicefence_crd::{Savings, Scope, names};
 
 use super::Held;
 use super::status::{Reason, Said};
+use crate::fence::change::Target;
 use crate::fence::history::History;
 use crate::fence::name::{Name, ServiceKey};
 use crate::fence::optin::{Conflict, Exclusion};
@@ -56,7 +57,7 @@ pub(super) fn say_observed(workload: &str, scope: Option<&Scope>, savings: Optio
 fn say_blind(why: &Blind) -> String {
     match why {
         Blind::NoProvider => format!(
-            "set prometheus.url of the chart, or add the extension provider {PROVIDER} to MeshConfig as the chart's README says"
+            "set prometheus.url of the chart, or add the extension provider {PROVIDER} to MeshConfig as docs/operations.md says"
         ),
         Blind::Telemetry(key) => format!(
             "Telemetry {key} decides about access logs here. Add to its accessLogging: {{providers: [{{name: {PROVIDER}}}], \
@@ -112,6 +113,9 @@ pub(super) fn say_held(held: &Held, workload: &str, system: &Name) -> Said {
             Reason::GatewayNotReady,
             "the fallback gateway has no ready endpoint: calls to hosts out of scope fail until it is back; see Deployment servicefence-fallback".to_owned(),
         ),
+        Held::Pending(Target::Fence(other)) => {
+            (Reason::Transitioning, format!("fence {other} gives these pods back first"))
+        }
         Held::Pending(_) => (Reason::FallbackNotReady, "what the first Sidecar needs is being written".to_owned()),
         Held::NoServiceRanges => (
             Reason::FallbackNotReady,

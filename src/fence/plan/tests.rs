@@ -82,3 +82,27 @@ fn mesh_config(world: &mut World, text: &str) {
     world.apply(map.observe("").unwrap());
     world.settle();
 }
+
+/// Of the fence `web`.
+fn scope(world: &World) -> Vec<String> {
+    world.scope("shop", "web").unwrap()
+}
+
+/// Of the fence `web`, that of its first condition.
+fn message(world: &World) -> String {
+    world.status("shop", "web").conditions[0].message.clone()
+}
+
+/// What was written since, but for statuses.
+fn writes(world: &World, from: usize) -> Vec<&str> {
+    let writes = world.writes[from..].iter().map(String::as_str);
+    writes.filter(|write| !write.starts_with("status")).collect()
+}
+
+/// The same world after a restart, which by itself writes nothing.
+fn restarted(world: &World) -> World {
+    let mut again = world.restarted(|_| ());
+    again.settle();
+    assert_eq!(again.writes, [] as [&str; 0]);
+    again
+}

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::{Case, FencePlan, sidecar_of};
+use crate::fence::change::Target;
 use crate::fence::engine::Engine;
 use crate::fence::facts::SidecarFacts;
 use crate::fence::name::{ScopeHost, ServiceKey};
@@ -83,6 +84,10 @@ impl Engine {
         if current.is_none()
             && let Some(held) = self
                 .not_ready_for(key, fence)
+                .or_else(|| {
+                    self.holder(key, of)
+                        .map(|other| Held::Pending(Target::Fence(other)))
+                })
                 .or_else(|| self.history_missing(key, fence))
                 .or_else(|| {
                     let unstored = self.connections_unstored(key, fence, now);
@@ -91,6 +96,7 @@ impl Engine {
         {
             return Some(held);
         }
+        plan.again_at = fence.wishes.next_end(now);
         let unserved = self.unserved(key, fence);
         let mut of = of;
         if let Some(current) = current.filter(|sidecar| sidecar.selector.as_ref() != of) {
@@ -102,10 +108,9 @@ impl Engine {
             of = current.selector.as_ref();
         }
         let mut target = scope.imports();
-        plan.again_at = fence.wishes.next_end(now);
         let Some(current) = current else {
             self.plan_sidecar(case, of, self.first_step(case, target), plan);
-            return unserved;
+            return None;
         };
         if current.hosts != target {
             let (connected, until) = self.maybe_connected_outside(key, fence, &current.hosts, &target, now);
@@ -183,7 +188,6 @@ impl Engine {
         of: Pods<'_>,
         plan: &mut FencePlan,
     ) {
-        plan.again_at = case.fence.wishes.next_end(case.now);
         let without = self.without_sidecar(case);
         match self.standing(case, current).towards_release(&without) {
             Some(next) => self.plan_sidecar(case, current.selector.as_ref(), next, plan),

@@ -28,10 +28,6 @@ fn shop_with_canaries() -> World {
     world
 }
 
-fn scope(world: &World) -> Vec<String> {
-    world.scope("shop", "web").unwrap()
-}
-
 #[test]
 fn the_alias_of_a_host_comes_and_goes_with_it() {
     let mut world = shop_with_canaries();

@@ -79,10 +79,6 @@ fn pass_and(world: &mut World, time: SignedDuration, services: &[&str], also: im
     }
 }
 
-fn scope(world: &World) -> Vec<String> {
-    world.scope("shop", "web").unwrap()
-}
-
 const USED: [&str; 2] = ["reviews.books", "db.data"];
 
 #[test]

@@ -255,6 +255,22 @@ fn what_istiod_does_not_look_into_is_no_part_of_the_mesh_in_either_order() {
     }
 }
 
+/// istiod gives the gateway the clusters of all that comes into sight, and a route that comes with them may be used first.
+#[test]
+fn what_comes_into_sight_has_its_routes_a_settle_time_later() {
+    let mut world = reader();
+    world.apply(crate::fence::Change::Ready);
+    mesh_config(&mut world, PRIVATE);
+    assert!(!routed(&world));
+    let map: k8s_openapi::api::core::v1::ConfigMap =
+        serde_json::from_value(json!({"data": {"mesh": "{}"}})).unwrap();
+    world.apply(map.observe("").unwrap());
+    world.step();
+    assert!(!routed(&world));
+    world.settle();
+    assert!(routed(&world));
+}
+
 #[test]
 fn one_selector_that_matches_is_enough_and_an_empty_one_matches_all() {
     let mut world = reader();

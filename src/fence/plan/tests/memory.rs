@@ -26,35 +26,13 @@ fn taught_with(settings: Settings) -> World {
     world
 }
 
-fn scope(world: &World) -> Vec<String> {
-    world.scope("shop", "web").unwrap()
-}
-
 fn learned(world: &World) -> Vec<String> {
     let learned = world.status("shop", "web").learned;
     learned.into_iter().map(|learned| learned.host).collect()
 }
 
-fn message(world: &World) -> String {
-    world.status("shop", "web").conditions[0].message.clone()
-}
-
 fn mode(world: &World) -> Mode {
     world.status("shop", "web").mode.unwrap()
-}
-
-/// What was written since, but for statuses.
-fn writes(world: &World, from: usize) -> Vec<&str> {
-    let writes = world.writes[from..].iter().map(String::as_str);
-    writes.filter(|write| !write.starts_with("status")).collect()
-}
-
-/// The same world after a restart, which by itself writes nothing.
-fn restarted(world: &World) -> World {
-    let mut again = world.restarted(|_| ());
-    again.settle();
-    assert_eq!(again.writes, [] as [&str; 0]);
-    again
 }
 
 fn pass(world: &mut World, time: SignedDuration) {

@@ -27,10 +27,6 @@ fn populate(world: &mut World, fallback: &str) {
     world.settle();
 }
 
-fn message(world: &World) -> String {
-    world.status("shop", "web").conditions[0].message.clone()
-}
-
 fn strict(world: &mut World, namespace: &str, name: &str, more: &serde_json::Value) {
     let mut spec = json!({"mtls": {"mode": "STRICT"}});
     spec.as_object_mut()

@@ -7,6 +7,7 @@ use super::ranges::envoy_filter;
 use super::*;
 use crate::fence::change::{Change, Rank, Target};
 use crate::fence::name::FenceKey;
+use crate::fence::render::Kind;
 use crate::fence::world::{SYSTEM, dynamic, settings};
 
 /// What is due until the first Sidecar of a namespace, whose EnvoyFilter stands by before it.
@@ -201,6 +202,84 @@ fn the_filter_leads_nowhere_before_it_is_there() {
     assert_eq!(world.scope("shop", "web"), Some(vec![]));
 }
 
+/// A range that comes meanwhile must not shorten that.
+#[test]
+fn the_filter_stands_by_as_long_where_ranges_change() {
+    let mut world = World::new();
+    world.namespace("shop", Some("enforce"));
+    world.service("shop", "web", &["http:8080"]);
+    world.step();
+    world.apply(Change::ServiceCidrs(["10.200.0.0/16".parse().unwrap()].into()));
+    assert_eq!(world.step(), [] as [&str; 0]);
+    world.settle();
+    assert!(leads(&world));
+    assert_eq!(world.scope("shop", "web"), Some(vec![]));
+}
+
+/// The watches bring the ranges after the filter, and a filter that stands by must not be taken for an old one that serves.
+#[test]
+fn a_controller_that_starts_waits_for_a_filter_that_stands_by() {
+    let mut world = World::new();
+    world.namespace("shop", Some("enforce"));
+    world.service("shop", "web", &["http:8080"]);
+    world.step();
+    let ranges_last =
+        |changes: &mut Vec<Change>| changes.sort_by_key(|change| matches!(change, Change::ServiceCidrs(_)));
+    let again = world.restarted(ranges_last);
+    let plan = again.engine.plan_namespace(&"shop".into(), again.now);
+    assert!(plan.writes.is_empty() && plan.again_at.is_some(), "{plan:?}");
+}
+
+#[test]
+fn a_filter_is_urgent_while_a_fence_waits_for_it() {
+    let mut world = World::new();
+    world.namespace("shop", Some("enforce"));
+    world.service("shop", "web", &["http:8080"]);
+    world.step();
+    let namespace = Target::Namespace("shop".into());
+    assert_eq!(world.engine.rank(&namespace), Rank::Urgent);
+    world.settle();
+    assert_eq!(world.engine.rank(&namespace), Rank::Normal);
+}
+
+/// Istio uses the older one of two Sidecars for a pod: a second one would take its place in one step when it goes.
+#[test]
+fn a_fence_waits_for_the_sidecar_of_one_that_gives_its_pods_back() {
+    let mut world = shop();
+    let mine = json!({"workload": {"selector": {"app": "web"}}});
+    world.object("ServiceFence", "shop", "mine", mine);
+    world.step();
+    assert_eq!(world.warm("shop", "web"), ["*/*"]);
+    assert_eq!(world.scope("shop", "mine"), None);
+    world.pass(SignedDuration::from_secs(1));
+    world.step();
+    assert_eq!(world.scope("shop", "web"), None);
+    assert_eq!(world.warm("shop", "mine"), ["*/*"]);
+}
+
+/// Warm hosts join where the controller did not see the label go, too.
+#[test]
+fn a_sidecar_that_gets_its_label_back_goes_on() {
+    let mut world = shop();
+    learn(&mut world, &reviews());
+    world.step();
+    let key = (Kind::Sidecar, "shop".into(), "servicefence-web".into());
+    let ours = world.objects[&key].clone();
+    world.objects.get_mut(&key).unwrap()["metadata"]["labels"] = json!({});
+    let mut world = world.restarted(|_| {});
+    assert_eq!(world.condition("shop", "web", "Ready"), "True Scoped");
+    world.settle();
+    assert_eq!(world.condition("shop", "web", "Ready"), "False NameTaken");
+    world.apply(dynamic("Sidecar", ours.clone()).observe(SYSTEM).unwrap());
+    world.objects.insert(key, ours);
+    world.settle();
+    assert_eq!(
+        world.scope("shop", "web").unwrap(),
+        ["books/reviews.books.svc.cluster.local"]
+    );
+    assert_eq!(world.warm("shop", "web"), [""; 0]);
+}
+
 /// Istio takes a proxy's cluster before the routes to it: so the routes go first, for as long as proxies may not have heard.
 #[test]
 fn the_filter_leads_nowhere_before_it_goes() {
@@ -235,6 +314,10 @@ fn what_an_older_version_left_is_removed_and_a_users_object_of_that_name_is_not(
         let object = dynamic("VirtualService", json!({"metadata": meta, "spec": spec}));
         world.apply(object.observe(SYSTEM).unwrap());
     }
+    // A copy of another object of ours is not one of these, and the controller has no right to delete it.
+    let meta = json!({"namespace": "books", "name": "fallback-books", "labels": {"app.kubernetes.io/managed-by": "servicefence"}});
+    let copy = dynamic("VirtualService", json!({"metadata": meta, "spec": spec}));
+    world.apply(copy.observe(SYSTEM).unwrap());
     assert_eq!(world.settle(), ["delete VirtualService shop/servicefence-warm-2"]);
     world.namespace("later", None);
     assert_eq!(

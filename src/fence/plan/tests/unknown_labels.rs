@@ -5,24 +5,6 @@ use servicefence_crd::Mode;
 use super::*;
 use crate::fence::world::mode_label;
 
-fn message(world: &World) -> String {
-    world.status("shop", "web").conditions[0].message.clone()
-}
-
-/// What was written since, but for statuses.
-fn writes(world: &World, from: usize) -> Vec<&str> {
-    let writes = world.writes[from..].iter().map(String::as_str);
-    writes.filter(|write| !write.starts_with("status")).collect()
-}
-
-/// The same world after a restart, which by itself writes nothing.
-fn restarted(world: &World) -> World {
-    let mut again = world.restarted(|_| ());
-    again.settle();
-    assert_eq!(again.writes, [] as [&str; 0]);
-    again
-}
-
 #[test]
 fn a_typo_in_the_label_of_a_namespace_changes_nothing_and_the_fence_says_so() {
     let mut world = shop();
