@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::cluster::OURS;
 use super::report::{Churn, Rest, Start};
-use super::requests::{at_rate, collect_garbage};
+use super::requests::{at_rate, collect_garbage, collections};
 use super::stored::Stored;
 use super::{Options, Usage};
 use crate::admin::{get_over, loopback};
@@ -33,13 +33,15 @@ pub(super) struct Controller {
     started: Instant,
     /// What was written before it started.
     before: Writes,
+    /// How often the API server had collected its garbage before.
+    collections: u64,
 }
 
 impl Controller {
     /// Starts it. Its write budget is open, so that it takes what it needs and no more.
     pub(super) async fn start(mesh: &Mesh, options: &Options) -> Result<Self> {
         collect_garbage(&mesh.client()).await?;
-        let before = Writes::so_far(mesh).await?;
+        let (before, collections) = (Writes::so_far(mesh).await?, collections(&mesh.client()).await?);
         let core = mesh.core();
         let program = Program::new("servicefence", &options.program, &core.folder)
             .args([
@@ -60,13 +62,16 @@ impl Controller {
             pid,
             started,
             before,
+            collections,
         })
     }
 
     /// Follows it from its start to its rest, in a mesh that has no Sidecars yet.
     pub(super) async fn first_start(&self, fences: usize, say: &impl Fn(&str)) -> Result<Start> {
         let (ready, (first, all)) = tokio::try_join!(self.ready(say), self.stored(fences, say))?;
+        let collections = collections(&self.mesh.client()).await? - self.collections;
         let mut start = self.settled(ready).await?;
+        start.collections = Some(collections);
         start.first_sidecar = Some(first);
         start.all_sidecars = Some(all);
         Ok(start)
@@ -84,6 +89,7 @@ impl Controller {
             ready,
             first_sidecar: None,
             all_sidecars: None,
+            collections: None,
             last_write: last_write.map(|at| at.duration_since(self.started).as_secs_f64()),
             usage: self.usage()?,
             writes: writes.since(&self.before),

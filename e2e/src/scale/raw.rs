@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 
 use super::cluster::{OURS, sidecar_resource};
 use super::report::Raw;
-use super::requests::{AT_ONCE, collect_garbage, for_each};
+use super::requests::{AT_ONCE, collect_garbage, collections, for_each};
 use super::stored::Stored;
 use crate::wait::{LONG, until};
 
-/// How often. The time of a single round varies by half, with what else the API server does.
+/// How often: one round varies.
 const ROUNDS: usize = 3;
 
 /// Who applies them, and the value of their label: as long as `servicefence`.
@@ -28,9 +28,12 @@ fn label() -> String {
 pub(super) async fn apply(client: &Client, sidecars: &[DynamicObject]) -> Result<Raw> {
     let bodies: Vec<_> = sidecars.iter().map(body).collect::<Result<_>>()?;
     let bytes: usize = bodies.iter().map(|body| body.to_string().len()).sum();
-    let mut seconds = Vec::new();
+    let (mut seconds, mut collected) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
+        collect_garbage(client).await?;
+        let before = collections(client).await?;
         seconds.push(round(client, &bodies).await?);
+        collected.push(collections(client).await? - before);
         delete(client, sidecars).await?;
     }
     Ok(Raw {
@@ -38,6 +41,7 @@ pub(super) async fn apply(client: &Client, sidecars: &[DynamicObject]) -> Result
         at_once: AT_ONCE,
         bytes_each: bytes / bodies.len().max(1),
         seconds,
+        collections: collected,
     })
 }
 
@@ -45,7 +49,6 @@ async fn round(client: &Client, bodies: &[Value]) -> Result<f64> {
     let mut stored = Stored::watch(client, &label());
     // It has begun.
     stored.hear().await;
-    collect_garbage(client).await?;
     let applied = for_each(bodies.to_vec(), |body| apply_one(client.clone(), body));
     let start = Instant::now();
     let all_seen = async {

@@ -46,6 +46,8 @@ pub struct Start {
     pub first_sidecar: Option<f64>,
     /// A Sidecar is stored for each fence.
     pub all_sidecars: Option<f64>,
+    /// How often the API server collected its garbage until then.
+    pub collections: Option<u64>,
     /// The last write, to a second.
     pub last_write: Option<f64>,
     /// What it had taken when it rested.
@@ -78,6 +80,8 @@ pub struct Raw {
     pub bytes_each: usize,
     /// How long all of them took, each time.
     pub seconds: Vec<f64>,
+    /// How often the API server collected its garbage meanwhile, each time.
+    pub collections: Vec<u64>,
 }
 
 /// While something is made again and again.
@@ -230,8 +234,14 @@ impl Report {
             "\nAs many Sidecars by raw applies ({} of {} bytes, {} at once)",
             raw.count, raw.bytes_each, raw.at_once
         )?;
-        for seconds in &raw.seconds {
-            writeln!(f, "  {:<28}{seconds:>10.2} s", "all of them")?;
+        let collected = |count: u64| format!("garbage collections of the API server: {count}");
+        for (seconds, count) in raw.seconds.iter().zip(&raw.collections) {
+            writeln!(
+                f,
+                "  {:<28}{seconds:>10.2} s   {}",
+                "all of them",
+                collected(*count)
+            )?;
         }
         let mean = raw.mean();
         #[allow(clippy::cast_precision_loss, reason = "far fewer than 2^52 Sidecars")]
@@ -248,6 +258,9 @@ impl Report {
             ];
             for (what, times) in rows {
                 writeln!(f, "  {what:<30}{times:>8.2} times as long")?;
+            }
+            if let Some(count) = self.cold.collections {
+                writeln!(f, "  meanwhile, {}", collected(count))?;
             }
         }
         Ok(())

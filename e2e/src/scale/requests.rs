@@ -60,6 +60,16 @@ pub(super) async fn collect_garbage(client: &Client) -> Result<()> {
     Ok(())
 }
 
+/// How often the API server has collected its garbage by itself.
+pub(super) async fn collections(client: &Client) -> Result<u64> {
+    let metrics = client
+        .request_text(http::Request::get("/metrics").body(Vec::new())?)
+        .await?;
+    let name = "go_gc_cycles_automatic_gc_cycles_total ";
+    let count = metrics.lines().find_map(|line| line.strip_prefix(name));
+    Ok(count.context("the API server counts no collections")?.parse()?)
+}
+
 /// Creates an object in a collection.
 pub(super) async fn create(client: &Client, collection: &str, object: &Value) -> Result<()> {
     send(
