@@ -151,6 +151,7 @@ fn the_rules_of_purity_catch_what_they_forbid() {
         "const TEXT: &str = \"tokio::spawn, crate::state\";",
         "use std::net::{IpAddr, SocketAddr}; use std::collections::BTreeMap;",
         "fn f<'a>(now: Timestamp, x: &'a str) -> Host { plan(now) }",
+        "fn f<'a>(x: &'a str) -> impl Sized + use<'a> { if x.is_empty() { 1 } else { 2 } }",
         "use crate::fence::{engine::Engine, name::Name};",
         "fn f() {}\n\n#[cfg(test)]\nmod tests {\n    use proptest::prelude::*;\n}\n",
     ];

@@ -190,7 +190,7 @@ impl Engine {
 
     /// Whether the pods of one workload are of another one too. Those with a selector come before the one without: the two share
     /// no pod.
-    fn overlaps<'a>(&'a self, namespace: &'a str, of: Pods<'a>) -> impl Fn(Pods<'_>) -> bool + use<'a> {
+    fn overlaps<'a>(&'a self, namespace: &'a str, of: Pods<'a>) -> impl Fn(Pods<'_>) -> bool {
         let labels = self.pods_in(namespace).map(|(_, pod)| &pod.labels);
         let pods: Vec<&Labels> = labels
             .filter(|labels| of.is_some_and(|selector| matches(selector, labels)))

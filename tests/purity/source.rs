@@ -48,7 +48,9 @@ impl Source {
         let mut paths = Vec::new();
         let mut rest = &self.tokens[..];
         while let Some((first, after)) = rest.split_first() {
-            rest = if first == "use" {
+            // `use<'a>` is a bound and no item.
+            let is_item = first == "use" && after.first().is_none_or(|next| next != "<");
+            rest = if is_item {
                 use_tree(after, "", &mut paths)
             } else if is_word(first) {
                 path(rest, &mut paths)
