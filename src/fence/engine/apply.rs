@@ -399,6 +399,8 @@ impl Engine {
         let mut either = old.into_iter().chain(&facts);
         let any_ours = either.clone().any(|sidecar| sidecar.ours);
         let ours = either.all(|sidecar| sidecar.ours);
+        let gives_pods_back =
+            old.is_some_and(|old| facts.as_ref().is_none_or(|new| new.selector != old.selector));
         if key.namespace == self.settings.root_namespace {
             let fences = self.fences.keys().cloned().map(Target::Fence);
             let namespaces = self.fenced_namespaces().into_iter().map(Target::Namespace);
@@ -430,8 +432,8 @@ impl Engine {
             }
             dirty.targets.insert(Target::Fence(fence));
         }
-        // Another fence may wait for the pods of one that goes.
-        if !ours || facts.is_none() {
+        // Another fence may wait for these.
+        if !ours || gives_pods_back {
             self.dirty_fences_in(&key.namespace, dirty);
         }
         dirty.targets.insert(Target::Namespace(key.namespace.clone()));

@@ -257,6 +257,17 @@ fn a_fence_waits_for_the_sidecar_of_one_that_gives_its_pods_back() {
     assert_eq!(world.warm("shop", "mine"), ["*/*"]);
 }
 
+#[test]
+fn a_fence_waits_for_the_sidecar_of_one_that_goes_to_other_pods() {
+    let mut world = shop();
+    let selects = |app: &str| json!({"spec": {"selector": {"app": app}}});
+    world.service_with("shop", "web", &["http:8080"], &selects("other"));
+    world.service_with("shop", "heir", &["http:8080"], &selects("web"));
+    world.settle();
+    assert_eq!(world.condition("shop", "web", "Ready"), "True Scoped");
+    assert_eq!(world.condition("shop", "heir", "Ready"), "True Scoped");
+}
+
 /// Warm hosts join where the controller did not see the label go, too.
 #[test]
 fn a_sidecar_that_gets_its_label_back_goes_on() {
