@@ -35,8 +35,8 @@ const MOST_RUNNING: usize = 32;
 /// has time for what proxies wait for: one object of routes takes it as long as twenty Sidecars.
 const MOST_BESIDE: usize = 4;
 
-/// How long a reconcile of rank `Idle` waits. Meanwhile the first Sidecars of a start come due, and a namespace that somebody
-/// fills with Services gets all its routes in one write.
+/// How long a target of rank `Idle` waits after a change has touched it. Meanwhile the first Sidecars of a start come due, and a
+/// namespace that somebody fills with Services gets all its routes in one write.
 const IDLE_WAIT: Duration = Duration::from_secs(2);
 
 /// How often fences are planned again though nothing touched them: what their statuses say of savings follows the mesh.

@@ -234,11 +234,14 @@ impl Engine {
     /// Takes the objects of some namespaces again, after a change of what istiod makes of them. It touches all fences:
     /// many scopes may have something from there.
     fn take_again(&mut self, of: impl Fn(&Name) -> bool, now: Timestamp, dirty: &mut Dirty) {
-        let routed = |engine: &Self| -> BTreeMap<ServiceKey, BTreeSet<u16>> {
-            let ports = engine.registry.routed_ports().into_iter();
-            ports.map(|(service, ports)| (service.clone(), ports)).collect()
+        let routed_ports = |engine: &Self| -> BTreeMap<ServiceKey, BTreeSet<u16>> {
+            let numbers = |facts: &ServiceFacts| facts.ports.iter().map(|port| port.number).collect();
+            let routed = engine.registry.routed();
+            routed
+                .map(|(service, facts)| (service.clone(), numbers(facts)))
+                .collect()
         };
-        let before = routed(self);
+        let before = routed_ports(self);
         // Each kind has maps and methods of its own, and no type in common.
         macro_rules! take_again {
             ($all:ident, $taken:ident, $set:ident) => {
@@ -258,7 +261,7 @@ impl Engine {
         take_again!(virtual_services, taken_virtual_service, set_virtual_service);
         take_again!(policies, taken_policy, set_policy);
         take_again!(jwks, taken_jwks, set_jwks);
-        let (ports, none) = (routed(self), BTreeSet::new());
+        let (ports, none) = (routed_ports(self), BTreeSet::new());
         for (service, ports) in &ports {
             self.note_arrivals(service, before.get(service).unwrap_or(&none), ports, now);
         }

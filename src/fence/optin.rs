@@ -149,7 +149,7 @@ impl Engine {
 
     /// What keeps a fence from being enforced.
     pub(super) fn conflict(&self, key: &FenceKey, fence: &Fence, of: Pods<'_>) -> Option<Conflict> {
-        let own_name = ConfigKey::new(key.namespace.clone(), render::sidecar_name(&key.name));
+        let own_name = render::sidecar_of(key);
         if self.sidecars.get(&own_name).is_some_and(|sidecar| !sidecar.ours) {
             return Some(Conflict::NameTaken(Kind::Sidecar, own_name));
         }
@@ -204,14 +204,13 @@ impl Engine {
         }
     }
 
-    /// Another fence that still has a Sidecar for these pods. A Sidecar that came beside it would take its place in one step when it
-    /// goes.
+    /// Another fence that still has a Sidecar for these pods. If both fences had one, the pods would go from the first Sidecar to the
+    /// second in a single step.
     pub(super) fn holder(&self, key: &FenceKey, of: Pods<'_>) -> Option<FenceKey> {
         let overlaps = self.overlaps(&key.namespace, of);
         self.sidecars_in(&key.namespace)
             .filter(|(_, sidecar)| sidecar.ours && overlaps(sidecar.selector.as_ref()))
-            .filter_map(|(name, _)| render::fence_of_sidecar(&name.name))
-            .map(|other| FenceKey::new(key.namespace.clone(), other))
+            .filter_map(|(sidecar, _)| render::fence_of_sidecar(sidecar))
             .find(|other| other != key && self.fences.contains_key(other))
     }
 

@@ -363,12 +363,9 @@ impl Registry {
         facts.has_port(address.port()).then_some(key)
     }
 
-    /// The Services with routes at the fallback gateway, and the ports to which these lead.
-    pub fn routed_ports(&self) -> BTreeMap<&ServiceKey, BTreeSet<u16>> {
-        let routed = self.services().filter(|(key, facts)| self.has_routes(key, facts));
-        routed
-            .map(|(key, facts)| (key, facts.ports.iter().map(|port| port.number).collect()))
-            .collect()
+    /// The Services with routes at the fallback gateway.
+    pub fn routed(&self) -> impl Iterator<Item = (&ServiceKey, &ServiceFacts)> {
+        self.services().filter(|(key, facts)| self.has_routes(key, facts))
     }
 
     /// Port numbers on which a miss can safely be taken for HTTP: some Service of the mesh declares

@@ -13,7 +13,7 @@ pub use envoy_filter::{ENVOY_FILTER, envoy_filter, envoy_filter_spec, envoy_filt
 pub use ports::ports;
 pub use routes::{Carry, NotCarried, Routes, namespace_of_routes, routes};
 pub use second_look::Ranges;
-pub use sidecar::{WARM, fence_of_sidecar, says_more, sidecar, sidecar_name};
+pub use sidecar::{WARM, fence_of_sidecar, says_more, sidecar, sidecar_name, sidecar_of};
 pub use telemetry::{TELEMETRY, telemetry};
 
 use serde_json::{Value, json};

@@ -73,8 +73,8 @@ impl Cluster {
         self.read_istio_kinds().await
     }
 
-    /// Reads each of Istio's kinds once. The API server takes a second for the first request to a kind, which in a mesh was istiod's,
-    /// long before.
+    /// Reads each of Istio's kinds once. The API server takes a second for the first request to a kind. In a mesh, istiod makes that
+    /// request long before.
     async fn read_istio_kinds(&self) -> Result<()> {
         for group in self.client.list_api_groups().await?.groups {
             let Some(version) = group

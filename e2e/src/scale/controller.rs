@@ -40,8 +40,8 @@ pub(super) struct Controller {
 impl Controller {
     /// Starts it. Its write budget is open, so that it takes what it needs and no more.
     pub(super) async fn start(mesh: &Mesh, options: &Options) -> Result<Self> {
-        collect_garbage(&mesh.client()).await?;
-        let (before, collections) = (Writes::so_far(mesh).await?, collections(&mesh.client()).await?);
+        let collections = collect_garbage(&mesh.client()).await?;
+        let before = Writes::so_far(mesh).await?;
         let core = mesh.core();
         let program = Program::new("servicefence", &options.program, &core.folder)
             .args([

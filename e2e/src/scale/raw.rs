@@ -30,8 +30,7 @@ pub(super) async fn apply(client: &Client, sidecars: &[DynamicObject]) -> Result
     let bytes: usize = bodies.iter().map(|body| body.to_string().len()).sum();
     let (mut seconds, mut collected) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        collect_garbage(client).await?;
-        let before = collections(client).await?;
+        let before = collect_garbage(client).await?;
         seconds.push(round(client, &bodies).await?);
         collected.push(collections(client).await? - before);
         delete(client, sidecars).await?;

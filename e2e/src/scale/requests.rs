@@ -52,12 +52,12 @@ where
     Ok(start.elapsed())
 }
 
-/// Has the API server collect its garbage. Its collector slows what it serves to half, for seconds; which of two times it falls
-/// into would otherwise be chance. Both begin with nothing to collect, and pay for what they leave behind themselves.
-pub(super) async fn collect_garbage(client: &Client) -> Result<()> {
+/// Has the API server collect its garbage, and answers how often it had done that by itself. A collection halves the rate of the API
+/// server for seconds. So each measured part begins with nothing to collect, and pays only for the garbage that it makes.
+pub(super) async fn collect_garbage(client: &Client) -> Result<u64> {
     let request = http::Request::get("/debug/pprof/heap?gc=1&debug=1").body(Vec::new())?;
     client.request_text(request).await?;
-    Ok(())
+    collections(client).await
 }
 
 /// How often the API server has collected its garbage by itself.

@@ -44,7 +44,7 @@ impl Destination {
         Self { name, url, lasts }
     }
 
-    /// Its calls take the second look, whose listener goes with the last Sidecar, and with it what is still in there.
+    /// Its calls take the second look. The listener of the second look goes with the last Sidecar and ends long answers.
     pub(crate) const fn looked_at_twice(mut self) -> Self {
         self.lasts = false;
         self
@@ -222,27 +222,33 @@ struct Keeping {
 
 impl Keeping {
     async fn start(mesh: &Mesh, from: &str, to: &Destination) -> Result<Self> {
-        let record = Arc::new(Mutex::new(Kept::default()));
-        let (stop, stopped) = watch::channel(false);
-        let into = Arc::clone(&record);
         let url = to.url;
-        let task = if to.is_http() {
+        if to.is_http() {
             let client = mesh.http_client(from, url).await?;
-            tokio::spawn(keep_http(client, url, into, stopped))
-        } else {
-            let (mesh, from) = (mesh.clone(), from.to_owned());
-            let session = mesh.tcp_session(&from, url).await?;
-            tokio::spawn(async move { keep_tcp(&mesh, &from, session, url, &into, stopped).await })
-        };
-        Ok(Self { record, stop, task })
+            return Ok(Self::spawn(|into, stopped| keep_http(client, url, into, stopped)));
+        }
+        let (mesh, from) = (mesh.clone(), from.to_owned());
+        let session = mesh.tcp_session(&from, url).await?;
+        Ok(Self::spawn(|into, stopped| async move {
+            keep_tcp(&mesh, &from, session, url, &into, stopped).await;
+        }))
     }
 
     fn long_answers(mesh: &Mesh, from: &str, to: &Destination) -> Self {
+        let call = Call::get(&format!("{}{LONG_ANSWER}", to.url)).timeout(2 * LONG);
+        let (mesh, from) = (mesh.clone(), from.to_owned());
+        Self::spawn(|into, stopped| async move {
+            read_long_answers(&mesh, &from, &call, &into, stopped).await;
+        })
+    }
+
+    fn spawn<F>(work: impl FnOnce(Arc<Mutex<Kept>>, watch::Receiver<bool>) -> F) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let record = Arc::new(Mutex::new(Kept::default()));
         let (stop, stopped) = watch::channel(false);
-        let call = Call::get(&format!("{}{LONG_ANSWER}", to.url)).timeout(2 * LONG);
-        let (mesh, from, into) = (mesh.clone(), from.to_owned(), Arc::clone(&record));
-        let task = tokio::spawn(async move { read_long_answers(&mesh, &from, &call, &into, stopped).await });
+        let task = tokio::spawn(work(Arc::clone(&record), stopped));
         Self { record, stop, task }
     }
 

@@ -56,20 +56,7 @@ async fn opting_out_by_label_takes_everything_back(mesh: Mesh) -> Result<()> {
     mesh.add_app(PodSpec::new(caller).http(8080)).await?;
     mesh.add_app(PodSpec::new("leave/cart").http(8080)).await?;
     mesh.enforce("leave", &["web", "cart"]).await?;
-    // Until the proxy has its first Sidecar calls are no misses.
-    until("a call to be learned", LONG, async || {
-        let reply = mesh.call(caller, &shop::call("reviews")).await;
-        ensure!(reply.is_from(shop::BOOKS), "{reply}");
-        let fence = mesh.fence("leave", "web").await?;
-        ensure!(
-            fence["status"]["learned"][0]["host"] == shop::host("reviews"),
-            "{fence}"
-        );
-        Ok(())
-    })
-    .await?;
-    mesh.wait_learned("leave", "web", &shop::host("reviews")).await?;
-    mesh.wait_at_rest("leave").await?;
+    shop::learn_reviews(&mesh, "leave").await?;
 
     let watches = watch(&mesh).await?;
     // A host in scope and one out of it, which the gateway serves until the proxy knows it; calls to it are learned

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use servicefence_e2e::install::{Build, SOON};
-use servicefence_e2e::wait::until;
+use servicefence_e2e::wait::{LONG, until};
 use servicefence_e2e::{Call, Mesh, MeshOptions, PodSpec, Protocol, ServiceSpec};
 
 crate::steps![kubectl_shows_a_working_fence];
@@ -75,6 +75,24 @@ pub(crate) fn call(service: &str) -> Call {
 pub(crate) async fn first_call(mesh: &Mesh, service: &str) -> Result<()> {
     miss(mesh, service).await?;
     mesh.wait_learned("shop", "web", &host(service)).await
+}
+
+/// `web` of another namespace calls `reviews` until that is the first host that its fence has learned, and is in its scope.
+pub(crate) async fn learn_reviews(mesh: &Mesh, namespace: &str) -> Result<()> {
+    // Until the proxy has its first Sidecar calls are no misses.
+    until("a call to be learned", LONG, async || {
+        let reply = mesh.call(&format!("{namespace}/web"), &call("reviews")).await;
+        ensure!(reply.is_from(BOOKS), "{reply}");
+        let fence = mesh.fence(namespace, "web").await?;
+        ensure!(
+            fence["status"]["learned"][0]["host"] == host("reviews"),
+            "{fence}"
+        );
+        Ok(())
+    })
+    .await?;
+    mesh.wait_learned(namespace, "web", &host("reviews")).await?;
+    mesh.wait_at_rest(namespace).await
 }
 
 /// The hosts of `books` in the scope of the fence; all the others are not HTTP and so in every scope.

@@ -363,8 +363,7 @@ impl Engine {
             // One that had no pods because an older fence has them may have them now: what these called was not its own.
             let (read, sidecars) = (&mut self.history_read, &self.sidecars);
             read.retain(|other, _| {
-                let sidecar = ConfigKey::new(other.namespace.clone(), render::sidecar_name(&other.name));
-                other.namespace != key.namespace || sidecars.contains_key(&sidecar)
+                other.namespace != key.namespace || sidecars.contains_key(&render::sidecar_of(other))
             });
             self.forget_asked(&key.namespace);
             self.dirty_fences_in(&key.namespace, dirty);
@@ -396,9 +395,9 @@ impl Engine {
         if old == facts.as_ref() {
             return;
         }
-        let mut either = old.into_iter().chain(&facts);
-        let any_ours = either.clone().any(|sidecar| sidecar.ours);
-        let ours = either.all(|sidecar| sidecar.ours);
+        let ours = old.into_iter().chain(&facts).all(|sidecar| sidecar.ours);
+        let was_ours = old.is_some_and(|old| old.ours);
+        let own = facts.as_ref().filter(|sidecar| sidecar.ours);
         let gives_pods_back =
             old.is_some_and(|old| facts.as_ref().is_none_or(|new| new.selector != old.selector));
         if key.namespace == self.settings.root_namespace {
@@ -406,8 +405,7 @@ impl Engine {
             let namespaces = self.fenced_namespaces().into_iter().map(Target::Namespace);
             dirty.targets.extend(fences.chain(namespaces));
         }
-        let fence =
-            render::fence_of_sidecar(&key.name).map(|name| FenceKey::new(key.namespace.clone(), name));
+        let fence = render::fence_of_sidecar(&key);
         if let Some(fence) = &fence {
             fn names(facts: Option<&SidecarFacts>) -> BTreeSet<&Name> {
                 let own = facts.into_iter().filter(|facts| facts.ours);
@@ -418,9 +416,9 @@ impl Engine {
             let before = names(self.sidecars.get(&key));
             self.imported_by.change(fence, &before, &names(facts.as_ref()));
         }
-        // One that is ours no more is gone as far as this goes, and may come back.
-        if fence.is_some() && any_ours {
-            self.note_warm(&key, facts.as_ref().filter(|sidecar| sidecar.ours), now);
+        // A Sidecar that lost our label counts as gone here. It may get the label back.
+        if fence.is_some() && (was_ours || own.is_some()) {
+            self.note_warm(&key, own, now);
         }
         if let Some(fence) = fence.filter(|_| ours) {
             self.note_joining_outside(&key, facts.as_ref(), now);
@@ -432,7 +430,7 @@ impl Engine {
             }
             dirty.targets.insert(Target::Fence(fence));
         }
-        // Another fence may wait for these.
+        // Another fence may wait for the pods.
         if !ours || gives_pods_back {
             self.dirty_fences_in(&key.namespace, dirty);
         }

@@ -19,9 +19,11 @@ impl Engine {
                 }
                 _ => {
                     if host.contains('*') {
-                        let all = self.registry.routed_ports();
-                        let namespaces = all.into_keys().map(|service| service.namespace.clone());
-                        dirty.targets.extend(namespaces.map(Target::Routes));
+                        let namespaces = self.registry.routed().map(|(service, _)| &service.namespace);
+                        let namespaces: BTreeSet<_> = namespaces.collect();
+                        dirty
+                            .targets
+                            .extend(namespaces.into_iter().cloned().map(Target::Routes));
                     }
                 }
             }

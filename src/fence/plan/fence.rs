@@ -12,7 +12,7 @@ use crate::fence::change::Target;
 use crate::fence::engine::{Engine, Fence};
 use crate::fence::expiry::WhyForgotten;
 use crate::fence::facts::SidecarFacts;
-use crate::fence::name::{ConfigKey, FenceKey, Fingerprint, Name};
+use crate::fence::name::{FenceKey, Fingerprint, Name};
 use crate::fence::optin::{Pods, Workload};
 use crate::fence::render::{self, Write};
 use crate::fence::scope::{self, Scope};
@@ -46,10 +46,6 @@ enum Goal<'a> {
     Observed(Scope),
     /// Stay as it is: there is no knowing what it should be.
     Stay(Held),
-}
-
-fn sidecar_of(fence: &FenceKey) -> ConfigKey {
-    ConfigKey::new(fence.namespace.clone(), render::sidecar_name(&fence.name))
 }
 
 /// A fence as it stands.
@@ -285,6 +281,8 @@ impl Engine {
 
     /// A fence's Sidecar, if it is there and ours.
     pub(in crate::fence) fn own_sidecar(&self, key: &FenceKey) -> Option<&SidecarFacts> {
-        self.sidecars.get(&sidecar_of(key)).filter(|sidecar| sidecar.ours)
+        self.sidecars
+            .get(&render::sidecar_of(key))
+            .filter(|sidecar| sidecar.ours)
     }
 }

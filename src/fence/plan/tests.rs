@@ -75,20 +75,24 @@ fn allow(hosts: &[&str]) -> serde_json::Value {
     json!({"allow": hosts.iter().map(|host| json!({"host": host})).collect::<Vec<_>>()})
 }
 
-/// What MeshConfig says, as YAML.
+/// MeshConfig changes, to this YAML, and everything comes to rest.
 fn mesh_config(world: &mut World, text: &str) {
-    let map: k8s_openapi::api::core::v1::ConfigMap =
-        serde_json::from_value(json!({"data": {"mesh": text}})).unwrap();
-    world.apply(map.observe("").unwrap());
+    apply_mesh_config(world, text);
     world.settle();
 }
 
-/// Of the fence `web`.
+fn apply_mesh_config(world: &mut World, text: &str) {
+    let map: k8s_openapi::api::core::v1::ConfigMap =
+        serde_json::from_value(json!({"data": {"mesh": text}})).unwrap();
+    world.apply(map.observe("").unwrap());
+}
+
+/// The scope of the fence `web`.
 fn scope(world: &World) -> Vec<String> {
     world.scope("shop", "web").unwrap()
 }
 
-/// Of the fence `web`, that of its first condition.
+/// What the first condition of the fence `web` says.
 fn message(world: &World) -> String {
     world.status("shop", "web").conditions[0].message.clone()
 }

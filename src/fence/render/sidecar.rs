@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Kind, Object};
 use crate::fence::facts::{Egress, Labels};
-use crate::fence::name::{FenceKey, ScopeHost};
+use crate::fence::name::{ConfigKey, FenceKey, ScopeHost};
 
 const PREFIX: &str = "servicefence-";
 
@@ -22,9 +22,15 @@ pub fn sidecar_name(fence: &str) -> String {
     format!("{PREFIX}{fence}")
 }
 
+/// A fence's Sidecar.
+pub fn sidecar_of(fence: &FenceKey) -> ConfigKey {
+    ConfigKey::new(fence.namespace.clone(), sidecar_name(&fence.name))
+}
+
 /// The fence that a Sidecar of ours belongs to.
-pub fn fence_of_sidecar(name: &str) -> Option<&str> {
-    name.strip_prefix(PREFIX)
+pub fn fence_of_sidecar(sidecar: &ConfigKey) -> Option<FenceKey> {
+    let name = sidecar.name.strip_prefix(PREFIX)?;
+    Some(FenceKey::new(sidecar.namespace.clone(), name))
 }
 
 /// The Sidecar that scopes the pods with these labels, or all that no other one selects. Every host of the scope is exact

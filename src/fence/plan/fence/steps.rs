@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Case, FencePlan, sidecar_of};
+use super::{Case, FencePlan};
 use crate::fence::change::Target;
 use crate::fence::engine::Engine;
 use crate::fence::facts::SidecarFacts;
@@ -46,7 +46,7 @@ impl Engine {
         static NONE: Warm = Warm::new();
         Standing {
             hosts: &current.hosts,
-            warm: self.warm.get(&sidecar_of(case.key)).unwrap_or(&NONE),
+            warm: self.warm.get(&render::sidecar_of(case.key)).unwrap_or(&NONE),
             settle: self.settle_time(),
             now: case.now,
         }

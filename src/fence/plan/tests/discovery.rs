@@ -262,9 +262,7 @@ fn what_comes_into_sight_has_its_routes_a_settle_time_later() {
     world.apply(crate::fence::Change::Ready);
     mesh_config(&mut world, PRIVATE);
     assert!(!routed(&world));
-    let map: k8s_openapi::api::core::v1::ConfigMap =
-        serde_json::from_value(json!({"data": {"mesh": "{}"}})).unwrap();
-    world.apply(map.observe("").unwrap());
+    apply_mesh_config(&mut world, "{}");
     world.step();
     assert!(!routed(&world));
     world.settle();

@@ -185,13 +185,19 @@ fn leads(world: &World) -> bool {
     envoy_filter(world).contains("FILTER_CHAIN")
 }
 
-/// Istio gives a proxy a listener before the routes to it, and it may be ready after them.
-#[test]
-fn the_filter_leads_nowhere_before_it_is_there() {
+/// A shop that was just labelled: the EnvoyFilter is written, and stands by.
+fn filter_stands_by() -> World {
     let mut world = World::new();
     world.namespace("shop", Some("enforce"));
     world.service("shop", "web", &["http:8080"]);
     world.step();
+    world
+}
+
+/// Istio gives a proxy a listener before the routes to it, and it may be ready after them.
+#[test]
+fn the_filter_leads_nowhere_before_it_is_there() {
+    let mut world = filter_stands_by();
     assert!(!leads(&world));
     assert_eq!(world.scope("shop", "web"), None);
     world.pass(SignedDuration::from_millis(999));
@@ -205,10 +211,7 @@ fn the_filter_leads_nowhere_before_it_is_there() {
 /// A range that comes meanwhile must not shorten that.
 #[test]
 fn the_filter_stands_by_as_long_where_ranges_change() {
-    let mut world = World::new();
-    world.namespace("shop", Some("enforce"));
-    world.service("shop", "web", &["http:8080"]);
-    world.step();
+    let mut world = filter_stands_by();
     world.apply(Change::ServiceCidrs(["10.200.0.0/16".parse().unwrap()].into()));
     assert_eq!(world.step(), [] as [&str; 0]);
     world.settle();
@@ -219,10 +222,7 @@ fn the_filter_stands_by_as_long_where_ranges_change() {
 /// The watches bring the ranges after the filter, and a filter that stands by must not be taken for an old one that serves.
 #[test]
 fn a_controller_that_starts_waits_for_a_filter_that_stands_by() {
-    let mut world = World::new();
-    world.namespace("shop", Some("enforce"));
-    world.service("shop", "web", &["http:8080"]);
-    world.step();
+    let world = filter_stands_by();
     let ranges_last =
         |changes: &mut Vec<Change>| changes.sort_by_key(|change| matches!(change, Change::ServiceCidrs(_)));
     let again = world.restarted(ranges_last);
@@ -232,10 +232,7 @@ fn a_controller_that_starts_waits_for_a_filter_that_stands_by() {
 
 #[test]
 fn a_filter_is_urgent_while_a_fence_waits_for_it() {
-    let mut world = World::new();
-    world.namespace("shop", Some("enforce"));
-    world.service("shop", "web", &["http:8080"]);
-    world.step();
+    let mut world = filter_stands_by();
     let namespace = Target::Namespace("shop".into());
     assert_eq!(world.engine.rank(&namespace), Rank::Urgent);
     world.settle();
