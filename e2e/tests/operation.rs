@@ -5,6 +5,8 @@
 
 #[path = "operation/absence.rs"]
 mod absence;
+#[path = "operation/egress_proxy.rs"]
+mod egress_proxy;
 #[path = "operation/foreign.rs"]
 mod foreign;
 #[path = "operation/istio_tools.rs"]
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
         shutdown::STEPS,
         stopped::STEPS,
         absence::STEPS,
+        egress_proxy::STEPS,
         labels::STEPS,
         slow_status::STEPS,
         uncaptured::STEPS,

@@ -122,13 +122,14 @@ impl Engine {
         now: Timestamp,
         because: &mut Vec<Because>,
     ) {
+        let baseline = |detail: &str| Because::new("Baseline", detail);
         let protocol = |detail: &str| Because::new("Protocol", detail);
         let reason = match why {
-            Why::Own => Because::new("Baseline", "ServiceFence itself needs it"),
-            Why::Baseline => Because::new("Baseline", "baseline.hosts of the chart names it"),
-            Why::Provider => Because::new(
-                "Baseline",
-                "an extension provider of MeshConfig calls it from every proxy",
+            Why::Own => baseline("ServiceFence itself needs it"),
+            Why::Baseline => baseline("baseline.hosts of the chart names it"),
+            Why::Provider => baseline("an extension provider of MeshConfig calls it from every proxy"),
+            Why::EgressProxy => baseline(
+                "the mesh's default Sidecar names it as egressProxy: proxies send there what the mesh does not know",
             ),
             Why::Jwks => {
                 let servers = self.key_servers(key, fence);
@@ -137,7 +138,7 @@ impl Engine {
                     let detail = format!(
                         "the keys of RequestAuthentication {of} are there, and proxies may fetch them"
                     );
-                    Because::new("Baseline", detail)
+                    baseline(&detail)
                 }));
                 return;
             }

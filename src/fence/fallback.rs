@@ -9,7 +9,7 @@ use servicefence_crd::{Fallback, Mode, Source};
 use super::change::{Dirty, Target};
 use super::engine::{Engine, Fence};
 use super::mutual_tls::PeerAuthenticationFacts;
-use super::name::{ConfigKey, FenceKey, Name, ServiceKey};
+use super::name::{ConfigKey, FenceKey, Name, ScopeHost, ServiceKey};
 
 /// `outboundTrafficPolicy.mode` with which nothing is passed through.
 const REGISTRY_ONLY: &str = "REGISTRY_ONLY";
@@ -74,8 +74,22 @@ impl Engine {
 
     /// Whether what is passed through may go elsewhere than it was going.
     pub(super) fn is_led_elsewhere(&self) -> bool {
-        let policy = self.outbound_policy();
-        policy.is_some_and(|policy| policy.get("egressProxy").is_some_and(|proxy| !proxy.is_null()))
+        self.egress_proxy_host().is_some()
+    }
+
+    /// Where that is, as a fence in `namespace` imports it: istiod does not import it into a Sidecar, and a proxy without its
+    /// cluster answers 503 to all that the mesh does not know.
+    pub(super) fn egress_proxy(&self, namespace: &Name) -> Vec<ScopeHost> {
+        let Some(host) = self.egress_proxy_host() else {
+            return Vec::new();
+        };
+        let service = ServiceKey::of_host(host).map(|service| service.scope_host());
+        let declared = self.registry.declared(namespace, host);
+        service.into_iter().chain(declared).collect()
+    }
+
+    fn egress_proxy_host(&self) -> Option<&str> {
+        self.outbound_policy()?.get("egressProxy")?.get("host")?.as_str()
     }
 
     fn outbound_policy(&self) -> Option<&Value> {

@@ -26,6 +26,8 @@ pub enum Why {
     Baseline,
     /// An extension provider of MeshConfig calls it from every proxy.
     Provider,
+    /// The `egressProxy` of the mesh's default Sidecar: proxies send there what the mesh does not know.
+    EgressProxy,
     /// The fence's proxies fetch keys of tokens from it, for a RequestAuthentication.
     Jwks,
     /// The fence's `allow` names it.
@@ -56,10 +58,11 @@ pub enum Why {
 }
 
 impl Why {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 17] = [
         Self::Own,
         Self::Baseline,
         Self::Provider,
+        Self::EgressProxy,
         Self::Jwks,
         Self::Spec,
         Self::Learned,
@@ -172,6 +175,8 @@ pub struct Always<'a> {
     pub baseline: &'a [ScopeHost],
     /// What MeshConfig's extension providers call.
     pub providers: &'a BTreeSet<ScopeHost>,
+    /// What the mesh's default Sidecar names as its `egressProxy`.
+    pub egress_proxy: &'a [ScopeHost],
 }
 
 /// What a fence contributes to its scope.
@@ -209,7 +214,8 @@ pub fn scope(
     let own = always.own.iter().map(|host| (host, Why::Own));
     let baseline = always.baseline.iter().map(|host| (host, Why::Baseline));
     let providers = always.providers.iter().map(|host| (host, Why::Provider));
-    for (host, why) in own.chain(baseline).chain(providers) {
+    let egress_proxy = always.egress_proxy.iter().map(|host| (host, Why::EgressProxy));
+    for (host, why) in own.chain(baseline).chain(providers).chain(egress_proxy) {
         scope.add(host.clone(), why);
     }
     for server in fence.key_servers {

@@ -68,6 +68,7 @@ impl Outcome {
 }
 
 const MOVING: [&str; 2] = ["http moves", "tcp moves"];
+const TWICE: [&str; 2] = ["http external"; 2];
 const OUTSIDE: [&str; 2] = ["http outside", "tcp"];
 
 /// At least `times` widenings and narrowings of each kind under load. `say` hears of every round.
@@ -88,6 +89,8 @@ pub(crate) async fn widen_and_narrow(
     };
     outcome.during(&traffic, MOVING, first).await?;
     outcome.widened_by_call += 1;
+    // The kept connections see the rest of the run, which is longer than Envoy keeps what a listener has given up.
+    stage.further_range(&traffic, true).await?;
 
     stage.allow_moving(true).await?;
     while outcome.widened_by_edit < times {
@@ -133,6 +136,7 @@ pub(crate) async fn widen_and_narrow(
         outcome.widened_by_call += 1;
         say(&said(&traffic, &outcome));
     }
+    stage.further_range(&traffic, false).await?;
     outcome.met = traffic.stop().await?.into_iter().collect();
     Ok(outcome)
 }
@@ -152,6 +156,11 @@ pub(crate) async fn scope_and_unscope(
             .during(&traffic, OUTSIDE, stage.label(&traffic, true))
             .await?;
         outcome.scoped += 1;
+        let ranges = async {
+            stage.further_range(&traffic, true).await?;
+            stage.further_range(&traffic, false).await
+        };
+        outcome.during(&traffic, TWICE, ranges).await?;
         outcome
             .during(&traffic, OUTSIDE, stage.label(&traffic, false))
             .await?;

@@ -17,6 +17,9 @@ pub(crate) const GATHER: [&str; 2] = ["debounce.quiet=2500ms", "debounce.max=250
 /// Calls of each client that prove a path.
 const PROOF: u64 = 10;
 
+/// A range of Services that comes and goes; no Service has an address of it.
+const FURTHER: &str = "10.97.0.0";
+
 const SERVER: &str = "books/server";
 
 /// The hosts of the caller with a fence of its own.
@@ -276,6 +279,27 @@ impl Stage {
             self.mesh.wait_at_rest(self.namespace).await?;
         }
         Ok(())
+    }
+
+    /// Gives the mesh one more range of Services, or takes it away, and waits until the caller's proxy tells calls by it.
+    pub(crate) async fn further_range(&self, traffic: &Traffic, there: bool) -> Result<()> {
+        let range = json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+            "metadata": {"name": "further"}, "spec": {"cidrs": [format!("{FURTHER}/24")]},
+        });
+        if there {
+            self.mesh.apply(&range).await?;
+        } else {
+            self.mesh.delete(&range).await?;
+        }
+        let proxy = self.mesh.proxy(&self.caller())?;
+        until(format!("the proxy knows the range: {there}"), LONG, async || {
+            let knows = proxy.config_dump().await?.to_string().contains(FURTHER);
+            ensure!(knows == there, "it does not");
+            Ok(())
+        })
+        .await?;
+        traffic.more(PROOF).await
     }
 
     /// Waits until what the clients taught while they were scoped is stored, and forgets it, so that the next

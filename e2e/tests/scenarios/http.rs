@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use bytes::Bytes;
 use http::Version;
 use servicefence_e2e::install::{GATEWAY, SOON};
@@ -23,6 +23,7 @@ crate::scenarios![
     a8_first_calls_carry_grpc,
     a8_a_kept_alive_connection_goes_from_gateway_to_direct,
     a8_first_calls_arrive_with_the_headers_of_direct_ones,
+    a8_first_calls_may_have_as_many_headers_as_direct_ones,
 ];
 
 const MIB: usize = 1024 * 1024;
@@ -76,6 +77,19 @@ impl Pair {
             "{scheme}://{}:8080{path}",
             self.scene.host(&self.service(service))
         )
+    }
+
+    /// The most headers with which a call is not refused.
+    async fn most_headers(&self, call: impl Fn(usize) -> Call) -> Result<usize> {
+        for count in (60..=100).rev() {
+            let (reply, _) = self.scene.call(&self.caller, &call(count)).await?;
+            match reply.status {
+                Some(200) => return Ok(count),
+                Some(431) => {}
+                _ => bail!("with {count} headers: {reply}"),
+            }
+        }
+        bail!("60 headers are too many")
     }
 
     /// Makes the same call to a fresh Service and to the direct one, and proves both paths. What is
@@ -420,4 +434,49 @@ async fn a8_first_calls_arrive_with_the_headers_of_direct_ones(scene: Scene) -> 
         ensure!(one == other, "{service}: there arrived {one:#}, direct {other:#}");
     }
     Ok(())
+}
+
+/// Envoy answers 431 to more headers than 100, as many servers do, and to larger ones than 60 KiB, which can be raised. What the caller's
+/// proxy adds for the gateway must not count against the application, and the gateway must have no lower limit.
+async fn a8_first_calls_may_have_as_many_headers_as_direct_ones(scene: Scene) -> Result<()> {
+    let pair = Pair::new(scene, "limits", Protocol::Http, &["many", "large"]).await?;
+    let url = |service: &str| pair.url("http", service, "/");
+    let call = |service: &str, count: usize, bytes: usize| {
+        (0..count).fold(Call::get(&url(service)), |call, number| {
+            call.header(&format!("x-{number}"), &"a".repeat(bytes))
+        })
+    };
+    let most = pair.most_headers(|count| call("direct", count, 1)).await?;
+    pair.both(|service| call(service, most, 1), "many").await?;
+    for topic in ["limits", &pair.servers] {
+        raise_limits(&pair.scene, topic).await?;
+    }
+    let large = |service: &str| call(service, 80, 1000);
+    until("the raised limits", SOON, async || {
+        let (reply, _) = pair.scene.call(&pair.caller, &large("direct")).await?;
+        ensure!(reply.status == Some(200), "{reply}");
+        Ok(())
+    })
+    .await?;
+    pair.both(large, "large").await?;
+    Ok(())
+}
+
+async fn raise_limits(scene: &Scene, topic: &str) -> Result<()> {
+    let text = "
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {name: limits, namespace: $N}
+spec:
+  configPatches:
+  - applyTo: NETWORK_FILTER
+    match: {listener: {filterChain: {filter: {name: envoy.filters.network.http_connection_manager}}}}
+    patch:
+      operation: MERGE
+      value:
+        typed_config:
+          '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          max_request_headers_kb: 96
+";
+    scene.mesh.apply_yaml(&text.replace("$N", &scene.ns(topic))).await
 }

@@ -187,6 +187,7 @@ impl Engine {
             own: &own,
             baseline: &self.settings.baseline,
             providers: &self.mesh_config.provider_hosts,
+            egress_proxy: &self.egress_proxy(&key.namespace),
         };
         let root = &self.settings.root_namespace;
         let mut scope = scope::scope(&self.registry, root, &always, &asking, now);

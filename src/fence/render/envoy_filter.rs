@@ -46,9 +46,12 @@ pub fn envoy_filter_spec(system_namespace: &Name, ranges: &Ranges<'_>) -> Value 
         http_miss(BLOCK_ALL, ranges.services),
     ];
     patches.extend(second_look(system_namespace, ranges));
-    if !ranges.services.is_empty() {
-        patches.push(tcp_miss(system_namespace, ranges.services));
-    }
+    patches.extend(
+        ranges
+            .services
+            .iter()
+            .map(|range| tcp_miss(system_namespace, range)),
+    );
     json!({"configPatches": patches})
 }
 
@@ -109,19 +112,17 @@ fn http_miss(catch_all: &str, services: &BTreeSet<Cidr>) -> Value {
     })
 }
 
-fn tcp_miss(system_namespace: &Name, cidrs: &BTreeSet<Cidr>) -> Value {
-    let ranges: Vec<_> = cidrs
-        .iter()
-        .map(|cidr| json!({"address_prefix": cidr.address.to_string(), "prefix_len": cidr.prefix}))
-        .collect();
+/// Each range has a filter chain of its own: Envoy ends the connections of one that changes.
+fn tcp_miss(system_namespace: &Name, range: &Cidr) -> Value {
+    let prefix = json!({"address_prefix": range.address.to_string(), "prefix_len": range.prefix});
     json!({
         "applyTo": "FILTER_CHAIN",
         "match": {"context": "SIDECAR_OUTBOUND", "listener": {"name": "virtualOutbound"}},
         "patch": {
             "operation": "ADD",
             "value": {
-                "name": "servicefence",
-                "filter_chain_match": {"prefix_ranges": ranges},
+                "name": format!("{ENVOY_FILTER}-{range}"),
+                "filter_chain_match": {"prefix_ranges": [prefix]},
                 "filters": [{
                     "name": "envoy.filters.network.tcp_proxy",
                     "typed_config": {

@@ -80,16 +80,18 @@ fn the_callers_filter_takes_addresses_of_both_ranges() {
     let world = dual_stack_shop();
     let filter = &world.objects[&(Kind::EnvoyFilter, "shop".into(), "servicefence".into())];
     let patches = filter["spec"]["configPatches"].as_array().unwrap();
-    let ranges = patches
+    // Each in a filter chain of its own, so that a further range ends no connection of the others.
+    let chains: Vec<_> = patches
         .iter()
-        .find(|patch| patch["applyTo"] == "FILTER_CHAIN")
-        .unwrap();
+        .filter(|patch| patch["applyTo"] == "FILTER_CHAIN")
+        .map(|patch| &patch["patch"]["value"]["filter_chain_match"]["prefix_ranges"])
+        .collect();
     assert_eq!(
-        ranges["patch"]["value"]["filter_chain_match"]["prefix_ranges"],
-        json!([
-            {"address_prefix": "10.96.0.0", "prefix_len": 16},
-            {"address_prefix": "fd00:10:96::", "prefix_len": 112},
-        ])
+        chains,
+        [
+            &json!([{"address_prefix": "10.96.0.0", "prefix_len": 16}]),
+            &json!([{"address_prefix": "fd00:10:96::", "prefix_len": 112}]),
+        ]
     );
     for addresses in [r"10\\.96\\.[0-9]+\\.[0-9]+", r"fd00:10:96::"] {
         assert!(filter.to_string().contains(addresses), "{filter}");

@@ -289,6 +289,40 @@ fn the_baseline_is_in_every_scope() {
     }
 }
 
+/// istiod imports it into no Sidecar, and a proxy without its cluster answers 503 to all that the mesh does not know.
+#[test]
+fn the_egress_proxy_is_in_every_scope() {
+    let mut world = World::new();
+    world.namespace("shop", Some("enforce"));
+    world.service("shop", "web", &["http:8080"]);
+    let entry = json!({
+        "hosts": ["out.example.com"],
+        "ports": [{"number": 3128, "name": "tcp", "protocol": "TCP"}],
+    });
+    world.object("ServiceEntry", "edge", "out", entry);
+    world.settle();
+    for host in ["out.edge.svc.cluster.local", "out.example.com"] {
+        let proxy = json!({"host": host, "port": {"number": 3128}});
+        let spec = json!({
+            "egress": [{"hosts": ["*/*"]}],
+            "outboundTrafficPolicy": {"egressProxy": proxy},
+        });
+        world.object("Sidecar", "istio-system", "default", spec);
+        world.settle();
+        let import = format!("edge/{host}");
+        let scope = scope_of(&world, &FenceKey::new("shop", "web"));
+        let found = scope
+            .iter()
+            .any(|line| line.starts_with(&import) && line.contains("EgressProxy"));
+        assert!(found, "{scope:?}");
+        let sidecar = object(&world, Kind::Sidecar, "shop", "servicefence-web");
+        assert!(
+            sidecar["spec"]["egress"].to_string().contains(&import),
+            "{sidecar}"
+        );
+    }
+}
+
 /// Rule 8: Observing writes nothing but the fence into the namespace; the first Sidecar starts from all that was seen.
 #[test]
 fn what_was_observed_is_the_first_sidecar() {
