@@ -156,11 +156,13 @@ pub(crate) async fn scope_and_unscope(
             .during(&traffic, OUTSIDE, stage.label(&traffic, true))
             .await?;
         outcome.scoped += 1;
-        let ranges = async {
-            stage.further_range(&traffic, true).await?;
-            stage.further_range(&traffic, false).await
-        };
-        outcome.during(&traffic, TWICE, ranges).await?;
+        if outcome.scoped == 1 {
+            let ranges = async {
+                stage.further_range(&traffic, true).await?;
+                stage.further_range(&traffic, false).await
+            };
+            outcome.during(&traffic, TWICE, ranges).await?;
+        }
         outcome
             .during(&traffic, OUTSIDE, stage.label(&traffic, false))
             .await?;
