@@ -216,6 +216,17 @@ impl Mesh {
         .await
     }
 
+    /// Waits until there is no such Service and its address leads nowhere, everywhere. Where it goes with its namespace, that
+    /// takes seconds.
+    pub async fn wait_no_service(&self, service: &str) -> Result<()> {
+        until(format!("no Service {service}"), wait::LONG, || async {
+            let known = in_force(&self.core().folder)?.endpoints(service);
+            ensure!(known.is_none(), "it is there");
+            Ok(())
+        })
+        .await
+    }
+
     /// Waits until a Service's address leads to at least one endpoint.
     pub async fn wait_endpoint(&self, service: &str) -> Result<()> {
         until(

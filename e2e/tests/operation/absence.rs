@@ -281,6 +281,9 @@ async fn leave(mesh: &Mesh, gone: &Arrived, compare: bool) -> Result<usize> {
         return Ok(0);
     };
     let call = Call::get(&format!("http://{address}:{}/", port["port"]));
+    // A connection to the address that a proxy opens before that stays open, and leads to the pod.
+    mesh.wait_no_service(&format!("{}/{}", gone.namespace, gone.name))
+        .await?;
     let host = format!("{}.{}:{}", gone.name, gone.namespace, port["port"]);
     let call = call.host(&host).timeout(Duration::from_millis(700));
     for caller in [FREE, shop::WEB] {
