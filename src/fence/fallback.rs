@@ -77,15 +77,12 @@ impl Engine {
         self.egress_proxy_host().is_some()
     }
 
-    /// Where that is, as a fence in `namespace` imports it: istiod does not import it into a Sidecar, and a proxy without its
-    /// cluster answers 503 to all that the mesh does not know.
+    /// The `egressProxy` of the mesh's default Sidecar, as a fence in `namespace` imports it. istiod does not import it into a
+    /// Sidecar, and a proxy without its cluster answers 503 to every call to a host that the mesh does not know.
     pub(super) fn egress_proxy(&self, namespace: &Name) -> Vec<ScopeHost> {
-        let Some(host) = self.egress_proxy_host() else {
-            return Vec::new();
-        };
-        let service = ServiceKey::of_host(host).map(|service| service.scope_host());
-        let declared = self.registry.declared(namespace, host);
-        service.into_iter().chain(declared).collect()
+        let host = self.egress_proxy_host().into_iter();
+        host.flat_map(|host| self.registry.imports_for(namespace, host))
+            .collect()
     }
 
     fn egress_proxy_host(&self) -> Option<&str> {

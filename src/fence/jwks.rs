@@ -12,7 +12,7 @@ use servicefence_crd::istio::RequestAuthenticationSpec;
 
 use super::engine::{Engine, Fence};
 use super::facts::Labels;
-use super::name::{ConfigKey, FenceKey, Name, ScopeHost, ServiceKey};
+use super::name::{ConfigKey, FenceKey, Name, ScopeHost};
 use super::optin::{Workload, matches};
 use super::policy::selected;
 
@@ -59,12 +59,7 @@ impl Engine {
             .filter(|(_, facts)| self.concerns(facts, key, fence));
         concerning.flat_map(move |(of, facts)| {
             let servers = facts.servers.iter();
-            let imports = servers.flat_map(move |server| {
-                let service = ServiceKey::of_host(server).map(|service| service.scope_host());
-                service
-                    .into_iter()
-                    .chain(self.registry.declared(&key.namespace, server))
-            });
+            let imports = servers.flat_map(move |server| self.registry.imports_for(&key.namespace, server));
             imports.map(move |import| (import, of))
         })
     }

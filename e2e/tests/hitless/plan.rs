@@ -89,7 +89,7 @@ pub(crate) async fn widen_and_narrow(
     };
     outcome.during(&traffic, MOVING, first).await?;
     outcome.widened_by_call += 1;
-    // The kept connections see the rest of the run, which is longer than Envoy keeps what a listener has given up.
+    // Envoy ends the connections of a filter chain that is gone after 45 s. The rest of the run takes longer than that.
     stage.further_range(&traffic, true).await?;
 
     stage.allow_moving(true).await?;

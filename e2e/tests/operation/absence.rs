@@ -281,7 +281,7 @@ async fn leave(mesh: &Mesh, gone: &Arrived, compare: bool) -> Result<usize> {
         return Ok(0);
     };
     let call = Call::get(&format!("http://{address}:{}/", port["port"]));
-    // A connection to the address that a proxy opens before that stays open, and leads to the pod.
+    // A call before that would make a proxy open a connection to the address. It would stay open and lead to the pod.
     mesh.wait_no_service(&format!("{}/{}", gone.namespace, gone.name))
         .await?;
     let host = format!("{}.{}:{}", gone.name, gone.namespace, port["port"]);

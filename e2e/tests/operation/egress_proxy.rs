@@ -1,4 +1,4 @@
-//! A mesh whose default Sidecar has an `egressProxy`: what the mesh does not know goes there, from fenced callers too.
+//! The mesh's default Sidecar has an `egressProxy`: calls to unknown hosts go there, from fenced callers too.
 
 use anyhow::{Result, ensure};
 use servicefence_e2e::install::{SOON, SYSTEM};
@@ -32,11 +32,7 @@ spec:
 ",
     )
     .await?;
-    // istiod keeps routes that it has made, and makes them anew when a Service of them changes, not when a Sidecar does. An
-    // unscoped proxy sees that too.
-    for service in ["edge/out", &format!("{SYSTEM}/servicefence-fallback")] {
-        touch(&mesh, service, "istio.io/egress=on").await?;
-    }
+    make_routes_anew(&mesh, "istio.io/egress=on").await?;
     let call = Call::get(&format!("http://{OUTSIDE}:8080/"));
     for caller in ["unfenced/free", "outward/web"] {
         until(format!("{caller} goes by the egress proxy"), SOON, async || {
@@ -52,9 +48,7 @@ spec:
 
     mesh.kubectl(&["-n", "istio-system", "delete", "sidecar", "default"])
         .await?;
-    for service in ["edge/out", &format!("{SYSTEM}/servicefence-fallback")] {
-        touch(&mesh, service, "istio.io/egress-").await?;
-    }
+    make_routes_anew(&mesh, "istio.io/egress-").await?;
     until("calls leave the mesh by themselves again", SOON, async || {
         let reply = mesh.call("outward/web", &call).await;
         ensure!(reply.is_from(&format!("external/{OUTSIDE}")), "{reply}");
@@ -69,9 +63,12 @@ spec:
     mesh.wait_at_rest("shop").await
 }
 
-async fn touch(mesh: &Mesh, service: &str, label: &str) -> Result<()> {
-    let (namespace, name) = service.split_once('/').unwrap_or_default();
-    mesh.kubectl(&["-n", namespace, "label", "service", name, label])
-        .await?;
+/// istiod keeps the routes that it has made, for unscoped proxies too. It makes them anew when a Service in them changes, and not
+/// when a Sidecar does. So this changes a label of the Services.
+async fn make_routes_anew(mesh: &Mesh, label: &str) -> Result<()> {
+    for (namespace, name) in [("edge", "out"), (SYSTEM, "servicefence-fallback")] {
+        mesh.kubectl(&["-n", namespace, "label", "service", name, label])
+            .await?;
+    }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! What ServiceEntries declare, and which DestinationRules are about it.
 
 use super::Registry;
-use crate::fence::name::{ConfigKey, Name, ScopeHost};
+use crate::fence::name::{ConfigKey, Name, ScopeHost, ServiceKey};
 use crate::fence::service_entry::ServiceEntryFacts;
 
 impl Registry {
@@ -72,6 +72,16 @@ impl Registry {
             .service_entries_of(host)
             .filter(move |(_, entry)| entry.visibility.to(namespace));
         seen.map(move |(key, _)| ScopeHost::new(key.namespace.clone(), host))
+    }
+
+    /// What proxies of `namespace` import for a host that configuration names in full: a Service, or a host of ServiceEntries.
+    pub fn imports_for<'a>(
+        &'a self,
+        namespace: &'a str,
+        host: &'a str,
+    ) -> impl Iterator<Item = ScopeHost> + 'a {
+        let service = ServiceKey::of_host(host).map(|service| service.scope_host());
+        service.into_iter().chain(self.declared(namespace, host))
     }
 
     /// Adds, replaces or removes a DestinationRule, of which only the host is known; returns what was there.

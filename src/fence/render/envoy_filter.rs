@@ -112,7 +112,8 @@ fn http_miss(catch_all: &str, services: &BTreeSet<Cidr>) -> Value {
     })
 }
 
-/// Each range has a filter chain of its own: Envoy ends the connections of one that changes.
+/// Leads the tunnelled connections of one range to the gateway. Envoy ends the connections of a filter chain that changes, so each
+/// range has a filter chain of its own.
 fn tcp_miss(system_namespace: &Name, range: &Cidr) -> Value {
     let prefix = json!({"address_prefix": range.address.to_string(), "prefix_len": range.prefix});
     json!({
@@ -167,7 +168,8 @@ pub(super) mod tests {
     use super::*;
 
     /// The chart's part, which the headers are for.
-    const GATEWAY: &str = include_str!("../../../charts/servicefence/templates/fallback/envoyfilter.yaml");
+    pub(in crate::fence::render) const GATEWAY: &str =
+        include_str!("../../../charts/servicefence/templates/fallback/envoyfilter.yaml");
 
     pub(in crate::fence::render) fn spec(services: &[&str], pods: &[&str]) -> Value {
         let ranges = |of: &[&str]| of.iter().map(|range| range.parse().unwrap()).collect();

@@ -221,8 +221,16 @@ fn dialled(ranges: &BTreeSet<Cidr>) -> Option<Value> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::envoy_filter::tests::{is_in_whole, patches, spec};
+    use super::super::envoy_filter::tests::{GATEWAY, is_in_whole, patches, spec};
     use super::*;
+
+    /// The gateway refuses no headers that the second look lets pass.
+    #[test]
+    fn the_gateway_has_the_same_limits_of_headers() {
+        let times = |limit: String| GATEWAY.matches(&limit).count();
+        assert_eq!(times(format!("max_request_headers_kb: {LARGEST_HEADERS}\n")), 1);
+        assert_eq!(times(format!("max_headers_count: {MOST_HEADERS}\n")), 2);
+    }
 
     /// What is done to the routes of the second look, in the order in which they match.
     pub(in crate::fence::render) fn second_routes(spec: &Value) -> impl Iterator<Item = (&str, &Value)> {
