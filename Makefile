@@ -16,7 +16,7 @@ test: ## Run every test: unit, property, golden, docs, and the real mesh (root; 
 	@[ "$$(id -u)" = 0 ] || echo 'Not root: everything was run but the tests on the real mesh.' >&2
 
 test-fast: ## Run the tests that need neither root nor a mesh
-	$(CARGO) test --package servicefence --package servicefence-crd
+	$(CARGO) test --package servicefence-crd --package servicefence-core --package servicefence
 
 lint: fmt clippy doc generated ## Check formatting, clippy, rustdoc, and that generated files are up to date
 

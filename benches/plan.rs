@@ -16,9 +16,7 @@ use servicefence::fence::facts::{
 use servicefence::fence::name::{ConfigKey, FenceKey, Name, ScopeHost, ServiceKey};
 use servicefence::fence::render::{Kind, Write};
 use servicefence::fence::{Change, Engine, Settings};
-use servicefence_crd::{
-    Fallback, LearnedHost, Mode, Selector, ServiceFence, ServiceFenceSpec, ServiceFenceStatus, Source,
-};
+use servicefence_crd::{LearnedHost, Mode, ServiceFence, ServiceFenceSpec, ServiceFenceStatus, Source};
 
 const NAMESPACES: u32 = 100;
 const SERVICES: u32 = 10_000;
@@ -75,21 +73,8 @@ fn fence(number: u32) -> (FenceKey, Change) {
 
 fn engine() -> Engine {
     let mut engine = Engine::new(Settings {
-        root_namespace: "istio-system".into(),
-        system_namespace: "servicefence-system".into(),
-        default_mode: Mode::Off,
-        default_fallback: Fallback::Gateway,
-        has_gateway: true,
-        gateway_passes_on: true,
-        excluded_namespaces: [Name::from("servicefence-system")].into(),
-        namespace_selector: Selector::default(),
         settle_time: SignedDuration::ZERO,
-        baseline: Vec::new(),
-        aliases: Vec::new(),
-        pod_cidrs: [].into(),
-        expire_after: SignedDuration::from_hours(336),
-        retention: SignedDuration::from_hours(720),
-        reads_history: false,
+        ..Settings::default()
     });
     for namespace in 0..NAMESPACES {
         let facts = NamespaceFacts {

@@ -5,28 +5,28 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin as Served};
 use crate::api;
 use crate::config::Config;
-use crate::fence::miss::Miss;
+use crate::events::Events;
+use crate::fence::Engine;
 use crate::fence::name::set_cluster_domain;
-use crate::fence::{Attribution, Engine, Period};
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 use crate::reconcile::Reconciler;
-use crate::source::als::{self, AlsMetrics, Outcome};
+use crate::source::als::sink::Learn;
+use crate::source::als::{self, AlsMetrics};
 use crate::source::prometheus::{PrometheusMetrics, Reader};
 use crate::source::{convergence, watch};
 use crate::state::State;
 use crate::supervisor::{Ended, Supervisor};
-use crate::writer::{Budget, Events, Learning, LearningSettings, Seen, Sighting, Writer};
+use crate::writer::{Budget, Learning, LearningSettings, Writer};
 
 /// Observations that may wait to be gathered. More are dropped: their misses go on and bring them
 /// again.
@@ -126,7 +126,7 @@ impl App {
             tasks.critical("prometheus", reader.run(readiness.clone()));
         }
 
-        let sink = Arc::new(Sink {
+        let sink = Arc::new(Learn {
             state: state.clone(),
             metrics: metrics.clone(),
             observations,
@@ -224,43 +224,4 @@ fn address(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
 
 fn positive(duration: SignedDuration) -> Duration {
     Duration::try_from(duration).unwrap_or_default()
-}
-
-/// From the access-log intake to learning.
-struct Sink {
-    state: Arc<State>,
-    metrics: Arc<Metrics>,
-    observations: mpsc::Sender<Seen>,
-}
-
-impl als::Sink for Sink {
-    fn epoch(&self) -> u64 {
-        self.state.epoch()
-    }
-
-    fn observe(&self, miss: &Miss<'_>) -> Outcome {
-        let now = Timestamp::now();
-        match self.state.engine().attribute(miss, now) {
-            Attribution::Known => Outcome::Recorded,
-            Attribution::Unattributed(why) => Outcome::Ignored(why.as_str()),
-            Attribution::New(observations) => {
-                let sighting = Sighting {
-                    period: Period::at(now),
-                    arrived: Some(Instant::now()),
-                };
-                let mut outcome = Outcome::Recorded;
-                for observation in observations {
-                    let seen = Seen {
-                        observation,
-                        sighting,
-                    };
-                    if self.observations.try_send(seen).is_err() {
-                        self.metrics.observations_dropped.inc();
-                        outcome = Outcome::Busy;
-                    }
-                }
-                outcome
-            }
-        }
-    }
 }

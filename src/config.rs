@@ -11,10 +11,11 @@ use clap::{Args, ValueEnum};
 use jiff::SignedDuration;
 use servicefence_crd::{Fallback, Mode, Selector};
 
-pub use self::prometheus::PrometheusConfig;
 use self::selector::selector;
 use crate::fence::name::{Cidr, DEFAULT_CLUSTER_DOMAIN, Name, ScopeHost};
 use crate::fence::{Alias, Settings};
+
+pub use self::prometheus::PrometheusConfig;
 
 /// Flags of `servicefence run`.
 #[derive(Args, Clone, Debug)]

@@ -11,8 +11,9 @@
 //! The modules stand in the order of the flow. [`fence`] decides and does nothing else; everything
 //! around it is IO.
 
-pub mod fence;
+pub use servicefence_core as fence;
 
+pub mod events;
 pub mod source;
 pub mod state;
 

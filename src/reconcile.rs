@@ -20,13 +20,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::queue::Queue;
+use crate::events::Events;
 use crate::fence::name::{FenceKey, Name};
 use crate::fence::render::Kind;
 use crate::fence::{Change, Dirty, FencePlan, Rank, RoutesPlan, Target};
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 use crate::state::State;
-use crate::writer::{Events, Priority, WriteError, Writer};
+use crate::writer::{Priority, WriteError, Writer};
 
 /// Most reconciles under way at once.
 const MOST_RUNNING: usize = 32;

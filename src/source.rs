@@ -2,6 +2,6 @@
 
 pub mod als;
 pub mod convergence;
-pub mod convert;
 pub mod prometheus;
+pub mod seen;
 pub mod watch;

@@ -11,8 +11,8 @@ use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use tokio::sync::{Notify, watch};
 
+use crate::fence::observe::Watched;
 use crate::fence::{Change, Dirty, Engine};
-use crate::source::convert::Watched;
 
 /// The shared engine.
 pub struct State {
@@ -151,15 +151,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::fence::Settings;
     use crate::fence::Target;
     use crate::fence::facts::EndpointsFacts;
     use crate::fence::gateway_api::{RouteKey, RouteKind};
     use crate::fence::name::{ConfigKey, FenceKey, ServiceKey};
-    use crate::fence::world::settings;
 
     /// With a fence that has this `learning.headless`.
     fn state(headless: &str) -> State {
-        let state = State::new(Engine::new(settings()));
+        let state = State::new(Engine::new(Settings::default()));
         let fence = json!({
             "apiVersion": "servicefence.io/v1alpha1",
             "kind": "ServiceFence",

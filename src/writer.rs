@@ -5,29 +5,23 @@
 //! field manager; what does not carry our label is neither overwritten nor deleted.
 
 mod budget;
-mod event;
 mod learning;
 mod status;
 
 pub use budget::{Budget, Priority};
-pub use event::Events;
-pub use learning::{Learning, LearningSettings, Seen, Sighting};
+pub use learning::{Learning, LearningSettings};
 
 use std::sync::Arc;
 
 use kube::api::{Api, DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, Preconditions};
-use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::json;
 use servicefence_crd::names;
 
 use crate::fence::name::FenceKey;
+use crate::fence::observe::{Observe, Unreadable, Watched, resource};
 use crate::fence::render::{self, Kind, Object, Write};
 use crate::metrics::Metrics;
-use crate::source::convert::{Observe, Unreadable, Watched};
 use crate::state::{ObjectId, State};
-
-/// The API group of routes.
-pub const GATEWAY_API: &str = "gateway.networking.k8s.io";
 
 /// A write that did not happen.
 #[derive(Debug, thiserror::Error)]
@@ -95,30 +89,6 @@ fn api_message(error: &kube::Error) -> String {
         kube::Error::Api(status) => format!("the API server refused the write: {}", status.message),
         other => format!("the API server was not reached: {other}"),
     }
-}
-
-/// The API resource of a kind.
-pub fn resource(watched: Watched) -> ApiResource {
-    let (group, version, kind) = match watched {
-        Watched::ServiceFences => ("servicefence.io", "v1alpha1", "ServiceFence"),
-        Watched::Sidecars => ("networking.istio.io", "v1", "Sidecar"),
-        Watched::HttpRoutes => (GATEWAY_API, "v1", "HTTPRoute"),
-        Watched::GrpcRoutes => (GATEWAY_API, "v1", "GRPCRoute"),
-        Watched::VirtualServices => ("networking.istio.io", "v1", "VirtualService"),
-        Watched::ServiceEntries => ("networking.istio.io", "v1", "ServiceEntry"),
-        Watched::AuthorizationPolicies => ("security.istio.io", "v1", "AuthorizationPolicy"),
-        Watched::RequestAuthentications => ("security.istio.io", "v1", "RequestAuthentication"),
-        Watched::EnvoyFilters => ("networking.istio.io", "v1alpha3", "EnvoyFilter"),
-        Watched::Services => ("", "v1", "Service"),
-        Watched::Namespaces => ("", "v1", "Namespace"),
-        Watched::Pods => ("", "v1", "Pod"),
-        Watched::DestinationRules => ("networking.istio.io", "v1", "DestinationRule"),
-        Watched::PeerAuthentications => ("security.istio.io", "v1", "PeerAuthentication"),
-        Watched::Telemetries => ("telemetry.istio.io", "v1", "Telemetry"),
-        Watched::MeshConfig => ("", "v1", "ConfigMap"),
-        Watched::EndpointSlices => ("discovery.k8s.io", "v1", "EndpointSlice"),
-    };
-    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), watched.as_str())
 }
 
 /// Whether an object says something else than was applied. Of a fence we write its existence only.

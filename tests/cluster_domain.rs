@@ -5,10 +5,9 @@ use k8s_openapi::api::core::v1::Service;
 use serde_json::{Value, json};
 use servicefence::fence::facts::{Asks, Labels, NamespaceFacts};
 use servicefence::fence::name::{ServiceKey, cluster_domain, qualify, set_cluster_domain};
+use servicefence::fence::observe::Observe;
 use servicefence::fence::render::{Ranges, Write, envoy_filter_spec};
 use servicefence::fence::{Change, Engine, HostPattern, Settings};
-use servicefence::source::convert::Observe;
-use servicefence_crd::{Fallback, Mode, Selector};
 
 const DOMAIN: &str = "k8s.example";
 const SYSTEM: &str = "servicefence-system";
@@ -21,21 +20,10 @@ fn use_domain() {
 
 fn engine() -> Engine {
     Engine::new(Settings {
-        system_namespace: SYSTEM.into(),
-        root_namespace: "istio-system".into(),
-        default_mode: Mode::Off,
-        default_fallback: Fallback::Gateway,
-        has_gateway: true,
-        gateway_passes_on: true,
         excluded_namespaces: [].into(),
-        namespace_selector: Selector::default(),
         settle_time: SignedDuration::ZERO,
-        baseline: Vec::new(),
-        aliases: Vec::new(),
-        pod_cidrs: [].into(),
         expire_after: SignedDuration::ZERO,
-        retention: SignedDuration::from_hours(720),
-        reads_history: false,
+        ..Settings::default()
     })
 }
 

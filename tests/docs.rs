@@ -111,7 +111,7 @@ fn every_other_event_is_explained() {
         .iter()
         .map(|row| (row[0].trim_matches('`').to_owned(), row[1].clone()))
         .collect();
-    let code = read("src/writer/event.rs");
+    let code = read("src/events.rs");
     assert_eq!(documented, prose::events_of(&code));
     prose::assert_filled(&explained);
 }

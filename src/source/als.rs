@@ -26,10 +26,12 @@
 //! fifth later.
 
 mod complaints;
+mod excerpt;
 mod grpc;
 mod known;
 mod metrics;
 mod refusal;
+pub mod sink;
 mod stream;
 pub mod wire;
 

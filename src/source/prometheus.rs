@@ -25,15 +25,16 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-pub use self::client::{Client, QueryError};
-pub use self::metrics::{DESCRIBED, PrometheusMetrics};
 use self::past::Past;
-pub use self::settings::{Header, Matcher, Settings, is_label_name};
 use crate::fence::name::FenceKey;
 use crate::fence::{Call, Change, Period, Traffic};
 use crate::readiness::Readiness;
+use crate::source::seen::{Seen, Sighting};
 use crate::state::State;
-use crate::writer::{Seen, Sighting};
+
+pub use self::client::{Client, QueryError};
+pub use self::metrics::{DESCRIBED, PrometheusMetrics};
+pub use self::settings::{Header, Matcher, Settings, is_label_name};
 
 /// How often it is looked whether a fence wants its past read.
 const TICK: Duration = Duration::from_secs(1);

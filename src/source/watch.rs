@@ -20,14 +20,14 @@ use kube::core::{PartialObjectMeta, Resource};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 
-use super::convert::{Custom, Lean, Observe, Watched};
+use crate::events::Events;
 use crate::fence::name::{Cidr, Name};
+use crate::fence::observe::{Custom, Lean, Observe, Watched, resource};
 use crate::fence::{Change, render};
 use crate::metrics::Metrics;
 use crate::readiness::{Pending, Readiness};
 use crate::state::{ObjectId, State};
 use crate::supervisor::Supervisor;
-use crate::writer::{Events, resource};
 
 /// What every watch needs.
 #[derive(Clone)]

@@ -6,7 +6,7 @@
 
 mod batches;
 
-pub use batches::{LearningSettings, Sighting};
+pub use batches::LearningSettings;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -21,10 +21,12 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use self::batches::{Batch, Batches};
-use super::{Events, WriteError, Writer};
+use super::{WriteError, Writer};
+use crate::events::Events;
+use crate::fence::learn;
 use crate::fence::name::{FenceKey, Name};
 use crate::fence::render::Kind;
-use crate::fence::{Observation, learn};
+use crate::source::seen::Seen;
 
 /// How often a write is tried again when somebody else wrote the list meanwhile.
 const MOST_TRIES: usize = 8;
@@ -34,14 +36,6 @@ const MOST_WRITES: usize = 16;
 
 /// How long a batch that could not be written waits before the next try.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
-
-/// An observation and when it was made.
-pub struct Seen {
-    /// What was seen.
-    pub observation: Observation,
-    /// When.
-    pub sighting: Sighting,
-}
 
 /// Gathers and writes what is learned.
 pub struct Learning {

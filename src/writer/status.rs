@@ -4,10 +4,10 @@ use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 use servicefence_crd::{ServiceFenceStatus, names};
 
-use super::{WriteError, Writer, resource};
+use super::{WriteError, Writer};
 use crate::fence::name::FenceKey;
+use crate::fence::observe::{Watched, resource};
 use crate::fence::render::Kind;
-use crate::source::convert::Watched;
 
 impl Writer {
     /// Applies a fence's status and takes in the answer.

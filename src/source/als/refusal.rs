@@ -5,9 +5,9 @@
 
 use tonic::Code;
 
-use super::complaints::Excerpt;
 use super::wire::Malformed;
 use crate::fence::miss::{is_label, is_subdomain, parse_peer};
+use crate::source::als::excerpt::Excerpt;
 
 /// The longest node id that can be well formed: type, IPv6 address, pod, namespace and a DNS domain.
 const MAX_NODE_ID: usize = 1024;

@@ -6,13 +6,13 @@
 
 use std::sync::Arc;
 
-use super::complaints::Excerpt;
 use super::known::{Call, Known, KnownCalls};
 use super::metrics::{MALFORMED_ENTRY, Tally};
 use super::refusal::{Refusal, check_gateway, check_sidecar};
 use super::wire::{self, Entry, Part, Text};
 use super::{Outcome, Reporters, Shared, Sink};
 use crate::fence::miss::{Miss, Reject};
+use crate::source::als::excerpt::Excerpt;
 
 /// The state of one stream.
 ///

@@ -14,14 +14,15 @@ use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use prometheus::Registry;
 use serde_json::{Value, json};
+use servicefence_crd::names;
 use tokio::sync::mpsc;
 
 use super::{PrometheusMetrics, QueryError, Reader, Settings};
 use crate::fence::name::{FenceKey, ServiceKey};
-use crate::fence::world::{World, settings as engine_settings};
+use crate::fence::simulate::Simulation;
 use crate::fence::{Engine, Settings as EngineSettings};
+use crate::source::seen::Seen;
 use crate::state::State;
-use crate::writer::Seen;
 
 /// What was asked.
 #[derive(Clone, Debug)]
@@ -91,17 +92,29 @@ fn settings(url: &str) -> Settings {
 
 /// A shop whose fence `web` waits for its past.
 fn engine() -> Engine {
-    let mut world = World::with(EngineSettings {
+    let settings = EngineSettings {
         reads_history: true,
-        ..engine_settings()
-    });
-    world.namespace("shop", Some("enforce"));
-    world.service("shop", "web", &["http:8080"]);
-    world.service("books", "reviews", &["http:8080"]);
-    world.pod("shop", "web-1", &[("app", "web")]);
-    world.settle();
-    assert_eq!(world.engine.history_wanted(), BTreeSet::from([web()]));
-    world.engine
+        ..EngineSettings::default()
+    };
+    let mut mesh = Simulation::new(settings, Timestamp::from_second(1_800_000_000).unwrap());
+    let service = |namespace: &str, name: &str, ip: &str| {
+        json!({
+            "kind": "Service", "metadata": {"namespace": namespace, "name": name},
+            "spec": {"clusterIP": ip, "ports": [{"name": "http", "port": 8080}], "selector": {"app": name}},
+        })
+    };
+    let objects = [
+        json!({"kind": "Namespace", "metadata": {"name": "shop", "labels": {names::MODE_LABEL: "enforce"}}}),
+        service("shop", "web", "10.96.0.1"),
+        service("books", "reviews", "10.96.0.2"),
+        json!({"kind": "Pod", "metadata": {"namespace": "shop", "name": "web-1", "labels": {"app": "web"}}, "spec": {}}),
+    ];
+    for object in objects {
+        mesh.object(object).unwrap();
+    }
+    mesh.settle(SignedDuration::ZERO).unwrap();
+    assert_eq!(mesh.engine.history_wanted(), BTreeSet::from([web()]));
+    mesh.engine
 }
 
 fn web() -> FenceKey {

@@ -20,8 +20,8 @@ use tokio::time::timeout;
 use super::Context;
 use crate::fence::Change;
 use crate::fence::name::Cidr;
+use crate::fence::observe::is_ready;
 use crate::readiness::Readiness;
-use crate::source::convert::is_ready;
 use crate::supervisor::Supervisor;
 
 /// How long the gateway must be without a ready endpoint until that is a fact. Every fence says it

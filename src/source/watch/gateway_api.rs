@@ -12,10 +12,9 @@ use tokio::time::sleep;
 
 use super::{Context, Watch, pages};
 use crate::fence::gateway_api::RouteKind;
+use crate::fence::observe::{Custom, Watched, resource};
 use crate::readiness::Readiness;
-use crate::source::convert::{Custom, Watched};
 use crate::supervisor::Supervisor;
-use crate::writer::resource;
 
 /// How often it is asked whether a kind is served: one small request.
 const ASK_EVERY: Duration = Duration::from_secs(30);
@@ -85,11 +84,11 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+    use crate::events::Events;
     use crate::fence::Engine;
-    use crate::fence::world::{SYSTEM, settings};
+    use crate::fence::Settings;
     use crate::metrics::Metrics;
     use crate::state::State;
-    use crate::writer::Events;
 
     const SOON: Duration = Duration::from_millis(10);
     const HOST: &str = "reviews.books.svc.cluster.local";
@@ -142,14 +141,14 @@ mod tests {
     async fn readiness_does_not_wait_for_what_is_not_installed_and_routes_come_and_go_with_it() {
         let installed = Arc::new(AtomicBool::new(false));
         let client = api_server(installed.clone()).await;
-        let state = State::new(Engine::new(settings()));
+        let state = State::new(Engine::new(Settings::default()));
         let state = Arc::new(state);
         let context = Context {
             events: Events::new(client.clone(), None),
             client,
             state: state.clone(),
             metrics: Arc::new(Metrics::new().unwrap()),
-            system_namespace: SYSTEM.into(),
+            system_namespace: "servicefence-system".into(),
             root_namespace: "istio-system".into(),
             mesh_config_map: "istio".into(),
             service_cidrs: [].into(),

@@ -10,9 +10,8 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::{Context, Watch, pages};
 use crate::fence::name::Name;
-use crate::source::convert::{Lean, TrimmedPod, Watched};
+use crate::fence::observe::{Lean, TrimmedPod, Watched, resource};
 use crate::supervisor::Supervisor;
-use crate::writer::resource;
 
 /// Fences that come and go within this time are looked at together: each namespace costs a list.
 const CHECK_EVERY: Duration = Duration::from_millis(250);

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::fence::Observation;
 use crate::fence::name::FenceKey;
-use crate::fence::{Observation, Period};
+use crate::source::seen::Sighting;
 
 /// How long observations of a fence are gathered.
 #[derive(Clone, Copy, Debug)]
@@ -15,15 +16,6 @@ pub struct LearningSettings {
     pub quiet: Duration,
     /// … or since the first.
     pub at_most: Duration,
-}
-
-/// What was seen, and when.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sighting {
-    /// When it was so.
-    pub period: Period,
-    /// When a log entry of it arrived; `None` where none did.
-    pub arrived: Option<Instant>,
 }
 
 /// Observations that are written together.
@@ -109,7 +101,9 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
+    use crate::fence::Period;
     use crate::fence::name::ServiceKey;
+    use crate::source::seen::Sighting;
 
     const QUIET: Duration = Duration::from_millis(50);
     const AT_MOST: Duration = Duration::from_millis(500);

@@ -1,0 +1,204 @@
+//! What can happen to a mesh, and what it touches.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+use jiff::SignedDuration;
+use servicefence_crd::ServiceFence;
+
+use crate::facts::{
+    Asks, ByLabel, EndpointsFacts, NamespaceFacts, PodFacts, ServiceFacts, SidecarFacts, VirtualServiceFacts,
+    Written,
+};
+use crate::gateway_api::{RouteFacts, RouteKey};
+use crate::history::{self, History};
+use crate::jwks::JwksFacts;
+use crate::mutual_tls::PeerAuthenticationFacts;
+use crate::name::{Cidr, ConfigKey, FenceKey, Fingerprint, Name, PodKey, ServiceKey};
+use crate::policy::PolicyFacts;
+use crate::service_entry::ServiceEntryFacts;
+use crate::telemetry::{MeshConfigFacts, TelemetryFacts};
+use crate::traffic::Told;
+
+/// One thing that changed. `None` means that it is gone.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// A Namespace.
+    Namespace(Name, Option<NamespaceFacts>),
+    /// A Service that is not ours.
+    Service(ServiceKey, Option<ServiceFacts>),
+    /// An EndpointSlice of a Service.
+    Endpoints(ConfigKey, Option<EndpointsFacts>),
+    /// A ServiceEntry.
+    ServiceEntry(ConfigKey, Option<ServiceEntryFacts>),
+    /// A DestinationRule, by the host that it is about.
+    DestinationRule(ConfigKey, Option<Name>),
+    /// A VirtualService that is not ours.
+    VirtualService(ConfigKey, Option<VirtualServiceFacts>),
+    /// A route of Gateway API that is bound to Services.
+    Route(RouteKey, Option<RouteFacts>),
+    /// A pod.
+    Pod(PodKey, Option<PodFacts>),
+    /// An AuthorizationPolicy that names callers.
+    Policy(ConfigKey, Option<PolicyFacts>),
+    /// A RequestAuthentication with keys elsewhere.
+    Jwks(ConfigKey, Option<JwksFacts>),
+    /// Whether all pods of a namespace are known. Until they are, none of its fences is planned: which pods a
+    /// fence has, and with whom it shares them, would be a guess.
+    PodsKnown(Name, bool),
+    /// A ServiceFence.
+    Fence(FenceKey, Option<Arc<ServiceFence>>),
+    /// A Sidecar, ours or a user's.
+    Sidecar(ConfigKey, Option<SidecarFacts>),
+    /// A VirtualService of ours that this version does not write: an older one left it.
+    Leftover(ConfigKey),
+    /// An object named as our EnvoyFilter is.
+    EnvoyFilter(Name, Option<Written>),
+    /// A Telemetry, ours or a user's.
+    Telemetry(ConfigKey, Option<TelemetryFacts>),
+    /// A PeerAuthentication.
+    PeerAuthentication(ConfigKey, Option<PeerAuthenticationFacts>),
+    /// What MeshConfig says.
+    MeshConfig(MeshConfigFacts),
+    /// An object of the system namespace named as our routes are.
+    Routes(Name, Option<Written>),
+    /// The placeholder Service.
+    Ports(Option<Written>),
+    /// Istio refused the routes of a namespace, which were these.
+    RoutesRefused(Name, Vec<Fingerprint>),
+    /// Every watch has seen what exists: what comes from here on is new to istiod and to the proxies as well.
+    Ready,
+    /// Whether the fallback gateway has a ready endpoint.
+    GatewayReady(bool),
+    /// The cluster's ranges of Service addresses.
+    ServiceCidrs(BTreeSet<Cidr>),
+    /// How long istiod takes at present until proxies have what it pushes.
+    Convergence(SignedDuration),
+    /// How far the reading of the past is.
+    History(History),
+    /// The past of these fences was read.
+    HistoryRead(history::Read),
+    /// Metrics tell of calls of these fences, news or not.
+    Told(Told),
+    /// Metrics leave out connections of these fences, or their bytes.
+    Uncounted(BTreeSet<FenceKey>),
+    /// Metrics could not be read for so long that what was read of the past has a gap.
+    HistoryLost,
+    /// What the API server last said to a write for a target; `None` when all is well.
+    WriteError(Target, Option<String>),
+}
+
+/// Something whose plan may have changed. In the order in which they are planned where several of one [`Rank`] are due at
+/// once: what a first Sidecar waits for comes before it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Target {
+    /// The placeholder Service.
+    Ports,
+    /// A namespace: its generated fences, its EnvoyFilter and its Telemetry.
+    Namespace(Name),
+    /// A fence: its Sidecar and status.
+    Fence(FenceKey),
+    /// The fallback gateway's routes to a namespace's Services.
+    Routes(Name),
+}
+
+impl Target {
+    /// What kind of target it is: metric label and log field.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Fence(_) => "fence",
+            Self::Namespace(_) => "namespace",
+            Self::Routes(_) => "routes",
+            Self::Ports => "ports",
+        }
+    }
+}
+
+/// Which of several targets that are due is planned first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rank {
+    /// Fences wait for it; or it is a first Sidecar, which makes a proxy smallest.
+    Urgent,
+    /// A Sidecar or routes that change.
+    Normal,
+    /// Nothing waits for it: first routes that add no rule to what the gateway does by itself.
+    Idle,
+}
+
+/// A label of ours that means nothing, for the author of the object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownLabel {
+    /// Namespace of the object, or the Namespace itself.
+    pub namespace: Name,
+    /// The Service; `None`: the Namespace itself.
+    pub service: Option<Name>,
+    /// The label.
+    pub label: &'static str,
+    /// Its value.
+    pub value: String,
+    /// The values that mean something.
+    pub known: Vec<&'static str>,
+}
+
+impl UnknownLabel {
+    /// What is wrong with a label of a Service or, without one, of the Namespace.
+    pub fn of<T: ByLabel>(asks: &Asks<T>, namespace: &Name, service: Option<&Name>) -> Option<Self> {
+        match asks {
+            Asks::Unknown(value) => Some(Self {
+                namespace: namespace.clone(),
+                service: service.cloned(),
+                label: T::LABEL,
+                value: value.clone(),
+                known: T::VALUES.iter().map(|(name, _)| *name).collect(),
+            }),
+            Asks::Absent | Asks::Is(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for UnknownLabel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, name) = match &self.service {
+            Some(service) => ("Service", service),
+            None => ("Namespace", &self.namespace),
+        };
+        write!(
+            f,
+            "the label {}={} of {kind} {name} means nothing and changes nothing: use {}",
+            self.label,
+            self.value,
+            one_of(&self.known)
+        )
+    }
+}
+
+/// `a, b or c`.
+fn one_of(values: &[&str]) -> String {
+    match values {
+        [all @ .., last] if !all.is_empty() => format!("{} or {last}", all.join(", ")),
+        all => all.concat(),
+    }
+}
+
+/// What a change touches.
+#[derive(Debug, Default)]
+pub struct Dirty {
+    /// What to plan again.
+    pub targets: BTreeSet<Target>,
+    /// Labels that mean nothing.
+    pub unknown_labels: Vec<UnknownLabel>,
+}
+
+impl Dirty {
+    /// Whether nothing is touched.
+    pub fn is_empty(&self) -> bool {
+        self.targets.is_empty() && self.unknown_labels.is_empty()
+    }
+
+    /// Adds what another change touches.
+    pub fn extend(&mut self, other: Self) {
+        self.targets.extend(other.targets);
+        self.unknown_labels.extend(other.unknown_labels);
+    }
+}

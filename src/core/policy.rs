@@ -1,0 +1,288 @@
+//! AuthorizationPolicies as declared dependencies.
+//!
+//! An ALLOW policy that names certain callers refuses everybody else, the fallback gateway among them. So a caller that
+//! it names must reach the destination directly from the first call on, and the policy says which. Any policy that asks who
+//! calls may refuse a call without mutual TLS, which says nothing of that.
+//! Flows in: policies, read for whom they name and what they protect. Flows out: whether one names a caller, and
+//! whether it protects a Service. In doubt the answer is yes: a host too many in a scope harms nobody.
+//!
+//! <https://istio.io/latest/docs/reference/config/security/authorization-policy/>
+
+use std::collections::BTreeSet;
+
+use servicefence_crd::istio::{AuthorizationPolicySpec, AuthorizationRule, AuthorizationSource, PodSelector};
+
+use crate::facts::{Labels, ServiceFacts};
+use crate::name::Name;
+
+/// A policy that asks who calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyFacts {
+    /// The pods that it protects; empty: all of its namespace.
+    selector: Labels,
+    /// Whom its rules let in by name; one of them must hold.
+    sources: Vec<AuthorizationSource>,
+    /// Its namespace, to which service accounts without one belong.
+    namespace: Name,
+}
+
+/// Who calls.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller<'a> {
+    /// The caller's namespace.
+    pub namespace: &'a str,
+    /// Service accounts of the caller's pods.
+    pub accounts: &'a BTreeSet<Name>,
+}
+
+impl PolicyFacts {
+    /// Reads a policy; `None` where it decides nothing at a sidecar, or treats all callers alike.
+    pub fn of(spec: &AuthorizationPolicySpec, namespace: &str) -> Option<Self> {
+        let at_sidecar = spec.target_ref.is_none() && spec.target_refs.is_empty();
+        if spec.action == "AUDIT" || !at_sidecar {
+            return None;
+        }
+        let asks = |rule: &AuthorizationRule| !rule.from.is_empty() || !rule.when.is_empty();
+        // Whom a provider of the user's lets in, nobody else knows.
+        let asks = spec.action == "CUSTOM" || spec.rules.iter().any(asks);
+        let allows = spec.action.is_empty() || spec.action == "ALLOW";
+        let rules = spec.rules.iter().filter(|_| allows);
+        let sources = rules.flat_map(|rule| &rule.from).map(|from| &from.source);
+        asks.then(|| Self {
+            selector: selected(spec.selector.as_ref()),
+            sources: sources.filter(|source| is_particular(source)).cloned().collect(),
+            namespace: namespace.into(),
+        })
+    }
+
+    /// The namespaces of those whom it names; `None` where a wildcard leaves them open.
+    pub fn caller_namespaces(&self) -> Option<BTreeSet<Name>> {
+        let mut all = BTreeSet::new();
+        for source in &self.sources {
+            // What is said must all hold, so one of the three is enough to know the namespaces.
+            let accounts = source.service_accounts.iter();
+            let of_account = |name: &String| {
+                name.split_once('/')
+                    .map_or_else(|| self.namespace.clone(), |(of, _)| of.into())
+            };
+            let of_principal = |pattern: &String| {
+                let (_, rest) = pattern.split_once("/ns/")?;
+                let (namespace, _) = rest.split_once('/')?;
+                (!namespace.contains('*')).then(|| Name::from(namespace))
+            };
+            let exact = |pattern: &String| (!pattern.contains('*')).then(|| Name::from(pattern.as_str()));
+            if !source.service_accounts.is_empty() {
+                all.extend(accounts.map(of_account));
+            } else if !source.namespaces.is_empty() {
+                all.extend(source.namespaces.iter().map(exact).collect::<Option<Vec<_>>>()?);
+            } else {
+                all.extend(
+                    source
+                        .principals
+                        .iter()
+                        .map(of_principal)
+                        .collect::<Option<Vec<_>>>()?,
+                );
+            }
+        }
+        Some(all)
+    }
+
+    /// Whether it lets a caller in by name.
+    pub fn names(&self, caller: &Caller<'_>) -> bool {
+        self.sources.iter().any(|source| self.holds(source, caller))
+    }
+
+    fn holds(&self, source: &AuthorizationSource, caller: &Caller<'_>) -> bool {
+        let Caller { namespace, accounts } = *caller;
+        let all_namespaces = source
+            .namespaces
+            .iter()
+            .any(|pattern| matches(pattern, namespace));
+        let is = |account: &Name| {
+            let principal = |pattern: &String| is_principal(pattern, namespace, account);
+            let named = |name: &String| {
+                let (of, name) = name.split_once('/').unwrap_or((&self.namespace, name));
+                of == namespace && *name == **account
+            };
+            (source.principals.is_empty() || source.principals.iter().any(principal))
+                && (source.service_accounts.is_empty() || source.service_accounts.iter().any(named))
+        };
+        let by_account = !source.principals.is_empty() || !source.service_accounts.is_empty();
+        (source.namespaces.is_empty() || all_namespaces) && (!by_account || accounts.iter().any(is))
+    }
+
+    /// Whether it may protect the pods of a Service: nothing that is known of them says otherwise.
+    pub fn protects(&self, facts: &ServiceFacts) -> bool {
+        let fits = |(key, value): (&String, &String)| facts.selector.get(key).is_none_or(|is| is == value);
+        !facts.selector.is_empty() && self.selector.iter().all(fits)
+    }
+
+    /// Whether it is for certain pods only.
+    pub fn has_selector(&self) -> bool {
+        !self.selector.is_empty()
+    }
+}
+
+/// Whether a source names somebody: `*` is everybody with an identity, the gateway too.
+fn is_particular(source: &AuthorizationSource) -> bool {
+    let names = source.principals.iter().chain(&source.namespaces);
+    let all: Vec<_> = names.chain(&source.service_accounts).collect();
+    !all.is_empty() && all.iter().all(|pattern| *pattern != "*")
+}
+
+/// Istio's matching of strings: exact, `prefix*` or `*suffix`.
+fn matches(pattern: &str, value: &str) -> bool {
+    if let Some(suffix) = pattern.strip_prefix('*') {
+        return value.ends_with(suffix);
+    }
+    match pattern.strip_suffix('*') {
+        Some(prefix) => value.starts_with(prefix),
+        None => pattern == value,
+    }
+}
+
+/// Whether a pattern of principals, `<trust domain>/ns/<namespace>/sa/<account>`, can mean an account in whatever trust
+/// domain.
+fn is_principal(pattern: &str, namespace: &str, account: &str) -> bool {
+    let rest = format!("/ns/{namespace}/sa/{account}");
+    if let Some(suffix) = pattern.strip_prefix('*') {
+        return rest.ends_with(suffix) || suffix.ends_with(&rest);
+    }
+    match pattern.find("/ns/") {
+        Some(at) => matches(&pattern[at..], &rest),
+        None => pattern.ends_with('*'),
+    }
+}
+
+/// The labels by which a policy of Istio's selects pods; none: it is for all.
+pub fn selected(selector: Option<&PodSelector>) -> Labels {
+    let labels = selector.iter().flat_map(|of| of.match_labels.clone());
+    labels.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn names(source: &serde_json::Value, namespace: &str, account: &str) -> bool {
+        let facts = facts(source);
+        let accounts = BTreeSet::from([Name::from(account)]);
+        let caller = Caller {
+            namespace,
+            accounts: &accounts,
+        };
+        let named = facts.as_ref().is_some_and(|facts| facts.names(&caller));
+        let of = facts.and_then(|facts| facts.caller_namespaces());
+        assert!(!named || of.is_none_or(|of| of.contains(namespace)), "{source}");
+        named
+    }
+
+    fn facts(source: &serde_json::Value) -> Option<PolicyFacts> {
+        let spec = json!({"rules": [{"from": [{"source": source}]}]});
+        PolicyFacts::of(&serde_json::from_value(spec).unwrap(), "books")
+    }
+
+    #[test]
+    fn a_policy_is_found_by_the_namespaces_of_those_whom_it_names() {
+        let of = |source: serde_json::Value| {
+            let of = facts(&source).unwrap().caller_namespaces()?;
+            Some(of.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+        };
+        let some = |names: &str| Some(names.to_owned());
+        assert_eq!(of(json!({"namespaces": ["shop", "till"]})), some("shop till"));
+        assert_eq!(
+            of(json!({"principals": ["td/ns/shop/sa/*", "*/ns/till/sa/pos"]})),
+            some("shop till")
+        );
+        assert_eq!(
+            of(json!({"serviceAccounts": ["web", "shop/web"]})),
+            some("books shop")
+        );
+        assert_eq!(of(json!({"namespaces": ["shop", "t*"]})), None);
+        assert_eq!(of(json!({"principals": ["*/sa/web"]})), None);
+    }
+
+    #[test]
+    fn callers_are_named_as_istio_does() {
+        for source in [
+            json!({"principals": ["cluster.local/ns/shop/sa/web"]}),
+            json!({"principals": ["other/ns/x/sa/y", "td/ns/shop/sa/web"]}),
+            json!({"principals": ["*/ns/shop/sa/web"]}),
+            json!({"principals": ["*/sa/web"]}),
+            json!({"principals": ["cluster.local/ns/shop/*"]}),
+            json!({"namespaces": ["shop"]}),
+            json!({"namespaces": ["sh*"]}),
+            json!({"serviceAccounts": ["shop/web"]}),
+            json!({"namespaces": ["shop"], "principals": ["cluster.local/ns/shop/sa/web"]}),
+        ] {
+            assert!(names(&source, "shop", "web"), "{source}");
+        }
+        for source in [
+            json!({"principals": ["cluster.local/ns/shop/sa/cart"]}),
+            json!({"principals": ["cluster.local/ns/books/sa/web"]}),
+            json!({"principals": ["*/sa/cart"]}),
+            json!({"principals": ["*"]}),
+            json!({"namespaces": ["books"]}),
+            json!({"namespaces": ["*"]}),
+            json!({"serviceAccounts": ["web"]}),
+            json!({"namespaces": ["books"], "principals": ["cluster.local/ns/shop/sa/web"]}),
+            json!({"notNamespaces": ["books"]}),
+            json!({}),
+        ] {
+            assert!(!names(&source, "shop", "web"), "{source}");
+        }
+        assert!(names(&json!({"serviceAccounts": ["web"]}), "books", "web"));
+    }
+
+    #[test]
+    fn only_what_decides_at_a_sidecar_counts_and_only_what_allows_names_callers() {
+        let accounts = BTreeSet::new();
+        let shop = Caller {
+            namespace: "shop",
+            accounts: &accounts,
+        };
+        let from = json!([{"from": [{"source": {"namespaces": ["shop"]}}]}]);
+        let edge = json!({"targetRefs": [{"kind": "Gateway", "name": "edge"}]});
+        for (more, counts, names) in [
+            (json!({}), true, true),
+            (json!({"action": "ALLOW"}), true, true),
+            (json!({"action": "DENY"}), true, false),
+            (json!({"action": "CUSTOM"}), true, false),
+            (json!({"action": "AUDIT"}), false, false),
+            (edge, false, false),
+        ] {
+            let mut spec = more.clone();
+            spec["rules"] = from.clone();
+            let spec: AuthorizationPolicySpec = serde_json::from_value(spec).unwrap();
+            let facts = PolicyFacts::of(&spec, "books");
+            let named = facts.as_ref().is_some_and(|facts| facts.names(&shop));
+            assert_eq!((facts.is_some(), named), (counts, names), "{more}");
+        }
+    }
+
+    #[test]
+    fn a_policy_asks_who_calls_unless_its_rules_are_about_the_request_alone() {
+        for (spec, asks) in [
+            (json!({}), false),
+            (
+                json!({"rules": [{"to": [{"operation": {"methods": ["GET"]}}]}]}),
+                false,
+            ),
+            (
+                json!({"action": "DENY", "rules": [{"from": [{"source": {"notPrincipals": ["*"]}}]}]}),
+                true,
+            ),
+            (
+                json!({"rules": [{"when": [{"key": "source.namespace", "values": ["shop"]}]}]}),
+                true,
+            ),
+            (json!({"action": "CUSTOM", "rules": [{}]}), true),
+        ] {
+            let is: AuthorizationPolicySpec = serde_json::from_value(spec.clone()).unwrap();
+            assert_eq!(PolicyFacts::of(&is, "books").is_some(), asks, "{spec}");
+        }
+    }
+}

@@ -1,0 +1,417 @@
+//! The fallback gateway's routes to the Services of one namespace.
+//!
+//! A miss is routed by the address that the caller dialled, not by its Host: an alias, a short name
+//! or any other Host reaches what it would have reached. The users' HTTP rules bind to `mesh` and do
+//! not apply at a gateway, so they are carried over, each match and-ed with the original address.
+//! The chart's EnvoyFilter of the gateway removes our headers behind every rule.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value, json};
+use servicefence_crd::names;
+
+use crate::delegate;
+use crate::facts::{Author, Port, Protocol, ServiceFacts, VirtualServiceFacts, Visibility, destinations};
+use crate::name::{ConfigKey, Name, ServiceKey, envoy_address, qualify};
+use crate::registry::Registry;
+use crate::render::{Kind, Object};
+
+const PREFIX: &str = "fallback-";
+
+/// Most rules of one object.
+const MOST_RULES: usize = 1_000;
+
+/// Most bytes of the rules of one object: a third of what etcd stores in one (1.5 MiB by default).
+const MOST_BYTES: usize = 512 * 1024;
+
+/// The namespace that an object of routes is for. Further objects of a namespace are named
+/// `fallback-<namespace>.2` and so on; a namespace's own name has no dot.
+pub fn namespace_of_routes(object: &str) -> Option<Name> {
+    let rest = object.strip_prefix(PREFIX)?;
+    Some(rest.split('.').next().unwrap_or(rest).into())
+}
+
+/// A user's rule that the gateway cannot apply to first calls.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NotCarried {
+    /// The object that has it.
+    pub author: Author,
+    /// What stands in the way.
+    pub because: &'static str,
+}
+
+/// Routes to the Services of a namespace.
+#[derive(Debug, Default)]
+pub struct Routes {
+    /// The objects that carry them.
+    pub objects: Vec<Object>,
+    /// The users' rules that could not be carried over.
+    pub not_carried: BTreeSet<NotCarried>,
+}
+
+/// Which rules of users first calls follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carry {
+    /// All that can be carried over.
+    All,
+    /// Those of VirtualServices, which Istio's webhook has taken as they are. It has seen none of those of Gateway API, and
+    /// what it refuses of one would keep all routes of a namespace from being written.
+    VirtualServices,
+}
+
+/// Routes to the ports of `namespace`'s Services that the gateway knows.
+pub fn routes(
+    registry: &Registry,
+    system_namespace: &Name,
+    namespace: &Name,
+    carry: Carry,
+    is_known: impl Fn(&ServiceKey, u16) -> bool,
+) -> Routes {
+    let mut routes = Routes::default();
+    let mut rules = Vec::new();
+    for (key, facts) in registry
+        .services_in(namespace)
+        .filter(|(key, facts)| registry.has_routes(key, facts))
+    {
+        let host = key.host();
+        for port in facts.ports.iter().filter(|port| is_known(key, port.number)) {
+            let target = Target {
+                registry,
+                host: &host,
+                facts,
+                port,
+                carry,
+            };
+            if port.protocol == Protocol::Http {
+                rules.extend(target.carried(&mut routes.not_carried));
+            }
+            rules.push(target.plain());
+        }
+    }
+    for (at, chunk) in chunks(&rules).into_iter().enumerate() {
+        let name = match at {
+            0 => format!("{PREFIX}{namespace}"),
+            _ => format!("{PREFIX}{namespace}.{}", at + 1),
+        };
+        let spec = json!({
+            "hosts": ["*"],
+            "gateways": [names::FALLBACK, names::FALLBACK_TUNNEL],
+            "exportTo": ["."],
+            "http": chunk,
+        });
+        routes
+            .objects
+            .push(Object::new(Kind::VirtualService, system_namespace, &name, &spec));
+    }
+    routes
+}
+
+/// The rules that share an object. One that is too large for that is alone.
+fn chunks(mut rules: &[Value]) -> Vec<&[Value]> {
+    let mut chunks = Vec::new();
+    while !rules.is_empty() {
+        let mut bytes = 0;
+        let fit = rules.iter().take(MOST_RULES).take_while(|rule| {
+            bytes += rule.to_string().len();
+            bytes <= MOST_BYTES
+        });
+        let (chunk, rest) = rules.split_at(fit.count().max(1));
+        chunks.push(chunk);
+        rules = rest;
+    }
+    chunks
+}
+
+/// One port of one Service.
+struct Target<'a> {
+    registry: &'a Registry,
+    host: &'a Name,
+    facts: &'a ServiceFacts,
+    port: &'a Port,
+    carry: Carry,
+}
+
+impl Target<'_> {
+    fn addresses(&self) -> impl Iterator<Item = String> {
+        self.facts
+            .addresses
+            .iter()
+            .map(|address| envoy_address(*address, self.port.number))
+    }
+
+    /// To the Service itself. An HTTP port also has a tunnel rule, for a miss on a port number that
+    /// has no HTTP listener at the caller.
+    fn plain(&self) -> Value {
+        let mut matches = Vec::new();
+        for address in self.addresses() {
+            if self.port.protocol == Protocol::Http {
+                matches.push(json!({
+                    "gateways": [names::FALLBACK],
+                    "headers": {names::ORIGINAL_DST_HEADER: {"exact": address}},
+                }));
+            }
+            matches.push(json!({"gateways": [names::FALLBACK_TUNNEL], "authority": {"exact": address}}));
+        }
+        json!({
+            "match": matches,
+            "route": [{"destination": {"host": &**self.host, "port": {"number": self.port.number}}}],
+        })
+    }
+
+    /// The users' rules for this port, in Istio's order. Of several VirtualServices for a host a caller's proxy follows the
+    /// first that has a rule for the port and the caller's namespace.
+    fn carried(&self, not_carried: &mut BTreeSet<NotCarried>) -> Vec<Value> {
+        let mut carried = Vec::new();
+        for (key, rules, callers) in self.in_order() {
+            let asked = self.asked(rules, &callers);
+            if asked.is_empty() {
+                continue;
+            }
+            let mut complete = true;
+            for (at, rule) in rules.http.iter().enumerate() {
+                let made_of = rules.made_of.get(at);
+                let refused = (self.carry == Carry::VirtualServices)
+                    .then_some("Istio refuses the routes to its namespace with some rule of Gateway API, this one or another");
+                let unfit = made_of.and_then(|of| of.unfit.or(refused)).map_or(Ok(()), Err);
+                match unfit.and_then(|()| self.carry(key, rules, rule, &callers)) {
+                    Ok(rule) => carried.extend(rule),
+                    Err(because) => {
+                        complete = false;
+                        let author = made_of.map_or_else(
+                            || Author::VirtualService(key.clone()),
+                            |of| Author::Route(of.route.clone()),
+                        );
+                        not_carried.insert(NotCarried { author, because });
+                    }
+                }
+            }
+            if complete {
+                carried.push(self.nothing_matched(&asked));
+            }
+            if asked.contains(&None) {
+                break;
+            }
+        }
+        carried
+    }
+
+    /// The VirtualServices with HTTP rules for the host, each with the namespaces whose calls it is for (`None`: all), in
+    /// Istio's order: those of users that only some namespaces see, then those made of routes of the caller's own
+    /// namespace, then the others, older before newer (`SelectVirtualServices`, `configCompareByCreationTime`).
+    fn in_order(&self) -> Vec<(&ConfigKey, &VirtualServiceFacts, Vec<Option<&Name>>)> {
+        let rules = || {
+            let all = self.registry.rules_of_host(self.host);
+            all.filter(|(_, rules)| !rules.http.is_empty())
+        };
+        let users_for_all = rules().any(|(_, rules)| !rules.is_made() && rules.visibility == Visibility::All);
+        let mut sources = Vec::new();
+        for (key, rules) in rules() {
+            match &rules.visibility {
+                Visibility::All => {
+                    if rules.is_made() && users_for_all {
+                        sources.push((1, key, rules, vec![Some(&key.namespace)]));
+                    }
+                    sources.push((2, key, rules, vec![None]));
+                }
+                Visibility::Only(namespaces) => {
+                    let rank = u8::from(rules.is_made());
+                    sources.push((rank, key, rules, namespaces.iter().map(Some).collect()));
+                }
+            }
+        }
+        sources.sort_by_key(|(rank, key, rules, _)| (*rank, rules.created, &key.name, &key.namespace));
+        sources
+            .into_iter()
+            .map(|(_, key, rules, callers)| (key, rules, callers))
+            .collect()
+    }
+
+    /// The callers, of those who see the rules, that have one on this port. For the others it is as if there were none.
+    fn asked<'a>(
+        &self,
+        rules: &'a VirtualServiceFacts,
+        callers: &[Option<&'a Name>],
+    ) -> Vec<Option<&'a str>> {
+        let mut asked: BTreeSet<Option<&str>> = BTreeSet::new();
+        for rule in &rules.http {
+            match matches_of(rule) {
+                [] => asked.extend(callers.iter().map(|caller| caller.map(|name| &**name))),
+                matches => {
+                    let here = matches.iter().filter_map(Value::as_object);
+                    let here = here.filter(|one| self.is_here(one));
+                    asked.extend(here.flat_map(|one| callers_of(one, callers)));
+                }
+            }
+        }
+        if asked.contains(&None) {
+            return vec![None];
+        }
+        asked.into_iter().collect()
+    }
+
+    /// Istio answers 404 where a host has rules and none matches.
+    fn nothing_matched(&self, callers: &[Option<&str>]) -> Value {
+        json!({"match": self.matches(&Map::new(), callers), "directResponse": {"status": 404}})
+    }
+
+    /// Whether a match is about sidecars and this port.
+    fn is_here(&self, one: &Map<String, Value>) -> bool {
+        let gateways = one.get("gateways").and_then(Value::as_array);
+        let of_mesh =
+            gateways.is_none_or(|gateways| gateways.is_empty() || gateways.iter().any(|name| name == "mesh"));
+        of_mesh && one.get("port").is_none_or(|port| port == self.port.number)
+    }
+
+    fn carry(
+        &self,
+        key: &ConfigKey,
+        rules: &VirtualServiceFacts,
+        rule: &Map<String, Value>,
+        callers: &[Option<&Name>],
+    ) -> Result<Option<Value>, &'static str> {
+        debug_assert!(rules.mesh, "rules of a gateway do not apply to sidecars");
+        if rule.get("delegate").is_some_and(|delegate| !delegate.is_null()) {
+            return Err("its delegate delegates in turn, which Istio does not follow");
+        }
+        if delegate::is_refused(rule) {
+            return Err("with its delegate it makes a rule that Istio refuses in one VirtualService");
+        }
+        let hidden = |service: &ServiceKey| {
+            let facts = self.registry.service(service);
+            facts.is_some_and(|facts| !self.registry.is_seen_by_gateway(facts))
+        };
+        if destinations(std::slice::from_ref(rule), &key.namespace)
+            .iter()
+            .any(hidden)
+        {
+            return Err("it routes to a Service that is not exported to the gateway's namespace");
+        }
+        let mut matches = Vec::new();
+        match matches_of(rule) {
+            [] => matches = self.matches(&Map::new(), &callers_of(&Map::new(), callers)),
+            list => {
+                for one in list.iter().filter_map(Value::as_object) {
+                    if one.contains_key("sourceLabels") {
+                        return Err("it matches sourceLabels, which the gateway does not know");
+                    }
+                    if self.is_here(one) {
+                        matches.extend(self.matches(one, &callers_of(one, callers)));
+                    }
+                }
+            }
+        }
+        if matches.is_empty() {
+            return Ok(None);
+        }
+        let mut carried = rule.clone();
+        carried.insert("match".into(), Value::Array(matches));
+        for list in ["route", "mirrors"] {
+            for route in carried
+                .get_mut(list)
+                .and_then(Value::as_array_mut)
+                .into_iter()
+                .flatten()
+            {
+                if let Some(destination) = route.get_mut("destination") {
+                    self.aim(destination, &key.namespace);
+                }
+            }
+        }
+        if let Some(mirror) = carried.get_mut("mirror") {
+            self.aim(mirror, &key.namespace);
+        }
+        if let Some(redirect) = carried.get_mut("redirect").and_then(Value::as_object_mut) {
+            self.keep_port(redirect);
+        }
+        Ok(Some(Value::Object(carried)))
+    }
+
+    /// One user's match, and-ed with each address and each calling namespace.
+    fn matches(&self, one: &Map<String, Value>, callers: &[Option<&str>]) -> Vec<Value> {
+        let mut matches = Vec::new();
+        for address in self.addresses() {
+            for caller in callers {
+                let mut all = one.clone();
+                for key in ["gateways", "port", "sourceNamespace"] {
+                    all.remove(key);
+                }
+                all.insert("gateways".into(), json!([names::FALLBACK]));
+                let headers = child(&mut all, "headers");
+                headers.insert(names::ORIGINAL_DST_HEADER.into(), json!({"exact": address}));
+                if let Some(caller) = caller {
+                    headers.insert(
+                        names::SOURCE_HEADER.into(),
+                        json!({"prefix": format!("{caller}/")}),
+                    );
+                }
+                matches.push(Value::Object(all));
+            }
+        }
+        matches
+    }
+
+    /// The port of the request, in a redirect to it, is the one that was called, and not the gateway's (Istio:
+    /// `ApplyRedirect`).
+    fn keep_port(&self, redirect: &mut Map<String, Value>) {
+        if redirect
+            .get("derivePort")
+            .is_none_or(|port| port != "FROM_REQUEST_PORT")
+        {
+            return;
+        }
+        let is_https = redirect.get("scheme").is_some_and(|scheme| scheme == "https");
+        if self.port.number == if is_https { 443 } else { 80 } {
+            redirect.insert("derivePort".into(), "FROM_PROTOCOL_DEFAULT".into());
+        } else {
+            redirect.remove("derivePort");
+            redirect.insert("port".into(), self.port.number.into());
+        }
+    }
+
+    /// Makes a destination mean at the gateway what it means at the caller's proxy: a short name is
+    /// of the rule's namespace, and a missing port is the destination's only port, else the port
+    /// that was called (`GetDestinationCluster` of Istio's pilot).
+    fn aim(&self, destination: &mut Value, namespace: &str) {
+        let Some(destination) = destination.as_object_mut() else {
+            return;
+        };
+        let Some(host) = destination.get("host").and_then(Value::as_str) else {
+            return;
+        };
+        let host = qualify(host, namespace);
+        if !destination.contains_key("port") {
+            let service = ServiceKey::of_host(&host).and_then(|key| self.registry.service(&key));
+            let number = match service.map(|facts| &*facts.ports) {
+                Some([only]) => only.number,
+                _ => self.port.number,
+            };
+            destination.insert("port".into(), json!({"number": number}));
+        }
+        destination.insert("host".into(), Value::from(&*host));
+    }
+}
+
+fn matches_of(rule: &Map<String, Value>) -> &[Value] {
+    let matches = rule.get("match").and_then(Value::as_array);
+    matches.map_or(&[], Vec::as_slice)
+}
+
+/// The callers, of those who see a rule, that one of its matches is about.
+fn callers_of<'a>(one: &'a Map<String, Value>, callers: &[Option<&'a Name>]) -> Vec<Option<&'a str>> {
+    let from = one.get("sourceNamespace").and_then(Value::as_str);
+    let seen_by = callers.iter().map(|caller| caller.map(|name| &**name));
+    seen_by
+        .filter(|seen_by| seen_by.is_none() || from.is_none() || *seen_by == from)
+        .map(|seen_by| from.or(seen_by))
+        .collect()
+}
+
+/// The object at `key`, made where there is none.
+fn child<'a>(parent: &'a mut Map<String, Value>, key: &str) -> &'a mut Map<String, Value> {
+    let value = parent.entry(key).or_insert(Value::Null);
+    if !value.is_object() {
+        *value = Value::Object(Map::new());
+    }
+    #[allow(clippy::expect_used, reason = "the line above made it an object")]
+    value.as_object_mut().expect("an object")
+}
