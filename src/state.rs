@@ -151,11 +151,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::fence::Settings;
-    use crate::fence::Target;
-    use crate::fence::facts::EndpointsFacts;
-    use crate::fence::gateway_api::{RouteKey, RouteKind};
+    use crate::fence::facts::RouteKey;
+    use crate::fence::facts::{EndpointsFacts, RouteKind};
     use crate::fence::name::{ConfigKey, FenceKey, ServiceKey};
+    use crate::fence::{Settings, Target};
 
     /// With a fence that has this `learning.headless`.
     fn state(headless: &str) -> State {

@@ -8,17 +8,13 @@ use jiff::SignedDuration;
 use servicefence_crd::ServiceFence;
 
 use crate::facts::{
-    Asks, ByLabel, EndpointsFacts, NamespaceFacts, PodFacts, ServiceFacts, SidecarFacts, VirtualServiceFacts,
-    Written,
+    Asks, ByLabel, EndpointsFacts, JwksFacts, MeshConfigFacts, NamespaceFacts, PeerAuthenticationFacts,
+    PodFacts, PolicyFacts, RouteFacts, RouteKey, ServiceEntryFacts, ServiceFacts, SidecarFacts,
+    TelemetryFacts, VirtualServiceFacts, Written,
 };
-use crate::gateway_api::{RouteFacts, RouteKey};
 use crate::history::{self, History};
-use crate::jwks::JwksFacts;
-use crate::mutual_tls::PeerAuthenticationFacts;
 use crate::name::{Cidr, ConfigKey, FenceKey, Fingerprint, Name, PodKey, ServiceKey};
-use crate::policy::PolicyFacts;
-use crate::service_entry::ServiceEntryFacts;
-use crate::telemetry::{MeshConfigFacts, TelemetryFacts};
+use crate::plan::target::Target;
 use crate::traffic::Told;
 
 /// One thing that changed. `None` means that it is gone.
@@ -87,43 +83,6 @@ pub enum Change {
     HistoryLost,
     /// What the API server last said to a write for a target; `None` when all is well.
     WriteError(Target, Option<String>),
-}
-
-/// Something whose plan may have changed. In the order in which they are planned where several of one [`Rank`] are due at
-/// once: what a first Sidecar waits for comes before it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Target {
-    /// The placeholder Service.
-    Ports,
-    /// A namespace: its generated fences, its EnvoyFilter and its Telemetry.
-    Namespace(Name),
-    /// A fence: its Sidecar and status.
-    Fence(FenceKey),
-    /// The fallback gateway's routes to a namespace's Services.
-    Routes(Name),
-}
-
-impl Target {
-    /// What kind of target it is: metric label and log field.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Fence(_) => "fence",
-            Self::Namespace(_) => "namespace",
-            Self::Routes(_) => "routes",
-            Self::Ports => "ports",
-        }
-    }
-}
-
-/// Which of several targets that are due is planned first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Rank {
-    /// Fences wait for it; or it is a first Sidecar, which makes a proxy smallest.
-    Urgent,
-    /// A Sidecar or routes that change.
-    Normal,
-    /// Nothing waits for it: first routes that add no rule to what the gateway does by itself.
-    Idle,
 }
 
 /// A label of ours that means nothing, for the author of the object.

@@ -17,7 +17,7 @@ use crate::history::{MOST_SILENT, Past};
 use crate::learn::MOST_LEARNED;
 use crate::name::{ConfigKey, FenceKey, ServiceKey};
 use crate::optin::Workload;
-use crate::plan::seconds;
+use crate::time::seconds;
 
 /// Why connections of a workload may be open that metrics do not show.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,10 +10,8 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
+use crate::facts::Rule;
 use crate::name::{ConfigKey, qualify};
-
-/// A rule, or another object, as written.
-pub type Rule = Map<String, Value>;
 
 /// What a rule of a delegate has of the root's where it says nothing itself, each under all its names.
 const INHERITED: [&[&str]; 11] = [

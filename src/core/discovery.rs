@@ -9,46 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use crate::change::{Dirty, Target};
+use crate::change::Dirty;
 use crate::engine::Engine;
-use crate::facts::{NamespaceFacts, ServiceFacts, VirtualServiceFacts, Visibility};
-use crate::jwks::JwksFacts;
+use crate::facts::{
+    JwksFacts, MeshConfigFacts, NamespaceFacts, PolicyFacts, ServiceEntryFacts, ServiceFacts,
+    VirtualServiceFacts,
+};
 use crate::name::{ConfigKey, Name, ServiceKey};
-use crate::policy::PolicyFacts;
-use crate::service_entry::ServiceEntryFacts;
-use crate::telemetry::MeshConfigFacts;
-
-/// An `exportTo` of MeshConfig for objects without one.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DefaultExport(Vec<String>);
-
-impl DefaultExport {
-    /// Reads it. Without one, and with an empty one, everything is for all (Istio: `DefaultMeshConfig`).
-    pub fn of(export_to: Option<Vec<String>>) -> Self {
-        Self(export_to.unwrap_or_default())
-    }
-
-    /// Who sees an object of `namespace`.
-    fn visibility(&self, namespace: &str) -> Visibility {
-        Visibility::parse(self.0.iter().map(String::as_str), namespace).unwrap_or_default()
-    }
-
-    fn is_private(&self) -> bool {
-        self.0.iter().any(|entry| entry == ".")
-    }
-}
-
-/// Who sees what does not say it (Istio: `initDefaultExportMaps`).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DefaultExports {
-    /// Services and ServiceEntries: both are services to Istio.
-    pub services: DefaultExport,
-    /// VirtualServices.
-    pub virtual_services: DefaultExport,
-    /// DestinationRules. Of none is more read than the host; but where they stay in their namespace, the fallback gateway
-    /// does not know the subsets that they define.
-    pub destination_rules: DefaultExport,
-}
+use crate::plan::target::Target;
 
 /// Objects of namespaces that istiod does not look into.
 #[derive(Default)]

@@ -18,21 +18,20 @@ use jiff::{SignedDuration, Timestamp};
 use servicefence_crd::{LearnedHost, Mode, ServiceFence, ServiceFenceSpec, names};
 
 use crate::allow::{Allowed, What, Wishes};
-use crate::change::Target;
 use crate::discovery::Aside;
 use crate::engine::arrivals::Arrivals;
 use crate::engine::mentions::Mentions;
-use crate::facts::{PodFacts, SidecarFacts, Written};
+use crate::facts::{MeshConfigFacts, PodFacts, SidecarFacts, TelemetryFacts, Written};
 use crate::gateway_api::GatewayApi;
 use crate::history::{self, History};
 use crate::labels::Asked;
-use crate::mutual_tls::MutualTls;
+use crate::mutual_tls::PeerAuthentications;
 use crate::name::{Cidr, ConfigKey, FenceKey, Fingerprint, Name, PodKey};
 use crate::optin::Named;
 use crate::plan::EnvoyFilters;
+use crate::plan::target::Target;
 use crate::registry::Registry;
 use crate::settings::Settings;
-use crate::telemetry::{MeshConfigFacts, TelemetryFacts};
 use crate::transition::Warm;
 
 /// A fence and what was observed of it.
@@ -139,7 +138,7 @@ pub struct Engine {
     pub(crate) telemetries: BTreeMap<ConfigKey, TelemetryFacts>,
     pub(crate) mesh_config: MeshConfigFacts,
     pub(crate) aside: Aside,
-    pub(crate) mutual_tls: MutualTls,
+    pub(crate) mutual_tls: PeerAuthentications,
     pub(crate) history: History,
     pub(crate) history_read: history::Read,
     /// Digests of the specs that the namespaces' EnvoyFilters must have.
@@ -176,7 +175,7 @@ impl Engine {
             telemetries: BTreeMap::new(),
             mesh_config: MeshConfigFacts::default(),
             aside: Aside::default(),
-            mutual_tls: MutualTls::new(settings.root_namespace.clone()),
+            mutual_tls: PeerAuthentications::new(settings.root_namespace.clone()),
             settings,
             history: History::default(),
             history_read: BTreeMap::new(),

@@ -12,7 +12,7 @@ use crate::engine::{Engine, Fence};
 use crate::facts::ServiceFacts;
 use crate::history::MOST_SILENT;
 use crate::name::{FenceKey, Name, ServiceKey};
-use crate::plan::seconds;
+use crate::time::seconds;
 
 /// How often hosts leave a fence.
 const EVERY: SignedDuration = SignedDuration::from_hours(1);

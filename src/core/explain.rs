@@ -11,11 +11,10 @@ use servicefence_crd::{Mode, NonHttp, Source};
 
 use crate::connections::{KeptNonHttp, non_http};
 use crate::engine::{Engine, Fence};
-use crate::facts::{ServiceFacts, VirtualServiceFacts};
+use crate::facts::{Caller, ServiceFacts, VirtualServiceFacts};
 use crate::headless::Kept;
+use crate::name::ours::sidecar_name;
 use crate::name::{FenceKey, ScopeHost, ServiceKey};
-use crate::policy::Caller;
-use crate::render::sidecar_name;
 use crate::scope::Why;
 
 /// Why a host is in a fence's scope, or is not.

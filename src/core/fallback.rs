@@ -6,10 +6,11 @@
 use serde_json::Value;
 use servicefence_crd::{Fallback, Mode, Source};
 
-use crate::change::{Dirty, Target};
+use crate::change::Dirty;
 use crate::engine::{Engine, Fence};
-use crate::mutual_tls::PeerAuthenticationFacts;
+use crate::facts::PeerAuthenticationFacts;
 use crate::name::{ConfigKey, FenceKey, Name, ScopeHost, ServiceKey};
+use crate::plan::target::Target;
 
 /// `outboundTrafficPolicy.mode` with which nothing is passed through.
 const REGISTRY_ONLY: &str = "REGISTRY_ONLY";

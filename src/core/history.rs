@@ -9,12 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 use servicefence_crd::{Mode, Source};
 
-use crate::change::{Dirty, Target};
+use crate::change::Dirty;
 use crate::engine::{Engine, Fence};
 use crate::expiry::Expiry;
 use crate::learn::MOST_LEARNED;
 use crate::name::{FenceKey, Name};
 use crate::plan::Held;
+use crate::plan::target::Target;
 use crate::traffic::Told;
 
 /// How far the reading is.

@@ -6,42 +6,10 @@
 //! Flows in: RequestAuthentications and pods. Flows out: the hosts that a fence's proxies ask for keys. How istiod is
 //! set is not known here, so they count always: one host too many in a scope harms nobody.
 
-use std::collections::BTreeSet;
-
-use servicefence_crd::istio::RequestAuthenticationSpec;
-
 use crate::engine::{Engine, Fence};
-use crate::facts::Labels;
-use crate::name::{ConfigKey, FenceKey, Name, ScopeHost};
-use crate::optin::{Workload, matches};
-use crate::policy::selected;
-
-/// A RequestAuthentication with keys elsewhere.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JwksFacts {
-    /// The pods that it is for; empty: all of its namespace, of the mesh in Istio's root namespace.
-    selector: Labels,
-    /// The hosts with the keys.
-    servers: BTreeSet<Name>,
-}
-
-impl JwksFacts {
-    /// Reads one whose `jwksUri`s have these hosts; `None` where there are none, or where it is for a gateway or waypoint
-    /// (Istio: `ShouldAttachPolicy`). istiod looks a host up as it stands (`LookupCluster`), so a short name is no Service.
-    pub fn of<'a>(
-        spec: &RequestAuthenticationSpec,
-        hosts: impl IntoIterator<Item = &'a str>,
-    ) -> Option<Self> {
-        if spec.target_ref.is_some() || !spec.target_refs.is_empty() {
-            return None;
-        }
-        let servers: BTreeSet<_> = hosts.into_iter().map(Name::from).collect();
-        (!servers.is_empty()).then(|| Self {
-            selector: selected(spec.selector.as_ref()),
-            servers,
-        })
-    }
-}
+use crate::facts::{JwksFacts, Labels, matches};
+use crate::name::{ConfigKey, FenceKey, ScopeHost};
+use crate::optin::Workload;
 
 impl Engine {
     /// Each host of the mesh from which a fence's proxies fetch keys, as they import it, with the RequestAuthentication that

@@ -13,6 +13,7 @@ use crate::expiry::Expiry;
 use crate::facts::{ServiceFacts, ServiceKind};
 use crate::miss::Miss;
 use crate::name::{FenceKey, PodKey, ScopeHost, ServiceKey};
+use crate::time::seconds;
 
 /// The longest learned list, as in the CRD.
 pub const MOST_LEARNED: usize = 2_000;
@@ -227,9 +228,4 @@ pub fn learn<'a>(
     }
     list.sort_by(|one, other| one.host.cmp(&other.host));
     changed.then_some(list)
-}
-
-/// Kubernetes writes times in whole seconds.
-fn seconds(at: Timestamp) -> Timestamp {
-    Timestamp::from_second(at.as_second()).unwrap_or(at)
 }

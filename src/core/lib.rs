@@ -3,7 +3,6 @@
 //! One [`Engine`] serves the controller, tests and every tool that explains: [`Engine::apply`]
 //! takes in a change and says what it touches, `Engine::plan_*` says what to write.
 
-mod alias;
 mod allow;
 mod change;
 mod connections;
@@ -26,7 +25,6 @@ pub mod name;
 pub mod observe;
 mod optin;
 mod plan;
-pub mod policy;
 mod registry;
 pub mod render;
 mod retention;
@@ -36,19 +34,21 @@ pub mod service_entry;
 mod settings;
 pub mod simulate;
 pub mod telemetry;
+mod time;
 mod traffic;
 mod transition;
 
-pub use alias::Alias;
 pub use allow::{Allowed, HostPattern, Wishes};
-pub use change::{Change, Dirty, Rank, Target, UnknownLabel};
+pub use change::{Change, Dirty, UnknownLabel};
 pub use engine::{Engine, Fence};
 pub use expiry::{Expiry, WhyForgotten};
 pub use explain::{Because, Explanation};
+pub use facts::LABELS;
 pub use learn::{Attribution, Observation, Period, Unattributed, learn};
+pub use plan::target::{Rank, Target};
 pub use plan::{FencePlan, NamespacePlan, PortsPlan, Reason, RoutesPlan, Said};
 pub use registry::Registry;
 pub use savings::Size;
 pub use scope::{Scope, Why, Whys};
-pub use settings::Settings;
-pub use traffic::{Call, Counted, LABELS, Teller, Told, Traffic};
+pub use settings::{Alias, Settings};
+pub use traffic::{Call, Counted, Teller, Told, Traffic};

@@ -8,44 +8,20 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
-
-use crate::facts::{Labels, ServiceFacts};
+use crate::facts::{MutualTls, PeerAuthenticationFacts, ServiceFacts};
 use crate::name::{ConfigKey, Name, ServiceKey};
 
 /// How many namespaces or objects a sentence names.
 const MOST_NAMED: usize = 5;
 
-/// What inbound connections must be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Mutual TLS.
-    Strict,
-    /// Anything else.
-    Lax,
-}
-
-/// A PeerAuthentication.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerAuthenticationFacts {
-    /// Its mode; `None`: that of the level above.
-    pub mode: Option<Mode>,
-    /// The pods that it is for; empty: all.
-    pub selector: Labels,
-    /// Whether some port must be mutual TLS. Counts only with a selector.
-    pub strict_port: bool,
-    /// Among several of one level Istio takes the oldest.
-    pub created: Timestamp,
-}
-
 /// All PeerAuthentications.
 #[derive(Debug)]
-pub struct MutualTls {
+pub struct PeerAuthentications {
     root: Name,
     all: BTreeMap<ConfigKey, PeerAuthenticationFacts>,
 }
 
-impl MutualTls {
+impl PeerAuthentications {
     /// A mesh with this root namespace and no PeerAuthentication.
     pub fn new(root: Name) -> Self {
         Self {
@@ -69,7 +45,7 @@ impl MutualTls {
                 |(label, value): (&String, &String)| facts.selector.get(label).is_none_or(|is| is == value);
             one.is_for_some() && one.can_be_strict() && one.selector.iter().all(fits)
         });
-        of_some || self.of_namespace(&key.namespace) == Mode::Strict
+        of_some || self.of_namespace(&key.namespace) == MutualTls::Strict
     }
 
     /// Where mutual TLS is required, in words; `None`: nowhere.
@@ -81,14 +57,14 @@ impl MutualTls {
         };
         let of = |mode| namespaces().filter(move |name| self.of_namespace(name) == mode);
         let mut said = Vec::new();
-        if self.of_mesh() == Mode::Strict {
-            let but: Vec<_> = of(Mode::Lax).map(|name| &**name).collect();
+        if self.of_mesh() == MutualTls::Strict {
+            let but: Vec<_> = of(MutualTls::Lax).map(|name| &**name).collect();
             said.push(match but.as_slice() {
                 [] => "all namespaces".to_owned(),
                 names => format!("all namespaces but {}", some_of(names)),
             });
         } else {
-            let names: Vec<_> = of(Mode::Strict).map(|name| &**name).collect();
+            let names: Vec<_> = of(MutualTls::Strict).map(|name| &**name).collect();
             if !names.is_empty() {
                 said.push(format!("namespaces {}", some_of(&names)));
             }
@@ -97,7 +73,9 @@ impl MutualTls {
             .all
             .iter()
             .filter(|(key, one)| {
-                one.is_for_some() && one.can_be_strict() && self.of_namespace(&key.namespace) == Mode::Lax
+                one.is_for_some()
+                    && one.can_be_strict()
+                    && self.of_namespace(&key.namespace) == MutualTls::Lax
             })
             .map(|(key, _)| key.to_string())
             .collect();
@@ -118,29 +96,19 @@ impl MutualTls {
     }
 
     /// What the one for all pods of a namespace says.
-    fn said_for_all(&self, namespace: &str) -> Option<Mode> {
+    fn said_for_all(&self, namespace: &str) -> Option<MutualTls> {
         self.in_namespace(namespace)
             .filter(|(_, one)| !one.is_for_some())
             .min_by_key(|(key, one)| (one.created, *key))
             .and_then(|(_, one)| one.mode)
     }
 
-    fn of_mesh(&self) -> Mode {
-        self.said_for_all(&self.root).unwrap_or(Mode::Lax)
+    fn of_mesh(&self) -> MutualTls {
+        self.said_for_all(&self.root).unwrap_or(MutualTls::Lax)
     }
 
-    fn of_namespace(&self, namespace: &str) -> Mode {
+    fn of_namespace(&self, namespace: &str) -> MutualTls {
         self.said_for_all(namespace).unwrap_or_else(|| self.of_mesh())
-    }
-}
-
-impl PeerAuthenticationFacts {
-    fn is_for_some(&self) -> bool {
-        !self.selector.is_empty()
-    }
-
-    fn can_be_strict(&self) -> bool {
-        self.mode == Some(Mode::Strict) || self.strict_port
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! They are shared pointers: one host name stands in thousands of scopes.
 
+pub mod ours;
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};

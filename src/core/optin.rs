@@ -9,9 +9,10 @@ use std::fmt;
 use servicefence_crd::{Mode, ServiceFenceSpec, names};
 
 use crate::engine::{Engine, Fence};
-use crate::facts::{Labels, NamespaceFacts, PodFacts, ServiceKind, SidecarFacts};
+use crate::facts::{Labels, NamespaceFacts, PodFacts, ServiceKind, SidecarFacts, matches};
+use crate::name::ours::{ENVOY_FILTER, fence_of_sidecar, sidecar_of};
 use crate::name::{ConfigKey, FenceKey, Name, PodKey, ServiceKey};
-use crate::render::{self, Kind};
+use crate::render::Kind;
 
 /// Why a fence that should be enforced is not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,11 +103,6 @@ pub enum Workload<'a> {
     NoPods(ServiceKey),
 }
 
-/// Whether all of `selector`'s labels are among `labels`.
-pub fn matches(selector: &Labels, labels: &Labels) -> bool {
-    !selector.is_empty() && selector.iter().all(|(key, value)| labels.get(key) == Some(value))
-}
-
 impl Engine {
     /// What a fence's workload resolves to.
     pub(crate) fn workload<'a>(&'a self, fence: &'a Fence) -> Workload<'a> {
@@ -149,13 +145,13 @@ impl Engine {
 
     /// What keeps a fence from being enforced.
     pub(crate) fn conflict(&self, key: &FenceKey, fence: &Fence, of: Pods<'_>) -> Option<Conflict> {
-        let own_name = render::sidecar_of(key);
+        let own_name = sidecar_of(key);
         if self.sidecars.get(&own_name).is_some_and(|sidecar| !sidecar.ours) {
             return Some(Conflict::NameTaken(Kind::Sidecar, own_name));
         }
         let by_gateway = self.falls_back_to_gateway(&key.namespace);
         if by_gateway && self.envoy_filters.get(&key.namespace).is_some_and(|is| !is.ours) {
-            let name = ConfigKey::new(key.namespace.clone(), render::ENVOY_FILTER);
+            let name = ConfigKey::new(key.namespace.clone(), ENVOY_FILTER);
             return Some(Conflict::NameTaken(Kind::EnvoyFilter, name));
         }
         let overlaps = self.overlaps(&key.namespace, of);
@@ -210,7 +206,7 @@ impl Engine {
         let overlaps = self.overlaps(&key.namespace, of);
         self.sidecars_in(&key.namespace)
             .filter(|(_, sidecar)| sidecar.ours && overlaps(sidecar.selector.as_ref()))
-            .filter_map(|(sidecar, _)| render::fence_of_sidecar(sidecar))
+            .filter_map(|(sidecar, _)| fence_of_sidecar(sidecar))
             .find(|other| other != key && self.fences.contains_key(other))
     }
 

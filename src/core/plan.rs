@@ -9,22 +9,22 @@ mod mesh;
 mod namespace;
 mod sentences;
 mod status;
+pub mod target;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use crate::plan::fence::EnvoyFilters;
-pub use crate::plan::fence::FencePlan;
-pub use crate::plan::mesh::{PortsPlan, RoutesPlan};
-pub use crate::plan::namespace::NamespacePlan;
-pub(crate) use crate::plan::status::seconds;
-pub use crate::plan::status::{Reason, Said};
+pub(crate) use self::fence::EnvoyFilters;
+pub use self::fence::FencePlan;
+pub use self::mesh::{PortsPlan, RoutesPlan};
+pub use self::namespace::NamespacePlan;
+pub use self::status::{Reason, Said};
 
 use jiff::Timestamp;
 
-use crate::change::Target;
 use crate::history::History;
 use crate::name::{Name, ServiceKey};
 use crate::optin::{Conflict, Exclusion};
+use crate::plan::target::Target;
 use crate::telemetry::Blind;
 
 /// Why the mesh is not as a fence asks.

@@ -14,23 +14,21 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Add as _;
 
-use crate::alias::Alias;
 use crate::facts::{
-    Labels, NamespaceFacts, Protocol, ServiceFacts, ServiceKind, VirtualServiceFacts, Visibility,
+    Caller, JwksFacts, Labels, NamespaceFacts, PolicyFacts, Protocol, ServiceEntryFacts, ServiceFacts,
+    ServiceKind, VirtualServiceFacts, Visibility,
 };
-use crate::jwks::JwksFacts;
 use crate::name::{ConfigKey, Name, ServiceKey};
-use crate::policy::{Caller, PolicyFacts};
 use crate::registry::aliases::Aliases;
 use crate::registry::delegates::Roots;
 use crate::registry::endpoints::Endpoints;
 use crate::registry::index::{ByHost, forget, index};
 use crate::savings::Size;
-use crate::service_entry::ServiceEntryFacts;
+use crate::settings::Alias;
 
-pub use crate::registry::aliases::Further;
-pub use crate::registry::delegates::ChangedRules;
-pub(crate) use crate::registry::index::count;
+pub use self::aliases::Further;
+pub use self::delegates::ChangedRules;
+pub(crate) use self::index::count;
 
 /// Port numbers that every istio-proxy listens on itself.
 /// <https://istio.io/latest/docs/ops/deployment/application-requirements/>

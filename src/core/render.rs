@@ -3,130 +3,24 @@
 
 mod address;
 mod envoy_filter;
+mod object;
 mod ports;
 mod routes;
 mod second_look;
 mod sidecar;
 mod telemetry;
 
-pub use crate::render::envoy_filter::{
-    ENVOY_FILTER, envoy_filter, envoy_filter_spec, envoy_filter_standby_spec,
-};
-pub use crate::render::ports::ports;
-pub use crate::render::routes::{Carry, NotCarried, Routes, namespace_of_routes, routes};
-pub use crate::render::second_look::Ranges;
-pub use crate::render::sidecar::{WARM, fence_of_sidecar, says_more, sidecar, sidecar_name, sidecar_of};
-pub use crate::render::telemetry::{TELEMETRY, telemetry};
+pub use self::envoy_filter::{envoy_filter, envoy_filter_spec, envoy_filter_standby_spec};
+pub use self::object::{Kind, Object, Write, fingerprint};
+pub use self::ports::ports;
+pub use self::routes::{Carry, NotCarried, Routes, routes};
+pub use self::second_look::Ranges;
+pub use self::sidecar::{says_more, sidecar};
+pub use self::telemetry::telemetry;
 
-use serde_json::{Value, json};
-use servicefence_crd::names;
+use serde_json::json;
 
-use crate::name::{FenceKey, Fingerprint, Name};
-
-/// Kinds of objects that we write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// `servicefence.io/v1alpha1`
-    ServiceFence,
-    /// `networking.istio.io/v1`
-    Sidecar,
-    /// `networking.istio.io/v1`
-    VirtualService,
-    /// `networking.istio.io/v1alpha3`
-    EnvoyFilter,
-    /// `telemetry.istio.io/v1`
-    Telemetry,
-    /// `v1`
-    Service,
-}
-
-impl Kind {
-    /// Group and version.
-    pub fn api_version(self) -> &'static str {
-        match self {
-            Self::ServiceFence => "servicefence.io/v1alpha1",
-            Self::Sidecar | Self::VirtualService => "networking.istio.io/v1",
-            Self::EnvoyFilter => "networking.istio.io/v1alpha3",
-            Self::Telemetry => "telemetry.istio.io/v1",
-            Self::Service => "v1",
-        }
-    }
-
-    /// The kind's name.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::ServiceFence => "ServiceFence",
-            Self::Sidecar => "Sidecar",
-            Self::VirtualService => "VirtualService",
-            Self::EnvoyFilter => "EnvoyFilter",
-            Self::Telemetry => "Telemetry",
-            Self::Service => "Service",
-        }
-    }
-}
-
-/// One write.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Write {
-    /// Server-side apply.
-    Apply(Object),
-    /// Delete, if it still is ours.
-    Delete(Kind, Name, Name),
-}
-
-/// An object as it must be.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Object {
-    /// Its kind.
-    pub kind: Kind,
-    /// Its namespace.
-    pub namespace: Name,
-    /// Its name.
-    pub name: Name,
-    /// The whole of it.
-    pub body: Value,
-}
-
-impl Object {
-    fn new(kind: Kind, namespace: &Name, name: &str, spec: &Value) -> Self {
-        let body = json!({
-            "apiVersion": kind.api_version(),
-            "kind": kind.as_str(),
-            "metadata": {
-                "namespace": &**namespace,
-                "name": name,
-                "labels": {names::MANAGED_BY: names::MANAGER},
-            },
-            "spec": spec,
-        });
-        Self {
-            kind,
-            namespace: namespace.clone(),
-            name: name.into(),
-            body,
-        }
-    }
-
-    /// Digest of what [`fingerprint`] looks at.
-    pub fn fingerprint(&self) -> Fingerprint {
-        fingerprint(self.kind, &self.body)
-    }
-}
-
-/// Digest of what must not differ between an object as observed and as we would write it: its
-/// owners and its spec. Of a Service only the ports, since the API server fills in the rest.
-pub fn fingerprint(kind: Kind, body: &Value) -> Fingerprint {
-    if kind == Kind::Service {
-        let ports = body["spec"]["ports"].as_array().into_iter().flatten();
-        return Fingerprint::of(&ports.map(|port| json!([port["name"], port["port"]])).collect());
-    }
-    let owners = body["metadata"]["ownerReferences"]
-        .as_array()
-        .into_iter()
-        .flatten();
-    let owners: Value = owners.map(|owner| owner["uid"].clone()).collect();
-    Fingerprint::of(&json!([owners, body["spec"]]))
-}
+use crate::name::FenceKey;
 
 /// A fence that labels ask for.
 pub fn service_fence(key: &FenceKey) -> Object {

@@ -13,7 +13,7 @@ use servicefence_crd::{MissingHost, ServiceFenceStatus};
 use crate::engine::{Engine, Fence};
 use crate::facts::VirtualServiceFacts;
 use crate::name::{FenceKey, Name, ServiceKey};
-use crate::plan::seconds;
+use crate::time::seconds;
 
 /// Most hosts that are forgotten together, as in the CRD.
 const MOST_FORGOTTEN: usize = 200;

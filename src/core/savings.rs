@@ -10,9 +10,9 @@ use jiff::{SignedDuration, Timestamp};
 use servicefence_crd::{Savings, Scope};
 
 use crate::engine::{Engine, Fence};
-use crate::facts::{Protocol, ServiceFacts, ServiceKind};
+use crate::facts::{Protocol, ServiceFacts, ServiceKind, matches};
 use crate::name::{FenceKey, ScopeHost};
-use crate::optin::{Pods, Workload, matches};
+use crate::optin::{Pods, Workload};
 
 /// How often a status may say anew what a scope saves.
 pub(crate) const AT_MOST_EVERY: SignedDuration = SignedDuration::from_hours(1);

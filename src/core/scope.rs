@@ -12,9 +12,8 @@ use servicefence_crd::{LearnedHost, ServiceFenceSpec, Source, names};
 use crate::allow::Wishes;
 use crate::connections::KeptNonHttp;
 use crate::engine::Engine;
-use crate::facts::{Protocol, ServiceFacts, ServiceKind};
+use crate::facts::{Caller, Protocol, ServiceFacts, ServiceKind};
 use crate::name::{Name, ScopeHost, ServiceKey};
-use crate::policy::Caller;
 use crate::registry::{Further, Registry};
 
 /// Why a host is in a scope.

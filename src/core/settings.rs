@@ -1,11 +1,14 @@
 //! What the operator of the controller decides.
 
+mod alias;
+
+pub use self::alias::Alias;
+
 use std::collections::BTreeSet;
 
 use jiff::SignedDuration;
 use servicefence_crd::{Fallback, Mode, Selector};
 
-use crate::alias::Alias;
 use crate::name::{Cidr, Name, ScopeHost};
 
 /// What the operator of the controller decides.
@@ -33,7 +36,7 @@ pub struct Settings {
     pub baseline: Vec<ScopeHost>,
     /// Further hosts that come into a scope with those that match a pattern.
     pub aliases: Vec<Alias>,
-    /// Ranges of pod addresses; empty: what the pods of Services tell, see [`Registry::pod_ranges`].
+    /// Ranges of pod addresses; empty: those in which the pods of Services are.
     pub pod_cidrs: BTreeSet<Cidr>,
     /// After how long without a call learned hosts are forgotten; zero: never.
     pub expire_after: SignedDuration,

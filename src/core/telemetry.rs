@@ -8,17 +8,14 @@
 
 use std::collections::BTreeSet;
 
-use jiff::Timestamp;
 use serde_json::{Value, json};
-use servicefence_crd::{Mode, Selector, Source};
+use servicefence_crd::{Mode, Source};
 
-use crate::discovery::DefaultExports;
 use crate::engine::Engine;
-use crate::name::{ConfigKey, Fingerprint, Name, ScopeHost};
+use crate::facts::{PROVIDER, TelemetryFacts};
+use crate::name::ours::TELEMETRY;
+use crate::name::{ConfigKey, Name};
 use crate::render;
-
-/// The extension provider that our Telemetry names; it is for the operator to define in MeshConfig.
-pub const PROVIDER: &str = "servicefence";
 
 /// Calls to what a proxy does not know, which it passes through.
 const MISSES: &str = "xds.cluster_name == 'PassthroughCluster' || xds.route_name == 'allow_any'";
@@ -26,46 +23,6 @@ const MISSES: &str = "xds.cluster_name == 'PassthroughCluster' || xds.route_name
 /// Istio's built-in provider for Envoy's standard output.
 const STDOUT_PROVIDER: &str = "envoy";
 const STDOUT: &str = "/dev/stdout";
-
-/// A Telemetry.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TelemetryFacts {
-    /// Carries our label.
-    pub ours: bool,
-    /// It is for all pods of its namespace.
-    pub for_all: bool,
-    /// `spec.accessLogging`.
-    pub access_logging: Vec<Value>,
-    /// It may take connections, or their bytes, out of the metrics that proxies tell of their own calls.
-    pub hides_connections: bool,
-    /// Of two for all pods Istio takes the older.
-    pub created: Timestamp,
-    /// Digest of its spec.
-    pub fingerprint: Fingerprint,
-}
-
-/// What MeshConfig says.
-/// <https://istio.io/latest/docs/reference/config/istio.mesh.v1alpha1/>
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct MeshConfigFacts {
-    /// Whether the provider `servicefence` is there.
-    pub has_provider: bool,
-    /// The Service to which it makes proxies report.
-    pub reports_to: Option<ScopeHost>,
-    /// `defaultProviders.accessLogging`.
-    pub default_providers: Vec<String>,
-    /// `accessLogFile`; empty: none.
-    pub access_log_file: String,
-    /// Whether what the mesh does not know is refused (`outboundTrafficPolicy.mode`).
-    pub registry_only: bool,
-    /// Services of the other extension providers: external authorization, tracing, access logs. Proxies call them by
-    /// themselves, and Istio does not import them into a Sidecar by itself.
-    pub provider_hosts: BTreeSet<ScopeHost>,
-    /// Who sees what does not say it.
-    pub default_exports: DefaultExports,
-    /// The namespaces that istiod looks into; empty: all.
-    pub discovery_selectors: Vec<Selector>,
-}
 
 /// Why proxies do not tell of their calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,7 +62,7 @@ impl Engine {
             .telemetries_in(namespace)
             .filter(|(_, telemetry)| !telemetry.ours)
             .filter(|(key, telemetry)| {
-                telemetry.for_all || !telemetry.access_logging.is_empty() || *key.name == *render::TELEMETRY
+                telemetry.for_all || !telemetry.access_logging.is_empty() || *key.name == *TELEMETRY
             })
             .find(|(_, telemetry)| !telemetry.reports());
         if let Some((key, _)) = users {
@@ -178,7 +135,7 @@ impl Engine {
             Err(_) => false,
             Ok(false) => true,
             Ok(true) => {
-                let key = ConfigKey::new(namespace.clone(), render::TELEMETRY);
+                let key = ConfigKey::new(namespace.clone(), TELEMETRY);
                 let is = self.telemetries.get(&key).filter(|is| is.ours);
                 let wanted = render::telemetry(namespace, &self.wanted_access_logging(namespace));
                 is.is_some_and(|is| is.fingerprint == wanted.fingerprint())
@@ -191,21 +148,5 @@ impl Engine {
         let mut namespaces = self.fenced_namespaces();
         namespaces.retain(|namespace| self.reads_logs(namespace));
         namespaces
-    }
-}
-
-impl TelemetryFacts {
-    /// Whether it makes proxies report their calls to us.
-    fn reports(&self) -> bool {
-        self.access_logging.iter().any(|entry| {
-            let named = entry["providers"].as_array().into_iter().flatten();
-            let for_clients = entry["match"]["mode"] != "SERVER";
-            let enabled = entry["disabled"] != true;
-            for_clients
-                && enabled
-                && named
-                    .filter_map(|provider| provider["name"].as_str())
-                    .any(|name| name.eq_ignore_ascii_case(PROVIDER))
-        })
     }
 }

@@ -15,18 +15,6 @@ use crate::learn::{MOST_LEARNED, Observation, Period, Unattributed};
 use crate::name::{FenceKey, Name, ScopeHost, ServiceKey};
 use crate::optin::Workload;
 
-/// The labels of Istio's metrics by which connections are known, and that a Telemetry may change.
-pub const LABELS: [&str; 8] = [
-    "reporter",
-    "source_workload_namespace",
-    "source_workload",
-    "source_app",
-    "source_version",
-    "source_canonical_service",
-    "destination_service",
-    "destination_service_name",
-];
-
 /// Whose proxies tell, in the words of Istio's standard metrics.
 /// <https://istio.io/latest/docs/reference/config/metrics/>
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -21,9 +21,10 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 
 use crate::events::Events;
+use crate::fence::Change;
+use crate::fence::name::ours::ENVOY_FILTER;
 use crate::fence::name::{Cidr, Name};
 use crate::fence::observe::{Custom, Lean, Observe, Watched, resource};
-use crate::fence::{Change, render};
 use crate::metrics::Metrics;
 use crate::readiness::{Pending, Readiness};
 use crate::state::{ObjectId, State};
@@ -103,7 +104,7 @@ pub fn start(context: &Context, tasks: &mut Supervisor, readiness: &Readiness) {
     ] {
         let api: Api<Custom> = Api::all_with(client(), &resource(watched));
         let config = match watched {
-            Watched::EnvoyFilters => all().fields(&format!("metadata.name={}", render::ENVOY_FILTER)),
+            Watched::EnvoyFilters => all().fields(&format!("metadata.name={ENVOY_FILTER}")),
             _ => all(),
         };
         spawn(watched, watcher::watcher(api, config), context, tasks, readiness);

@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::delegate::Rule;
+use crate::facts::Rule;
 
 /// Matches of one string.
 const STRINGS: [&str; 4] = ["uri", "scheme", "method", "authority"];

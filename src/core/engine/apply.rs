@@ -7,15 +7,17 @@ use jiff::Timestamp;
 use servicefence_crd::ServiceFence;
 
 use crate::allow::Allowed;
-use crate::change::{Change, Dirty, Target, UnknownLabel};
+use crate::change::{Change, Dirty, UnknownLabel};
 use crate::engine::{Engine, Fence};
-use crate::facts::{NamespaceFacts, PodFacts, Port, ServiceFacts, ServiceKind, SidecarFacts};
-use crate::jwks::JwksFacts;
+use crate::facts::{
+    JwksFacts, NamespaceFacts, PodFacts, PolicyFacts, Port, ServiceFacts, ServiceKind, SidecarFacts,
+    TelemetryFacts,
+};
 use crate::labels::in_force;
+use crate::name::ours::{fence_of_sidecar, namespace_of_routes, sidecar_of};
 use crate::name::{ConfigKey, FenceKey, Name, PodKey, ServiceKey};
-use crate::policy::PolicyFacts;
-use crate::telemetry::TelemetryFacts;
-use crate::{render, transition};
+use crate::plan::target::Target;
+use crate::transition;
 
 impl Engine {
     /// Takes in one change and says what it touches.
@@ -67,7 +69,7 @@ impl Engine {
             Change::MeshConfig(facts) => self.apply_mesh_config(facts, now, &mut dirty),
             Change::Routes(object, written) => {
                 if self.routes.get(&object) != written.as_ref() {
-                    let namespace = render::namespace_of_routes(&object);
+                    let namespace = namespace_of_routes(&object);
                     dirty.targets.extend(namespace.map(Target::Routes));
                     set(&mut self.routes, object, written);
                 }
@@ -362,7 +364,7 @@ impl Engine {
             // One that had no pods because an older fence has them may have them now: what these called was not its own.
             let (read, sidecars) = (&mut self.history_read, &self.sidecars);
             read.retain(|other, _| {
-                other.namespace != key.namespace || sidecars.contains_key(&render::sidecar_of(other))
+                other.namespace != key.namespace || sidecars.contains_key(&sidecar_of(other))
             });
             self.forget_asked(&key.namespace);
             self.dirty_fences_in(&key.namespace, dirty);
@@ -404,7 +406,7 @@ impl Engine {
             let namespaces = self.fenced_namespaces().into_iter().map(Target::Namespace);
             dirty.targets.extend(fences.chain(namespaces));
         }
-        let fence = render::fence_of_sidecar(&key);
+        let fence = fence_of_sidecar(&key);
         if let Some(fence) = &fence {
             fn names(facts: Option<&SidecarFacts>) -> BTreeSet<&Name> {
                 let own = facts.into_iter().filter(|facts| facts.ours);

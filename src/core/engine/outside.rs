@@ -2,11 +2,12 @@
 
 use jiff::Timestamp;
 
-use crate::change::{Dirty, Target};
+use crate::change::Dirty;
 use crate::engine::Engine;
-use crate::facts::SidecarFacts;
+use crate::facts::{ServiceEntryFacts, SidecarFacts};
 use crate::name::{ConfigKey, Name, ServiceKey};
-use crate::service_entry::{SETTLED, ServiceEntryFacts};
+use crate::plan::target::Target;
+use crate::service_entry::SETTLED;
 
 /// Times kept of hosts whose way changed, before those that no longer matter are dropped.
 const MANY: usize = 1_000;

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use crate::change::{Dirty, Target};
+use crate::change::Dirty;
 use crate::engine::Engine;
-use crate::facts::VirtualServiceFacts;
-use crate::gateway_api::{RouteFacts, RouteKey};
+use crate::facts::{RouteFacts, RouteKey, VirtualServiceFacts};
 use crate::name::{ConfigKey, Name, ServiceKey};
+use crate::plan::target::Target;
 use crate::registry::ChangedRules;
 
 impl Engine {

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use crate::allow::Allowed;
-use crate::change::{Dirty, Target};
+use crate::change::Dirty;
 use crate::engine::{Engine, Fence};
-use crate::facts::ServiceFacts;
+use crate::facts::{Caller, PolicyFacts, ServiceFacts};
 use crate::name::{Name, ServiceKey};
-use crate::policy::{Caller, PolicyFacts};
+use crate::plan::target::Target;
 
 impl Engine {
     /// Routes that the rules of these hosts are carried over to.

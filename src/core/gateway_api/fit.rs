@@ -9,7 +9,8 @@ use std::ops::RangeInclusive;
 
 use serde_json::{Value, json};
 
-use crate::delegate::{self, Rule};
+use crate::delegate;
+use crate::facts::Rule;
 
 /// Most bytes of a rule. A route has many matches, and a rule is made for each of them and for each port.
 const LARGEST: usize = 32 * 1024;

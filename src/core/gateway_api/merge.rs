@@ -4,18 +4,9 @@ use std::cmp::Reverse;
 
 use serde_json::{Map, Value, json};
 
-use crate::delegate::Rule;
-use crate::facts::{VirtualServiceFacts, Visibility, destinations};
-use crate::gateway_api::{Parent, RouteFacts, RouteKey, fit};
-
-/// Where a rule of such a VirtualService comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MadeOf {
-    /// The route.
-    pub route: RouteKey,
-    /// Why it cannot be written into a VirtualService, where istiod makes it without asking.
-    pub unfit: Option<&'static str>,
-}
+use crate::facts::route::Parent;
+use crate::facts::{MadeOf, RouteFacts, RouteKey, Rule, VirtualServiceFacts, Visibility, destinations};
+use crate::gateway_api::fit;
 
 /// What istiod makes of routes of `namespace`.
 pub(super) fn virtual_service<'a>(

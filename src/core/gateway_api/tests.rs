@@ -1,8 +1,11 @@
 //! What istiod makes of routes, one golden case for each part of a rule.
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
-use servicefence_crd::gateway_api::{GrpcMatch, HttpMatch};
+use servicefence_crd::gateway_api::{GrpcMatch, HttpMatch, RouteSpec};
 
+use crate::facts::RouteKind;
+use crate::facts::route::translate::{self, Matched};
 use crate::gateway_api::*;
 
 fn backend(name: &str) -> Value {

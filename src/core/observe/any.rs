@@ -7,7 +7,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::Change;
-use crate::observe::{Observe, TrimmedPod, Unreadable};
+use crate::facts::TrimmedPod;
+use crate::observe::{Observe, Unreadable};
 
 /// Reads an object of any kind that is watched. A ConfigMap is taken for the one with Istio's MeshConfig.
 pub fn observe(object: Value, system_namespace: &str) -> Result<Change, Unreadable> {

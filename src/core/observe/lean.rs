@@ -15,7 +15,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::Change;
-use crate::observe::pods::{TrimmedPod, TrimmedPodSpec};
+use crate::facts::{TrimmedPod, TrimmedPodSpec};
 use crate::observe::{Observe, Unreadable};
 
 /// An object without what no decision needs.

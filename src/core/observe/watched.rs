@@ -4,10 +4,10 @@ use kube::core::{ApiResource, GroupVersionKind};
 use servicefence_crd::names;
 
 use crate::change::Change;
-use crate::gateway_api::{RouteKey, RouteKind};
+use crate::facts::{MeshConfigFacts, RouteKey, RouteKind};
+use crate::name::ours::namespace_of_routes;
 use crate::name::{ConfigKey, FenceKey, PodKey, ServiceKey};
-use crate::render::{self, Kind};
-use crate::telemetry::MeshConfigFacts;
+use crate::render::Kind;
 
 /// The API group of routes.
 pub const GATEWAY_API: &str = "gateway.networking.k8s.io";
@@ -134,7 +134,7 @@ pub(crate) fn is_placeholder(namespace: &str, name: &str, system_namespace: &str
 
 /// Whether a VirtualService is named as our routes are.
 pub(crate) fn is_routes(namespace: &str, name: &str, system_namespace: &str) -> bool {
-    namespace == system_namespace && render::namespace_of_routes(name).is_some()
+    namespace == system_namespace && namespace_of_routes(name).is_some()
 }
 
 /// The API resource of a kind.

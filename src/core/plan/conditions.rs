@@ -11,7 +11,8 @@ use crate::learn::MOST_LEARNED;
 use crate::plan::Held;
 use crate::plan::fence::Case;
 use crate::plan::sentences::say_held;
-use crate::plan::status::{Reason, Said, seconds};
+use crate::plan::status::{Reason, Said};
+use crate::time::seconds;
 
 impl Engine {
     /// All conditions, of which the first two say the same.

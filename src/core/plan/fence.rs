@@ -6,14 +6,15 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 use servicefence_crd::{Mode, ServiceFenceStatus, Source};
 
-use crate::change::Target;
 use crate::engine::{Engine, Fence};
 use crate::expiry::WhyForgotten;
 use crate::facts::SidecarFacts;
+use crate::name::ours::sidecar_of;
 use crate::name::{FenceKey, Fingerprint, Name};
 use crate::optin::{Pods, Workload};
 use crate::plan::Held;
 use crate::plan::status::Said;
+use crate::plan::target::Target;
 use crate::render::{self, Write};
 use crate::scope::{self, Scope};
 
@@ -282,8 +283,6 @@ impl Engine {
 
     /// A fence's Sidecar, if it is there and ours.
     pub(crate) fn own_sidecar(&self, key: &FenceKey) -> Option<&SidecarFacts> {
-        self.sidecars
-            .get(&render::sidecar_of(key))
-            .filter(|sidecar| sidecar.ours)
+        self.sidecars.get(&sidecar_of(key)).filter(|sidecar| sidecar.ours)
     }
 }

@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use servicefence_crd::{Mode, names};
 
-use crate::change::{Rank, Target};
 use crate::engine::{Engine, Fence};
 use crate::facts::Written;
+use crate::name::ours::namespace_of_routes;
 use crate::name::{FenceKey, Fingerprint, Name, ServiceKey};
-use crate::render::{self, Carry, Kind, NotCarried, Object, Write, namespace_of_routes};
+use crate::plan::target::{Rank, Target};
+use crate::render::{self, Carry, Kind, NotCarried, Object, Write};
 
 /// What to do for the routes to one namespace's Services.
 #[derive(Debug, Default)]

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use servicefence_crd::Mode;
 
 use crate::engine::Engine;
+use crate::name::ours::{ENVOY_FILTER, TELEMETRY};
 use crate::name::{ConfigKey, Name};
 use crate::optin::Workload;
 use crate::render::{self, Kind, Write};
@@ -68,16 +69,14 @@ impl Engine {
             (false, None) => return,
             (false, Some(_)) if settling.is_some() => return,
             (false, Some(_)) if !stands_by => apply(self.envoy_filter_specs().standby),
-            (false, Some(_)) => {
-                Write::Delete(Kind::EnvoyFilter, namespace.clone(), render::ENVOY_FILTER.into())
-            }
+            (false, Some(_)) => Write::Delete(Kind::EnvoyFilter, namespace.clone(), ENVOY_FILTER.into()),
         };
         plan.writes.push(write);
     }
 
     /// While a fence learns from its proxies' access logs, and nobody else's Telemetry is in the way.
     fn plan_telemetry(&self, namespace: &Name, plan: &mut NamespacePlan) {
-        let key = ConfigKey::new(namespace.clone(), render::TELEMETRY);
+        let key = ConfigKey::new(namespace.clone(), TELEMETRY);
         let is = self.telemetries.get(&key);
         if is.is_some_and(|is| !is.ours) {
             return;

@@ -2,13 +2,14 @@
 
 use servicefence_crd::{Savings, Scope, names};
 
-use crate::change::Target;
+use crate::facts::PROVIDER;
 use crate::history::History;
 use crate::name::{Name, ServiceKey};
 use crate::optin::{Conflict, Exclusion};
 use crate::plan::Held;
 use crate::plan::status::{Reason, Said};
-use crate::telemetry::{Blind, PROVIDER};
+use crate::plan::target::Target;
+use crate::telemetry::Blind;
 
 /// What becomes of calls to hosts out of scope.
 pub(super) enum Rest {

@@ -6,14 +6,15 @@ use std::fmt;
 use jiff::Timestamp;
 use servicefence_crd::{Fallback, Mode, Scope, ServiceFenceStatus};
 
-use crate::change::Target;
 use crate::engine::{Engine, Fence};
+use crate::name::ours::sidecar_name;
 use crate::name::{FenceKey, ScopeHost};
 use crate::plan::Held;
 use crate::plan::fence::{Case, FencePlan};
 use crate::plan::sentences::{Rest, say_held, say_observed, say_scoped};
-use crate::render::sidecar_name;
+use crate::plan::target::Target;
 use crate::scope;
+use crate::time::seconds;
 
 /// Reasons of the conditions, and of the Events on a fence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -375,9 +376,4 @@ fn says_the_same(one: &ServiceFenceStatus, other: &ServiceFenceStatus) -> bool {
         && (connections, scope) == (&other.connections, &other.scope)
         && (retained_since, missing) == (&other.retained_since, &other.missing)
         && (savings, conditions) == (&other.savings, &other.conditions)
-}
-
-/// Times that people read are in whole seconds, as Kubernetes writes those of conditions.
-pub(crate) fn seconds(at: Timestamp) -> Timestamp {
-    Timestamp::from_second(at.as_second()).unwrap_or(at)
 }

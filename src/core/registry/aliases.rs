@@ -4,10 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::alias::Alias;
 use crate::name::{ScopeHost, ServiceKey};
 use crate::registry::index::count;
 use crate::registry::{Name, Registry};
+use crate::settings::Alias;
 
 /// What the operator writes, and what it makes of the mesh's hosts.
 #[derive(Default)]

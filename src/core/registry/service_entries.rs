@@ -1,8 +1,8 @@
 //! What ServiceEntries declare, and which DestinationRules are about it.
 
+use crate::facts::ServiceEntryFacts;
 use crate::name::{ConfigKey, Name, ScopeHost, ServiceKey};
 use crate::registry::Registry;
-use crate::service_entry::ServiceEntryFacts;
 
 impl Registry {
     /// Adds, replaces or removes a ServiceEntry; returns what was there.

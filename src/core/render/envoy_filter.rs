@@ -11,13 +11,11 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 use servicefence_crd::names;
 
+use crate::name::ours::ENVOY_FILTER;
 use crate::name::{Cidr, Name, ServiceKey, cluster_domain};
 use crate::render::address::address_pattern;
 use crate::render::second_look::{Ranges, second_look};
 use crate::render::{Kind, Object};
-
-/// Name of the object in each namespace, and of what it adds to proxies.
-pub const ENVOY_FILTER: &str = "servicefence";
 
 /// One label of a host, whichever.
 const LABEL: &str = r"[^.:\[\]]+";

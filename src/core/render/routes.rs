@@ -12,24 +12,16 @@ use servicefence_crd::names;
 
 use crate::delegate;
 use crate::facts::{Author, Port, Protocol, ServiceFacts, VirtualServiceFacts, Visibility, destinations};
+use crate::name::ours::object_of_routes;
 use crate::name::{ConfigKey, Name, ServiceKey, envoy_address, qualify};
 use crate::registry::Registry;
 use crate::render::{Kind, Object};
-
-const PREFIX: &str = "fallback-";
 
 /// Most rules of one object.
 const MOST_RULES: usize = 1_000;
 
 /// Most bytes of the rules of one object: a third of what etcd stores in one (1.5 MiB by default).
 const MOST_BYTES: usize = 512 * 1024;
-
-/// The namespace that an object of routes is for. Further objects of a namespace are named
-/// `fallback-<namespace>.2` and so on; a namespace's own name has no dot.
-pub fn namespace_of_routes(object: &str) -> Option<Name> {
-    let rest = object.strip_prefix(PREFIX)?;
-    Some(rest.split('.').next().unwrap_or(rest).into())
-}
 
 /// A user's rule that the gateway cannot apply to first calls.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,10 +81,7 @@ pub fn routes(
         }
     }
     for (at, chunk) in chunks(&rules).into_iter().enumerate() {
-        let name = match at {
-            0 => format!("{PREFIX}{namespace}"),
-            _ => format!("{PREFIX}{namespace}.{}", at + 1),
-        };
+        let name = object_of_routes(namespace, at);
         let spec = json!({
             "hosts": ["*"],
             "gateways": [names::FALLBACK, names::FALLBACK_TUNNEL],

@@ -5,33 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value, json};
 
 use crate::facts::{Egress, Labels};
-use crate::name::{ConfigKey, FenceKey, ScopeHost};
+use crate::name::ours::{WARM, sidecar_name};
+use crate::name::{FenceKey, ScopeHost};
 use crate::render::{Kind, Object};
-
-const PREFIX: &str = "servicefence-";
-
-/// Name of the egress listener with the warm hosts.
-pub const WARM: &str = "servicefence-warm";
 
 /// Port of that listener. Istio makes a proxy's clusters from all egress listeners, and its routes and listeners for the
 /// mesh from the one without a port alone.
 const WARM_PORT: u16 = 65534;
-
-/// Name of a fence's Sidecar.
-pub fn sidecar_name(fence: &str) -> String {
-    format!("{PREFIX}{fence}")
-}
-
-/// A fence's Sidecar.
-pub fn sidecar_of(fence: &FenceKey) -> ConfigKey {
-    ConfigKey::new(fence.namespace.clone(), sidecar_name(&fence.name))
-}
-
-/// The fence that a Sidecar of ours belongs to.
-pub fn fence_of_sidecar(sidecar: &ConfigKey) -> Option<FenceKey> {
-    let name = sidecar.name.strip_prefix(PREFIX)?;
-    Some(FenceKey::new(sidecar.namespace.clone(), name))
-}
 
 /// The Sidecar that scopes the pods with these labels, or all that no other one selects. Every host of the scope is exact
 /// and names its namespace, which keeps istiod on its indexed path (`servicesForExactHosts`). `proxy` has the other fields

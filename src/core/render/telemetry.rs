@@ -3,10 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::name::Name;
+use crate::name::ours::TELEMETRY;
 use crate::render::{Kind, Object};
-
-/// Name of the object in each namespace.
-pub const TELEMETRY: &str = "servicefence";
 
 /// The Telemetry of a namespace.
 pub fn telemetry(namespace: &Name, access_logging: &[Value]) -> Object {

@@ -14,8 +14,8 @@ use servicefence_crd::{Source, names};
 
 use crate::change::Change;
 use crate::facts::{Asks, Labels, NamespaceFacts, PodFacts};
-use crate::learn::learn;
-use crate::learn::{Observation, Period};
+use crate::learn::{Observation, Period, learn};
+use crate::name::ours::sidecar_name;
 use crate::name::{FenceKey, Name, PodKey, ServiceKey};
 use crate::observe::{Observe, Watched};
 use crate::render::Kind;
@@ -24,7 +24,7 @@ use crate::simulate::Simulation;
 use crate::simulate::world::objects::merge;
 use crate::traffic::Call;
 
-pub(crate) use crate::simulate::world::objects::{call, dynamic};
+pub(crate) use self::objects::{call, dynamic};
 
 pub(crate) const SYSTEM: &str = "servicefence-system";
 
@@ -177,7 +177,7 @@ impl World {
     pub(crate) fn gone(&mut self, watched: Watched, namespace: &str, name: &str) {
         self.apply(watched.gone(namespace, name, SYSTEM));
         // Kubernetes deletes what a fence owns along with it.
-        let sidecar = crate::render::sidecar_name(name);
+        let sidecar = sidecar_name(name);
         let owned = (Kind::Sidecar, namespace.into(), sidecar.as_str().into());
         if watched == Watched::ServiceFences && self.objects.remove(&owned).is_some() {
             self.simulation

@@ -19,8 +19,8 @@ use tokio::time::timeout;
 
 use super::Context;
 use crate::fence::Change;
+use crate::fence::facts::is_ready;
 use crate::fence::name::Cidr;
-use crate::fence::observe::is_ready;
 use crate::readiness::Readiness;
 use crate::supervisor::Supervisor;
 

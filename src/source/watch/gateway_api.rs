@@ -11,7 +11,7 @@ use kube::runtime::watcher;
 use tokio::time::sleep;
 
 use super::{Context, Watch, pages};
-use crate::fence::gateway_api::RouteKind;
+use crate::fence::facts::RouteKind;
 use crate::fence::observe::{Custom, Watched, resource};
 use crate::readiness::Readiness;
 use crate::supervisor::Supervisor;
@@ -85,8 +85,7 @@ mod tests {
 
     use super::*;
     use crate::events::Events;
-    use crate::fence::Engine;
-    use crate::fence::Settings;
+    use crate::fence::{Engine, Settings};
     use crate::metrics::Metrics;
     use crate::state::State;
 

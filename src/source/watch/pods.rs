@@ -9,8 +9,9 @@ use kube::runtime::watcher;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::{Context, Watch, pages};
+use crate::fence::facts::TrimmedPod;
 use crate::fence::name::Name;
-use crate::fence::observe::{Lean, TrimmedPod, Watched, resource};
+use crate::fence::observe::{Lean, Watched, resource};
 use crate::supervisor::Supervisor;
 
 /// Fences that come and go within this time are looked at together: each namespace costs a list.

@@ -5,13 +5,14 @@
 
 use std::collections::BTreeSet;
 
-use crate::change::Target;
 use crate::engine::Engine;
 use crate::facts::SidecarFacts;
+use crate::name::ours::{sidecar_name, sidecar_of};
 use crate::name::{ScopeHost, ServiceKey};
 use crate::optin::{Named, Pods};
 use crate::plan::Held;
 use crate::plan::fence::{Case, FencePlan};
+use crate::plan::target::Target;
 use crate::render::{self, Kind, Write};
 use crate::scope::Scope;
 use crate::transition::{Next, Standing, Warm};
@@ -26,7 +27,7 @@ impl Engine {
         if let Some(next) = standing.towards_release(&self.without_sidecar(case)) {
             self.plan_sidecar(case, current.selector.as_ref(), next, plan);
         } else {
-            let name = render::sidecar_name(&key.name);
+            let name = sidecar_name(&key.name);
             plan.sidecar = Some(Write::Delete(Kind::Sidecar, key.namespace.clone(), name.into()));
         }
     }
@@ -46,7 +47,7 @@ impl Engine {
         static NONE: Warm = Warm::new();
         Standing {
             hosts: &current.hosts,
-            warm: self.warm.get(&render::sidecar_of(case.key)).unwrap_or(&NONE),
+            warm: self.warm.get(&sidecar_of(case.key)).unwrap_or(&NONE),
             settle: self.settle_time(),
             now: case.now,
         }

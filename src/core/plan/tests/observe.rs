@@ -3,11 +3,10 @@
 use jiff::SignedDuration;
 use servicefence_crd::Savings;
 
-use crate::facts::EndpointsFacts;
+use crate::facts::{EndpointsFacts, MeshConfigFacts};
 use crate::name::ConfigKey;
 use crate::plan::tests::*;
 use crate::render::Kind;
-use crate::telemetry::MeshConfigFacts;
 use crate::{Change, Reason};
 
 fn endpoints(world: &mut World, service: &str, slice: usize, ready: u64) {

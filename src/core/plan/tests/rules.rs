@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use crate::facts::MeshConfigFacts;
 use crate::miss::Miss;
 use crate::name::ScopeHost;
 use crate::observe::Watched;
@@ -11,7 +12,6 @@ use crate::plan::tests::*;
 use crate::render::Kind;
 use crate::settings::Settings;
 use crate::simulate::world::{SYSTEM, settings};
-use crate::telemetry::MeshConfigFacts;
 use crate::{Attribution, Change};
 
 /// What a fence should import, with the reasons, in the order of a Sidecar.

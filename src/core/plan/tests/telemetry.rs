@@ -1,10 +1,10 @@
 //! Observing by the proxies' own access logs, where no metrics are read.
 
 use crate::Change;
+use crate::facts::MeshConfigFacts;
 use crate::observe::Watched;
 use crate::plan::tests::*;
 use crate::render::Kind;
-use crate::telemetry::MeshConfigFacts;
 
 pub(super) const PROVIDER: &str = "extensionProviders: [{name: servicefence, envoyHttpAls: {service: reports.servicefence-system.svc.cluster.local, port: 1}}]\n";
 

@@ -3,8 +3,9 @@
 use jiff::SignedDuration;
 use serde_json::json;
 
-use crate::change::{Change, Rank, Target};
+use crate::change::Change;
 use crate::name::FenceKey;
+use crate::plan::target::{Rank, Target};
 use crate::plan::tests::ranges::envoy_filter;
 use crate::plan::tests::*;
 use crate::render::Kind;

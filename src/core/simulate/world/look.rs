@@ -6,7 +6,8 @@ use serde_json::Value;
 use servicefence_crd::{ServiceFence, ServiceFenceStatus};
 
 use crate::name::FenceKey;
-use crate::render::{Kind, WARM};
+use crate::name::ours::WARM;
+use crate::render::Kind;
 use crate::simulate::world::{SYSTEM, World};
 
 impl World {

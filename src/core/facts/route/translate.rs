@@ -10,7 +10,7 @@ use servicefence_crd::gateway_api::{
     Rewrite, RouteRule, RouteSpec, Timeouts, ValueMatch,
 };
 
-use crate::delegate::Rule;
+use crate::facts::Rule;
 use crate::name::{ConfigKey, ServiceKey};
 
 /// Tries where a rule asks for some and does not say how many.
@@ -20,7 +20,7 @@ const DEFAULT_ATTEMPTS: u32 = 2;
 const RETRY_ON: &str = "connect-failure,refused-stream,unavailable,cancelled";
 
 /// An origin as such: scheme, host and maybe a port.
-pub(super) const ANY_ORIGIN: &str = r"^[a-zA-Z][a-zA-Z0-9+.-]*://[^/\s?#]+$";
+pub(crate) const ANY_ORIGIN: &str = r"^[a-zA-Z][a-zA-Z0-9+.-]*://[^/\s?#]+$";
 
 /// What a rule of a route matches.
 pub trait Matched {

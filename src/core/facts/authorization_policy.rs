@@ -10,8 +10,9 @@
 
 use std::collections::BTreeSet;
 
-use servicefence_crd::istio::{AuthorizationPolicySpec, AuthorizationRule, AuthorizationSource, PodSelector};
+use servicefence_crd::istio::{AuthorizationPolicySpec, AuthorizationRule, AuthorizationSource};
 
+use crate::facts::labels::selected;
 use crate::facts::{Labels, ServiceFacts};
 use crate::name::Name;
 
@@ -132,7 +133,7 @@ fn is_particular(source: &AuthorizationSource) -> bool {
 }
 
 /// Istio's matching of strings: exact, `prefix*` or `*suffix`.
-fn matches(pattern: &str, value: &str) -> bool {
+pub(crate) fn matches(pattern: &str, value: &str) -> bool {
     if let Some(suffix) = pattern.strip_prefix('*') {
         return value.ends_with(suffix);
     }
@@ -153,12 +154,6 @@ fn is_principal(pattern: &str, namespace: &str, account: &str) -> bool {
         Some(at) => matches(&pattern[at..], &rest),
         None => pattern.ends_with('*'),
     }
-}
-
-/// The labels by which a policy of Istio's selects pods; none: it is for all.
-pub fn selected(selector: Option<&PodSelector>) -> Labels {
-    let labels = selector.iter().flat_map(|of| of.match_labels.clone());
-    labels.collect()
 }
 
 #[cfg(test)]

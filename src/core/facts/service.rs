@@ -1,0 +1,179 @@
+//! Services of Kubernetes.
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::ServiceSpec;
+use kube::core::ObjectMeta;
+use servicefence_crd::{Mode, names};
+
+use crate::facts::labels::{Asks, Labels};
+use crate::facts::metadata::{label, label_list};
+use crate::facts::visibility::Visibility;
+
+/// Annotation with the `exportTo` of a Kubernetes Service.
+const EXPORT_TO: &str = "networking.istio.io/exportTo";
+
+/// How Istio treats a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// Routed by Host, on a listener that all services of the port number share.
+    Http,
+    /// Routed by address: TCP, TLS, HTTPS, and ports without a declared protocol.
+    Other,
+}
+
+impl Protocol {
+    /// Istio's protocol selection by `appProtocol`, else by the port name's prefix.
+    /// <https://istio.io/latest/docs/ops/configuration/traffic-management/protocol-selection/>
+    pub fn select(name: &str, app_protocol: Option<&str>) -> Self {
+        let is_http = |protocol: &str| {
+            matches!(
+                protocol,
+                "http" | "http2" | "grpc" | "grpc-web" | "kubernetes.io/h2c" | "kubernetes.io/ws"
+            )
+        };
+        let declared = app_protocol.unwrap_or_else(|| name.split('-').next().unwrap_or(name));
+        if is_http(&declared.to_ascii_lowercase()) {
+            Self::Http
+        } else {
+            Self::Other
+        }
+    }
+}
+
+/// A TCP port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Port number of the Service, not of its pods.
+    pub number: u16,
+    /// How Istio treats it.
+    pub protocol: Protocol,
+}
+
+/// How a Service is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServiceKind {
+    /// By a virtual address.
+    ClusterIp,
+    /// By the addresses of its pods.
+    Headless,
+    /// It is a DNS alias only.
+    ExternalName,
+}
+
+/// A Kubernetes Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceFacts {
+    /// How it is reached.
+    pub kind: ServiceKind,
+    /// Its virtual addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its TCP ports.
+    pub ports: Vec<Port>,
+    /// Its selector; empty where it has none.
+    pub selector: Labels,
+    /// Its opt-in label.
+    pub mode: Asks<Mode>,
+    /// All its labels.
+    pub labels: Labels,
+    /// Who sees it.
+    pub visibility: Visibility,
+    /// It does not say who sees it: MeshConfig does.
+    pub exported_by_default: bool,
+}
+
+impl ServiceFacts {
+    /// Reads one of `namespace`.
+    pub fn of(meta: &ObjectMeta, spec: ServiceSpec, namespace: &str) -> Self {
+        let addresses: Vec<_> = match &spec.cluster_ips {
+            Some(all) => all.iter().filter_map(|ip| ip.parse().ok()).collect(),
+            None => spec.cluster_ip.iter().filter_map(|ip| ip.parse().ok()).collect(),
+        };
+        let kind = match (spec.type_.as_deref(), spec.cluster_ip.as_deref()) {
+            (Some("ExternalName"), _) => ServiceKind::ExternalName,
+            (_, Some("None")) => ServiceKind::Headless,
+            _ => ServiceKind::ClusterIp,
+        };
+        let ports = spec
+            .ports
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|port| port.protocol.as_deref() != Some("UDP"));
+        let ports = ports
+            .filter(|port| port.protocol.as_deref() != Some("SCTP"))
+            .filter_map(|port| {
+                let protocol = Protocol::select(
+                    port.name.as_deref().unwrap_or_default(),
+                    port.app_protocol.as_deref(),
+                );
+                Some(Port {
+                    number: u16::try_from(port.port).ok()?,
+                    protocol,
+                })
+            });
+        // Istio takes an empty one as none (`ConvertService`).
+        let export_to = meta.annotations.as_ref().and_then(|all| all.get(EXPORT_TO));
+        let export_to = export_to.filter(|list| !list.is_empty());
+        let visibility = Visibility::parse(export_to.iter().flat_map(|list| list.split(',')), namespace);
+        Self {
+            kind,
+            addresses,
+            ports: ports.collect(),
+            selector: label_list(spec.selector),
+            mode: Asks::parse(label(meta, names::MODE_LABEL)),
+            labels: label_list(meta.labels.clone()),
+            exported_by_default: visibility.is_none(),
+            visibility: visibility.unwrap_or_default(),
+        }
+    }
+
+    /// Whether every TCP port is HTTP.
+    pub fn is_http(&self) -> bool {
+        self.ports.iter().all(|port| port.protocol == Protocol::Http)
+    }
+
+    /// Whether it is headless and a call to the address of one of its pods can be told to be to it: HTTP is taken where
+    /// its listener is, whatever the address, and Kubernetes itself tells the addresses of what has a selector.
+    pub fn is_told_by_pods(&self) -> bool {
+        self.kind == ServiceKind::Headless && self.is_http() && !self.selector.is_empty()
+    }
+
+    /// Whether it has a port of this number.
+    pub fn has_port(&self, number: u16) -> bool {
+        self.ports.iter().any(|port| port.number == number)
+    }
+
+    /// The port numbers of one protocol.
+    pub fn port_numbers(&self, protocol: Protocol) -> impl Iterator<Item = u16> {
+        self.ports
+            .iter()
+            .filter(move |port| port.protocol == protocol)
+            .map(|port| port.number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn protocols_are_selected_as_istio_does() {
+        for (name, app, expected) in [
+            ("http", None, Protocol::Http),
+            ("http-web", None, Protocol::Http),
+            ("HTTP2-x", None, Protocol::Http),
+            ("grpc", None, Protocol::Http),
+            ("grpc-web-x", None, Protocol::Http),
+            ("https", None, Protocol::Other),
+            ("httpx", None, Protocol::Other),
+            ("tcp-db", None, Protocol::Other),
+            ("", None, Protocol::Other),
+            ("tcp", Some("http"), Protocol::Http),
+            ("http", Some("tcp"), Protocol::Other),
+            ("x", Some("kubernetes.io/h2c"), Protocol::Http),
+            ("http", Some("kubernetes.io/wss"), Protocol::Other),
+        ] {
+            assert_eq!(Protocol::select(name, app), expected, "{name} {app:?}");
+        }
+    }
+}

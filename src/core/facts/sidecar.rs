@@ -1,0 +1,73 @@
+//! Sidecars of Istio, ours and the users'.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use crate::facts::labels::Labels;
+use crate::name::{ScopeHost, ServiceKey};
+
+/// A Sidecar, ours or a user's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SidecarFacts {
+    /// Whether it carries our label.
+    pub ours: bool,
+    /// The pods that it selects; `None`: all of the namespace that no other selects.
+    pub selector: Option<Labels>,
+    /// What it imports.
+    pub hosts: BTreeSet<ScopeHost>,
+    /// Hosts of which proxies have the clusters by it, and no route; ours only.
+    pub warm: BTreeSet<ScopeHost>,
+    /// What it says besides about the proxies: `outboundTrafficPolicy`, `inboundConnectionPool`.
+    pub proxy: Map<String, Value>,
+    /// Among several for the same pods Istio takes the oldest.
+    pub created: Timestamp,
+    /// The uids of its owners.
+    pub owners: Vec<String>,
+    /// Whether its spec says anything besides all this.
+    pub says_more: bool,
+}
+
+/// What a Sidecar of ours says about calls.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Egress {
+    /// The scope: proxies have clusters, routes and listeners of these hosts.
+    pub hosts: BTreeSet<ScopeHost>,
+    /// Hosts of which they have the clusters alone.
+    pub warm: BTreeSet<ScopeHost>,
+}
+
+impl SidecarFacts {
+    /// Whether it says just this.
+    pub fn says(
+        &self,
+        owner: Option<&str>,
+        selector: Option<&Labels>,
+        egress: &Egress,
+        proxy: &Map<String, Value>,
+    ) -> bool {
+        !self.says_more
+            && self.owners.iter().map(String::as_str).eq(owner)
+            && self.selector.as_ref() == selector
+            && self.hosts == egress.hosts
+            && self.warm == egress.warm
+            && self.proxy == *proxy
+    }
+
+    /// All of which its proxies have the clusters.
+    pub fn known(&self) -> impl Iterator<Item = &ScopeHost> {
+        self.hosts.iter().chain(&self.warm)
+    }
+
+    /// Whether its proxies know a Service. One without hosts imports everything.
+    pub fn imports(&self, service: &ServiceKey) -> bool {
+        let (all, host) = ("*", service.host());
+        let named = |import: &ScopeHost| {
+            let of_namespace = *import.namespace == *all || import.namespace == service.namespace;
+            let suffix = import.name.strip_prefix('*');
+            of_namespace && (import.name == host || suffix.is_some_and(|suffix| host.ends_with(suffix)))
+        };
+        self.hosts.is_empty() || self.hosts.iter().any(named)
+    }
+}

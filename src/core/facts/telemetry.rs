@@ -1,0 +1,107 @@
+//! Telemetries: what proxies tell of their own calls.
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use crate::facts::written::Written;
+use crate::name::Fingerprint;
+
+/// The extension provider that our Telemetry names; it is for the operator to define in MeshConfig.
+pub const PROVIDER: &str = "servicefence";
+
+/// A Telemetry.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TelemetryFacts {
+    /// Carries our label.
+    pub ours: bool,
+    /// It is for all pods of its namespace.
+    pub for_all: bool,
+    /// `spec.accessLogging`.
+    pub access_logging: Vec<Value>,
+    /// It may take connections, or their bytes, out of the metrics that proxies tell of their own calls.
+    pub hides_connections: bool,
+    /// Of two for all pods Istio takes the older.
+    pub created: Timestamp,
+    /// Digest of its spec.
+    pub fingerprint: Fingerprint,
+}
+
+impl TelemetryFacts {
+    /// Reads the spec of one.
+    pub fn of(spec: &Value, is: &Written, created: Timestamp) -> Self {
+        let names = |field: &str| spec.get(field).is_some_and(|value| !value.is_null());
+        let labels = spec["selector"]["matchLabels"].as_object();
+        Self {
+            ours: is.ours,
+            for_all: labels.is_none_or(Map::is_empty) && !names("targetRef") && !names("targetRefs"),
+            access_logging: spec["accessLogging"].as_array().cloned().unwrap_or_default(),
+            hides_connections: spec["metrics"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .any(hides_connections),
+            created,
+            fingerprint: is.fingerprint,
+        }
+    }
+
+    /// Whether it makes proxies report their calls to us.
+    pub(crate) fn reports(&self) -> bool {
+        self.access_logging.iter().any(|entry| {
+            let named = entry["providers"].as_array().into_iter().flatten();
+            let for_clients = entry["match"]["mode"] != "SERVER";
+            let enabled = entry["disabled"] != true;
+            for_clients
+                && enabled
+                && named
+                    .filter_map(|provider| provider["name"].as_str())
+                    .any(|name| name.eq_ignore_ascii_case(PROVIDER))
+        })
+    }
+}
+
+/// The labels of Istio's metrics by which connections are known, and that a Telemetry may change.
+pub const LABELS: [&str; 8] = [
+    "reporter",
+    "source_workload_namespace",
+    "source_workload",
+    "source_app",
+    "source_version",
+    "source_canonical_service",
+    "destination_service",
+    "destination_service_name",
+];
+
+/// Metrics that tell nothing of open connections.
+const OF_OTHERS: [&str; 7] = [
+    "REQUEST_COUNT",
+    "REQUEST_DURATION",
+    "REQUEST_SIZE",
+    "RESPONSE_SIZE",
+    "TCP_CLOSED_CONNECTIONS",
+    "GRPC_REQUEST_MESSAGES",
+    "GRPC_RESPONSE_MESSAGES",
+];
+
+/// Whether an entry of `spec.metrics` takes connections or their bytes out of what Prometheus gets from callers, or the
+/// labels by which they are known. <https://istio.io/latest/docs/reference/config/telemetry/#Metrics>
+pub(crate) fn hides_connections(entry: &Value) -> bool {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let providers = list(&entry["providers"]);
+    let is_prometheus = |provider: &Value| {
+        let name = provider["name"].as_str();
+        name.is_some_and(|name| name.eq_ignore_ascii_case("prometheus"))
+    };
+    let hides = |one: &Value| {
+        let of = &one["match"];
+        let is_ours = of["mode"] != "SERVER"
+            && !of["metric"]
+                .as_str()
+                .is_some_and(|metric| OF_OTHERS.contains(&metric));
+        let tags = one["tagOverrides"].as_object();
+        let is_label = |tag: &String| LABELS.contains(&tag.as_str());
+        is_ours && (one["disabled"] == true || tags.is_some_and(|tags| tags.keys().any(is_label)))
+    };
+    !providers.is_empty() && !providers.iter().any(is_prometheus)
+        || list(&entry["overrides"]).iter().any(hides)
+}

@@ -1,0 +1,170 @@
+//! VirtualServices: users' own, and those that istiod makes of routes of Gateway API.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+use servicefence_crd::istio::VirtualServiceSpec;
+
+use crate::facts::route::RouteKey;
+use crate::facts::visibility::Visibility;
+use crate::name::{ConfigKey, Name, ServiceKey, qualify};
+
+/// A VirtualService that is not ours: a user's, or one that istiod makes for itself of routes of Gateway API.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VirtualServiceFacts {
+    /// Its hosts, fully qualified.
+    pub hosts: Vec<Name>,
+    /// Whether it applies to sidecars (gateway `mesh`).
+    pub mesh: bool,
+    /// Who sees it.
+    pub visibility: Visibility,
+    /// It does not say who sees it: MeshConfig does.
+    pub exported_by_default: bool,
+    /// Its HTTP rules: as written, or as they apply once those of delegates are merged in.
+    pub http: Vec<Map<String, Value>>,
+    /// Of what istiod made each of its rules; empty for one that a user wrote.
+    pub made_of: Vec<MadeOf>,
+    /// The Services that its HTTP rules send or mirror requests to.
+    pub destinations: BTreeSet<ServiceKey>,
+    /// Whether they name a subset that the fallback gateway may not know: see [`has_subset_elsewhere`].
+    pub subset_elsewhere: bool,
+    /// Whether DestinationRules that do not say who sees them stay in their namespace, so that the gateway may not know
+    /// any subset: MeshConfig says it.
+    pub private_subsets: bool,
+    /// Among several for one host Istio takes the oldest.
+    pub created: Timestamp,
+}
+
+/// The Services that the HTTP rules of a VirtualService in `namespace` name as destinations.
+pub fn destinations(http: &[Map<String, Value>], namespace: &str) -> BTreeSet<ServiceKey> {
+    named(http)
+        .filter_map(|destination| ServiceKey::of_host(&qualify(destination["host"].as_str()?, namespace)))
+        .collect()
+}
+
+/// Whether the HTTP rules of a VirtualService in `namespace` name a subset of what is not a Service
+/// of `namespace`. Istio looks for the DestinationRule that defines it in the caller's namespace,
+/// the Service's and the root one. So one that stands beside the VirtualService is there for callers
+/// of `namespace`, and not for the fallback gateway.
+pub fn has_subset_elsewhere(http: &[Map<String, Value>], namespace: &str) -> bool {
+    named(http).any(|destination| {
+        let has_subset = destination["subset"]
+            .as_str()
+            .is_some_and(|subset| !subset.is_empty());
+        let host = destination["host"].as_str().filter(|_| has_subset);
+        host.is_some_and(|host| {
+            ServiceKey::of_host(&qualify(host, namespace)).is_none_or(|key| &*key.namespace != namespace)
+        })
+    })
+}
+
+/// Whether HTTP rules name a subset of any destination.
+pub fn has_subset(http: &[Map<String, Value>]) -> bool {
+    named(http).any(|destination| {
+        destination["subset"]
+            .as_str()
+            .is_some_and(|subset| !subset.is_empty())
+    })
+}
+
+/// An object in which a user wrote rules.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Author {
+    /// A VirtualService.
+    VirtualService(ConfigKey),
+    /// A route of Gateway API.
+    Route(RouteKey),
+}
+
+impl fmt::Display for Author {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::VirtualService(key) => write!(f, "VirtualService {key}"),
+            Self::Route(key) => key.fmt(f),
+        }
+    }
+}
+
+impl VirtualServiceFacts {
+    /// Reads one of `namespace` that a user wrote.
+    pub fn of(spec: VirtualServiceSpec, namespace: &str, created: Timestamp) -> Self {
+        let visibility = Visibility::parse(spec.export_to.iter().map(String::as_str), namespace);
+        let hosts = spec.hosts.iter().map(|host| qualify(host, namespace));
+        Self {
+            hosts: hosts.collect(),
+            mesh: spec.gateways.is_empty() || spec.gateways.iter().any(|gateway| gateway == "mesh"),
+            exported_by_default: visibility.is_none(),
+            visibility: visibility.unwrap_or_default(),
+            destinations: destinations(&spec.http, namespace),
+            subset_elsewhere: has_subset_elsewhere(&spec.http, namespace),
+            private_subsets: false,
+            http: spec.http,
+            made_of: Vec::new(),
+            created,
+        }
+    }
+
+    /// Whether routes of Gateway API are what users wrote.
+    pub fn is_made(&self) -> bool {
+        !self.made_of.is_empty()
+    }
+
+    /// What users wrote in place of this, which is `key`.
+    pub fn authors(&self, key: &ConfigKey) -> BTreeSet<Author> {
+        if self.is_made() {
+            let routes = self.made_of.iter().map(|of| of.route.clone());
+            routes.map(Author::Route).collect()
+        } else {
+            [Author::VirtualService(key.clone())].into()
+        }
+    }
+
+    /// Who sees one in `namespace`, of those to whom it is exported. Istio follows a route of Gateway API for calls out of
+    /// its own namespace, and where that is the Service's, for all (`buildSidecarVirtualHostsForVirtualService`).
+    pub fn followed_by(&self, exported_to: Visibility, namespace: &str) -> Visibility {
+        let of_producer = self
+            .hosts
+            .iter()
+            .filter_map(|host| ServiceKey::of_host(host))
+            .any(|service| *service.namespace == *namespace);
+        if !self.is_made() || of_producer {
+            return exported_to;
+        }
+        let own = exported_to.to(namespace).then(|| namespace.into());
+        Visibility::Only(own.into_iter().collect())
+    }
+
+    /// Whether these rules, of a VirtualService in `namespace`, name a subset that the fallback gateway may not know.
+    /// `private`: no DestinationRule that does not say who sees it is seen outside its own namespace.
+    pub fn subset_elsewhere(http: &[Map<String, Value>], namespace: &str, private: bool) -> bool {
+        if private {
+            has_subset(http)
+        } else {
+            has_subset_elsewhere(http, namespace)
+        }
+    }
+}
+
+/// What HTTP rules send or mirror requests to.
+fn named(http: &[Map<String, Value>]) -> impl Iterator<Item = &Value> {
+    http.iter().flat_map(|rule| {
+        let lists = ["route", "mirrors"]
+            .into_iter()
+            .filter_map(|list| rule.get(list)?.as_array());
+        lists
+            .flatten()
+            .filter_map(|entry| entry.get("destination"))
+            .chain(rule.get("mirror"))
+    })
+}
+
+/// Where a rule of such a VirtualService comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MadeOf {
+    /// The route.
+    pub route: RouteKey,
+    /// Why it cannot be written into a VirtualService, where istiod makes it without asking.
+    pub unfit: Option<&'static str>,
+}
