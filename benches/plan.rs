@@ -10,8 +10,8 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Map;
 use servicefence::fence::facts::{
-    Asks, Labels, NamespaceFacts, Port, Protocol, ServiceFacts, ServiceKind, SidecarFacts, Visibility,
-    Written,
+    LabelValue, Labels, NamespaceFacts, Port, Protocol, ServiceFacts, ServiceKind, SidecarFacts, Stamp,
+    Visibility,
 };
 use servicefence::fence::name::{ConfigKey, FenceKey, Name, ScopeHost, ServiceKey};
 use servicefence::fence::render::{Kind, Write};
@@ -37,7 +37,7 @@ fn service(number: u32, port: u16) -> Change {
             protocol: Protocol::Http,
         }],
         selector: [("app".to_owned(), name.clone())].into_iter().collect(),
-        mode: Asks::Absent,
+        mode: LabelValue::Absent,
         labels: Labels::new(),
         visibility: Visibility::All,
         exported_by_default: true,
@@ -78,8 +78,8 @@ fn engine() -> Engine {
     });
     for namespace in 0..NAMESPACES {
         let facts = NamespaceFacts {
-            mode: Asks::Absent,
-            fallback: Asks::Absent,
+            mode: LabelValue::Absent,
+            fallback: LabelValue::Absent,
             labels: Labels::new(),
             terminating: false,
         };
@@ -98,7 +98,7 @@ fn engine() -> Engine {
     }
     // All that comes before a Sidecar, so that the plan of a fence is a whole one.
     let written = |write: Option<Write>| match write {
-        Some(Write::Apply(object)) => Some(Written {
+        Some(Write::Apply(object)) => Some(Stamp {
             ours: true,
             fingerprint: object.fingerprint(),
         }),

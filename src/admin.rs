@@ -94,7 +94,7 @@ fn set_gauges(admin: &Admin) {
     admin
         .metrics
         .services
-        .set(count(engine.registry().services().count()));
+        .set(count(engine.mesh().services.iter().count()));
     admin.metrics.gateway_ready.set(i64::from(engine.gateway_ready()));
     admin
         .metrics

@@ -26,7 +26,7 @@ pub mod app;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod logging;
 pub mod metrics;
 pub mod readiness;
 pub mod supervisor;
-pub mod telemetry;

@@ -94,7 +94,7 @@ impl Reconciler {
         self.state.apply(Change::Ready);
         {
             let engine = self.state.engine();
-            let (services, fences) = (engine.registry().services().count(), engine.fences().count());
+            let (services, fences) = (engine.mesh().services.iter().count(), engine.fences().count());
             tracing::info!(services, fences, "ready: every watch has seen what exists");
         }
         let (mut queue, mut running, mut running_idle) = (Queue::new(), JoinSet::<Done>::new(), 0);
@@ -154,6 +154,7 @@ impl Reconciler {
         let Dirty {
             targets,
             unknown_labels,
+            ..
         } = dirty;
         for target in targets {
             let rank = self.state.engine().rank(&target);

@@ -88,15 +88,11 @@ impl State {
     /// Takes in a change.
     pub fn apply(&self, change: Change) {
         let is_fence = matches!(change, Change::Fence(..));
-        let (attributes, dirty) = {
-            let mut engine = self.engine.write();
-            let attributes = engine.may_attribute_otherwise(&change);
-            (attributes, engine.apply(change, Timestamp::now()))
-        };
+        let dirty = self.engine.write().apply(change, Timestamp::now());
         if is_fence {
             self.fences.send_replace(());
         }
-        if attributes {
+        if dirty.misses {
             self.epoch.fetch_add(1, Ordering::Release);
         }
         if !dirty.is_empty() {
@@ -151,8 +147,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::fence::facts::RouteKey;
-    use crate::fence::facts::{EndpointsFacts, RouteKind};
+    use crate::fence::facts::{EndpointsFacts, RouteKey, RouteKind};
     use crate::fence::name::{ConfigKey, FenceKey, ServiceKey};
     use crate::fence::{Settings, Target};
 

@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Service;
 use serde_json::{Value, json};
-use servicefence::fence::facts::{Asks, Labels, NamespaceFacts};
+use servicefence::fence::facts::{LabelValue, Labels, NamespaceFacts};
 use servicefence::fence::name::{ServiceKey, cluster_domain, qualify, set_cluster_domain};
 use servicefence::fence::observe::Observe;
 use servicefence::fence::render::{Ranges, Write, envoy_filter_spec};
@@ -74,8 +74,8 @@ fn what_is_written_names_the_domain_and_no_other() {
     let now = Timestamp::UNIX_EPOCH;
     let mut engine = engine();
     let facts = NamespaceFacts {
-        mode: Asks::Absent,
-        fallback: Asks::Absent,
+        mode: LabelValue::Absent,
+        fallback: LabelValue::Absent,
         labels: Labels::default(),
         terminating: false,
     };

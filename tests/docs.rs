@@ -14,11 +14,10 @@ mod tables;
 use std::collections::BTreeSet;
 use std::process::Command;
 
+use page::{Page, generated, pages, read, root};
 use serde_json::Value;
 use servicefence::fence::Reason;
 use servicefence_crd::ServiceFence;
-
-use page::{Page, generated, pages, read, root};
 
 /// What the built program prints, as a user would get it.
 fn program(argument: &str) -> String {

@@ -1,8 +1,32 @@
-//! Holds the rules of the house that the compiler does not know: the core knows plain data only, and no file grows past
-//! what a reader can hold. What of the standard library the core must not use, `src/core/clippy.toml` says.
+//! Holds the rules of the house that the compiler does not know: the core knows plain data only, its layers stand in
+//! order, and no file grows past what a reader can hold. What of the standard library the core must not use,
+//! `src/core/clippy.toml` says.
+
+#[path = "purity/source.rs"]
+mod source;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use source::Source;
+
+/// The layers of the core, from the ground up: a file names only its own layer and those before it.
+const LAYERS: [&str; 14] = [
+    "name",
+    "time",
+    "settings",
+    "facts",
+    "mesh",
+    "workloads",
+    "evidence",
+    "scope",
+    "render",
+    "learn",
+    "plan",
+    "engine",
+    "observe",
+    "simulate",
+];
 
 /// The crates that the core may depend on: plain data, and how to read it.
 const PURE: [&str; 12] = [
@@ -58,6 +82,89 @@ fn what_decides_knows_plain_data_only() {
         ];
         assert!(kube.is_some_and(|line| types.contains(&line)), "{kube:?}");
     }
+}
+
+/// What a file of the core names that stands above it or outside of its layer, by its path below `src/core`.
+fn misplaced(file: &Path, source: &Source) -> Vec<String> {
+    let parts: Vec<_> = file
+        .with_extension("")
+        .iter()
+        .map(|part| part.to_string_lossy().into_owned())
+        .collect();
+    let floor = LAYERS.iter().position(|layer| *layer == parts[0]);
+    let is_misplaced = |path: &&String| {
+        let segments: Vec<_> = path.split("::").collect();
+        match segments[..] {
+            ["crate", layer, ..] => LAYERS
+                .iter()
+                .position(|is| *is == layer)
+                .is_none_or(|at| Some(at) > floor),
+            // `super` of a layer's own file is the core.
+            ["super", ..] => {
+                segments.iter().take_while(|segment| **segment == "super").count() >= parts.len()
+            }
+            _ => false,
+        }
+    };
+    source.paths().iter().filter(is_misplaced).cloned().collect()
+}
+
+#[test]
+fn no_file_names_what_stands_above_it() {
+    let core = root().join("src/core");
+    let mut files = Vec::new();
+    collect(&core, &mut files);
+    let files = files.iter().filter_map(|path| path.strip_prefix(&core).ok());
+    let is_code = |path: &&Path| {
+        *path != Path::new("lib.rs") && !path.iter().any(|part| part == "tests" || part == "tests.rs")
+    };
+    let files: Vec<_> = files.filter(is_code).collect();
+    for layer in LAYERS {
+        assert!(
+            files
+                .iter()
+                .any(|file| file.starts_with(layer) || **file == Path::new(layer).with_extension("rs")),
+            "there is no {layer}"
+        );
+    }
+    let found: Vec<_> = files
+        .iter()
+        .flat_map(|file| {
+            let names = misplaced(file, &Source::without_tests(&read(&core.join(file))));
+            names
+                .into_iter()
+                .map(|name| format!("src/core/{} names {name}", file.display()))
+        })
+        .collect();
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
+fn an_arrow_up_is_seen() {
+    let misplaced = |file: &str, text: &str| misplaced(Path::new(file), &Source::without_tests(text));
+    for text in [
+        "use crate::plan::target::Target;",
+        "use crate::{name::Name, engine::Engine};",
+        "use crate::Engine;",
+        "fn f() -> crate::learn::Period { crate::learn::Period::at(now) }",
+        "use super::super::plan::Target;",
+    ] {
+        assert_eq!(
+            misplaced("scope/why.rs", text).len(),
+            1 + usize::from(text.contains("Period {")),
+            "{text}"
+        );
+    }
+    for text in [
+        "use crate::scope::rules::Why;",
+        "use crate::{facts::Labels, name::{Name, ServiceKey}};",
+        "use super::hosts::Scope;",
+        "// crate::plan\nfn f() -> &'static str { \"crate::plan\" }",
+        "fn f() {}\n\n#[cfg(test)]\nmod tests {\n    use crate::simulate::world::World;\n}\n",
+    ] {
+        assert!(misplaced("scope/why.rs", text).is_empty(), "{text}");
+    }
+    assert_eq!(misplaced("scope.rs", "use super::plan::Target;").len(), 1);
 }
 
 #[test]

@@ -8,10 +8,10 @@ use tokio_util::sync::CancellationToken;
 use crate::app::App;
 use crate::client;
 use crate::config::Config;
-use crate::telemetry;
+use crate::logging;
 
 pub(super) fn run(config: &Config) -> Result<(), Box<dyn Error>> {
-    telemetry::init(&config.log_level, config.log_format)?;
+    logging::init(&config.log_level, config.log_format)?;
     // kube and every other user of rustls in this process share one provider.
     if rustls::crypto::ring::default_provider()
         .install_default()

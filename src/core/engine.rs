@@ -5,233 +5,276 @@
 //! matter to any plan.
 
 mod apply;
-mod arrivals;
+mod change;
 mod mentions;
-mod outside;
-mod rules;
 mod touched;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, OnceLock};
 
 use jiff::{SignedDuration, Timestamp};
-use servicefence_crd::{LearnedHost, Mode, ServiceFence, ServiceFenceSpec, names};
+use servicefence_crd::Mode;
 
-use crate::allow::{Allowed, What, Wishes};
-use crate::discovery::Aside;
-use crate::engine::arrivals::Arrivals;
 use crate::engine::mentions::Mentions;
-use crate::facts::{MeshConfigFacts, PodFacts, SidecarFacts, TelemetryFacts, Written};
-use crate::gateway_api::GatewayApi;
-use crate::history::{self, History};
-use crate::labels::Asked;
-use crate::mutual_tls::PeerAuthentications;
-use crate::name::{Cidr, ConfigKey, FenceKey, Fingerprint, Name, PodKey};
-use crate::optin::Named;
-use crate::plan::EnvoyFilters;
-use crate::plan::target::Target;
-use crate::registry::Registry;
+use crate::evidence::{CallHistory, Evidence, Known, WhyForgotten};
+use crate::learn::miss::Miss;
+use crate::learn::{Attribution, Call, Counted, Learning, Period, Traffic, uncounted};
+use crate::mesh::Mesh;
+use crate::name::{FenceKey, Name, PodKey};
+use crate::plan::planning::Planning;
+use crate::plan::ports::plan_ports;
+use crate::plan::rank::rank;
+use crate::plan::target::{Rank, Target};
+use crate::plan::written::Written;
+use crate::plan::{FencePlan, NamespacePlan, PortsPlan, RoutesPlan};
+use crate::render::Kind;
+use crate::scope::{Explanation, Scope, Scoping};
 use crate::settings::Settings;
-use crate::transition::Warm;
+use crate::workloads::{Expiry, Fence, Fenced, Workloads};
 
-/// A fence and what was observed of it.
-pub struct Fence {
-    /// The object.
-    pub resource: Arc<ServiceFence>,
-    /// Made by us because of a label, and nobody has written into its spec since: with that it is its author's.
-    pub generated: bool,
-    /// When its Sidecar was last seen to change, since the start.
-    pub sidecar_changed: Option<Timestamp>,
-    /// Its spec, read.
-    pub wishes: Wishes,
-    /// Whose calls it is about.
-    pub workload: Named,
-    pub(crate) learned: BTreeMap<Name, usize>,
-}
-
-impl Fence {
-    fn new(key: &FenceKey, resource: Arc<ServiceFence>, sidecar_changed: Option<Timestamp>) -> Self {
-        let labels = resource.metadata.labels.as_ref();
-        let by = labels.and_then(|labels| labels.get(names::MANAGED_BY));
-        let is_ours = by.is_some_and(|by| by == names::MANAGER);
-        let generated = is_ours && resource.spec == ServiceFenceSpec::default();
-        let learned = |fence: &ServiceFence| {
-            let learned = fence.status.iter().flat_map(|status| &status.learned);
-            learned
-                .enumerate()
-                .map(|(at, host)| (Name::from(host.host.as_str()), at))
-                .collect()
-        };
-        Self {
-            generated,
-            sidecar_changed,
-            wishes: Wishes::of(&resource.spec, &key.namespace),
-            workload: Named::of(key, &resource.spec),
-            learned: learned(&resource),
-            resource,
-        }
-    }
-
-    /// What it has learned.
-    pub fn learned(&self) -> &[LearnedHost] {
-        self.resource
-            .status
-            .as_ref()
-            .map_or(&[], |status| &status.learned)
-    }
-
-    /// What it has learned of a host.
-    pub fn learned_host(&self, host: &str) -> Option<&LearnedHost> {
-        self.learned.get(host).and_then(|at| self.learned().get(*at))
-    }
-
-    /// Whether it allows a host by name.
-    pub(crate) fn allows(&self, host: &str) -> bool {
-        let named = |allowed: &Allowed| matches!(&allowed.what, What::Host(pattern) if pattern.matches(host));
-        self.wishes.allow.iter().any(named)
-    }
-
-    pub(crate) fn created(&self) -> Option<Timestamp> {
-        self.resource
-            .metadata
-            .creation_timestamp
-            .as_ref()
-            .map(|time| time.0)
-    }
-}
+pub use self::change::{Change, Dirty};
 
 /// Everything that is known.
 pub struct Engine {
     pub(crate) settings: Settings,
-    pub(crate) registry: Registry,
-    pub(crate) gateway_api: GatewayApi,
-    pub(crate) pods: BTreeMap<PodKey, PodFacts>,
-    pub(crate) pods_known: BTreeSet<Name>,
-    pub(crate) fences: BTreeMap<FenceKey, Fence>,
+    pub(crate) mesh: Mesh,
+    pub(crate) workloads: Workloads,
+    pub(crate) evidence: Evidence,
+    pub(crate) written: Written,
     /// Fences by what they have learned.
-    pub(crate) learned_by: Mentions,
+    learned_by: Mentions,
     /// Fences by what their Sidecars import.
-    pub(crate) imported_by: Mentions,
+    imported_by: Mentions,
     /// Fences that allow something.
-    pub(crate) allowing: BTreeSet<FenceKey>,
-    /// What labels ask for in each Namespace; found when first needed.
-    pub(crate) asked: BTreeMap<Name, OnceLock<Asked>>,
-    pub(crate) sidecars: BTreeMap<ConfigKey, SidecarFacts>,
-    /// Since when the hosts of Sidecars have been warm, where there are such.
-    pub(crate) warm: BTreeMap<ConfigKey, Warm>,
-    /// Until when the proxies of a namespace that lost a Sidecar may not have heard of it.
-    pub(crate) releasing: BTreeMap<Name, Timestamp>,
-    /// VirtualServices that an older version left.
-    pub(crate) leftovers: BTreeSet<ConfigKey>,
-    pub(crate) envoy_filters: BTreeMap<Name, Written>,
-    pub(crate) routes: BTreeMap<Name, Written>,
-    /// What Istio refused of the routes to a namespace.
-    pub(crate) routes_refused: BTreeMap<Name, Vec<Fingerprint>>,
-    pub(crate) ports: Option<Written>,
-    pub(crate) gateway_ready: bool,
-    pub(crate) arrivals: Arrivals,
-    /// When the way to a host that is no Service changed, by rules or imports; wildcards among them.
-    pub(crate) outside_changed: BTreeMap<Name, Timestamp>,
-    pub(crate) service_cidrs: BTreeSet<Cidr>,
-    pub(crate) convergence: SignedDuration,
-    pub(crate) write_errors: BTreeMap<Target, String>,
-    pub(crate) telemetries: BTreeMap<ConfigKey, TelemetryFacts>,
-    pub(crate) mesh_config: MeshConfigFacts,
-    pub(crate) aside: Aside,
-    pub(crate) mutual_tls: PeerAuthentications,
-    pub(crate) history: History,
-    pub(crate) history_read: history::Read,
-    /// Digests of the specs that the namespaces' EnvoyFilters must have.
-    pub(crate) envoy_filters_wanted: OnceLock<EnvoyFilters<Fingerprint>>,
+    allowing: BTreeSet<FenceKey>,
 }
 
 impl Engine {
     /// An engine that knows nothing yet.
     pub fn new(settings: Settings) -> Self {
         Self {
-            registry: Registry::new(settings.system_namespace.clone(), settings.aliases.clone()),
-            gateway_api: GatewayApi::default(),
-            pods: BTreeMap::new(),
-            pods_known: BTreeSet::new(),
-            fences: BTreeMap::new(),
+            mesh: Mesh::new(&settings),
+            workloads: Workloads::default(),
+            evidence: Evidence::default(),
+            written: Written::default(),
             learned_by: Mentions::default(),
             imported_by: Mentions::default(),
             allowing: BTreeSet::new(),
-            asked: BTreeMap::new(),
-            sidecars: BTreeMap::new(),
-            warm: BTreeMap::new(),
-            releasing: BTreeMap::new(),
-            leftovers: BTreeSet::new(),
-            envoy_filters: BTreeMap::new(),
-            routes: BTreeMap::new(),
-            routes_refused: BTreeMap::new(),
-            outside_changed: BTreeMap::new(),
-            ports: None,
-            gateway_ready: false,
-            arrivals: Arrivals::default(),
-            service_cidrs: BTreeSet::new(),
-            convergence: SignedDuration::ZERO,
-            write_errors: BTreeMap::new(),
-            telemetries: BTreeMap::new(),
-            mesh_config: MeshConfigFacts::default(),
-            aside: Aside::default(),
-            mutual_tls: PeerAuthentications::new(settings.root_namespace.clone()),
             settings,
-            history: History::default(),
-            history_read: BTreeMap::new(),
-            envoy_filters_wanted: OnceLock::new(),
         }
     }
 
-    /// The settle time in force: the setting, or longer while istiod takes longer.
-    pub fn settle_time(&self) -> SignedDuration {
-        if self.settings.settle_time.is_zero() {
-            SignedDuration::ZERO
-        } else {
-            self.settings.settle_time.max(self.convergence)
+    fn fenced(&self) -> Fenced<'_> {
+        Fenced {
+            settings: &self.settings,
+            mesh: &self.mesh,
+            workloads: &self.workloads,
+        }
+    }
+
+    fn known(&self, now: Timestamp) -> Known<'_> {
+        Known {
+            fenced: self.fenced(),
+            settings: &self.settings,
+            mesh: &self.mesh,
+            evidence: &self.evidence,
+            now,
+        }
+    }
+
+    fn scoping(&self, now: Timestamp) -> Scoping<'_> {
+        Scoping {
+            known: self.known(now),
+            fenced: self.fenced(),
+            settings: &self.settings,
+            mesh: &self.mesh,
+            now,
+        }
+    }
+
+    fn learning(&self, now: Timestamp) -> Learning<'_> {
+        Learning {
+            scoping: self.scoping(now),
+            fenced: self.fenced(),
+            mesh: &self.mesh,
+            now,
+        }
+    }
+
+    fn planning(&self, now: Timestamp) -> Planning<'_> {
+        Planning {
+            scoping: self.scoping(now),
+            known: self.known(now),
+            fenced: self.fenced(),
+            settings: &self.settings,
+            mesh: &self.mesh,
+            written: &self.written,
+            now,
         }
     }
 
     /// What is known of the mesh.
-    pub fn registry(&self) -> &Registry {
-        &self.registry
-    }
-
-    /// All fences.
-    pub fn fences(&self) -> impl Iterator<Item = (&FenceKey, &Fence)> {
-        self.fences.iter()
-    }
-
-    /// One fence.
-    pub fn fence(&self, key: &FenceKey) -> Option<&Fence> {
-        self.fences.get(key)
-    }
-
-    /// The mode of every fence, and whether its Sidecar exists.
-    pub fn fence_states(&self) -> impl Iterator<Item = (Mode, bool)> {
-        self.fences
-            .iter()
-            .map(|(key, fence)| (self.mode(key, fence), self.own_sidecar(key).is_some()))
-    }
-
-    /// The mode of every fence that says what it saves, and the bytes for all of its proxies.
-    pub fn saved_bytes(&self) -> impl Iterator<Item = (Mode, i64)> {
-        self.fences.iter().filter_map(|(key, fence)| {
-            let savings = fence.resource.status.as_ref()?.savings.as_ref()?;
-            let bytes = savings
-                .estimated_bytes_per_proxy
-                .saturating_mul(savings.proxies.into());
-            Some((self.mode(key, fence), bytes))
-        })
+    pub fn mesh(&self) -> &Mesh {
+        &self.mesh
     }
 
     /// Whether the fallback gateway has a ready endpoint.
     pub fn gateway_ready(&self) -> bool {
-        self.gateway_ready
+        self.mesh.gateway_ready
+    }
+
+    /// All fences.
+    pub fn fences(&self) -> impl Iterator<Item = (&FenceKey, &Fence)> {
+        self.workloads.fences.iter()
+    }
+
+    /// One fence.
+    pub fn fence(&self, key: &FenceKey) -> Option<&Fence> {
+        self.workloads.fences.get(key)
     }
 
     /// Namespaces that have a fence: those whose pods must be known.
     pub fn fenced_namespaces(&self) -> BTreeSet<Name> {
-        self.fences.keys().map(|key| key.namespace.clone()).collect()
+        self.workloads.fenced_namespaces()
+    }
+
+    /// The known pods of a namespace.
+    pub fn pods_of(&self, namespace: &str) -> Vec<PodKey> {
+        let pods = self.workloads.pods_in(namespace);
+        pods.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Whether calls of a namespace to hosts out of scope are led to the fallback gateway.
+    pub fn falls_back_to_gateway(&self, namespace: &str) -> bool {
+        self.fenced().falls_back_to_gateway(namespace)
+    }
+
+    /// When hosts of a fence are forgotten.
+    pub fn expiry(&self, fence: &Fence) -> Expiry {
+        self.fenced().expiry(fence)
+    }
+
+    /// Whether a fence has no Sidecar: the first one waits for the past.
+    pub fn is_unscoped(&self, key: &FenceKey) -> bool {
+        self.fenced().is_unscoped(key)
+    }
+
+    /// The longest silence after which any fence forgets a host; zero where none ever does.
+    pub fn longest_silence(&self) -> SignedDuration {
+        self.fenced().longest_silence()
+    }
+
+    /// What is known of a fence's past.
+    pub fn past(&self, key: &FenceKey) -> Option<&CallHistory> {
+        self.evidence.read.get(key)
+    }
+
+    /// The fences whose past is to be read next: those that wait for it, and when there is none, the others.
+    pub fn history_wanted(&self) -> BTreeSet<FenceKey> {
+        self.evidence.wanted(self.fenced())
+    }
+
+    /// The hosts that a fence forgets now, and why.
+    pub fn forgotten(&self, fence: &Fence, now: Timestamp) -> (WhyForgotten, Vec<Name>) {
+        self.known(now).forgotten(fence)
+    }
+
+    /// The scope that a fence should have.
+    pub fn scope_of(&self, fence: &Fence, now: Timestamp) -> Scope {
+        self.scoping(now).scope_of(fence)
+    }
+
+    /// Explains a host, written as in `allow`; `None` where there is no such fence.
+    pub fn explain(&self, key: &FenceKey, host: &str, now: Timestamp) -> Option<Explanation> {
+        self.scoping(now).explain(key, host)
+    }
+
+    /// Finds the caller's fence and the destination of a miss.
+    pub fn attribute(&self, miss: &Miss<'_>, now: Timestamp) -> Attribution {
+        self.learning(now).attribute(miss)
+    }
+
+    /// What `calls` teach the fences; with `only`, no others than these.
+    pub fn learn_from_calls(
+        &self,
+        calls: &BTreeMap<Call, Period>,
+        only: Option<&BTreeSet<FenceKey>>,
+        now: Timestamp,
+    ) -> Traffic {
+        self.learning(now).learn_from_calls(calls, only)
+    }
+
+    /// The fences of whose workloads there may be connections that metrics do not show.
+    pub fn uncounted(&self, counted: &Counted) -> BTreeSet<FenceKey> {
+        uncounted(self.fenced(), counted)
+    }
+
+    /// The plan of a fence; `None` where there is no such fence, or its namespace's pods are not known yet.
+    pub fn plan_fence(&self, key: &FenceKey, now: Timestamp) -> Option<FencePlan> {
+        self.planning(now).plan_fence(key)
+    }
+
+    /// The plan of a namespace.
+    pub fn plan_namespace(&self, namespace: &Name, now: Timestamp) -> NamespacePlan {
+        self.planning(now).plan_namespace(namespace)
+    }
+
+    /// The plan of the routes to a namespace's Services; without the rules of Gateway API where Istio refused these very
+    /// routes with them.
+    pub fn plan_routes(&self, namespace: &Name, now: Timestamp) -> RoutesPlan {
+        self.planning(now).plan_routes(namespace)
+    }
+
+    /// The plan of the placeholder Service.
+    pub fn plan_ports(&self) -> PortsPlan {
+        plan_ports(&self.settings, &self.mesh, &self.written)
+    }
+
+    /// How a target compares with others that are due.
+    pub fn rank(&self, target: &Target) -> Rank {
+        rank(self.fenced(), &self.written, target)
+    }
+
+    /// The settle time in force: the setting, or longer while istiod takes longer.
+    pub fn settle_time(&self) -> SignedDuration {
+        self.written.settle_time(&self.settings)
+    }
+
+    /// The mode of every fence, and whether its Sidecar exists.
+    pub fn fence_states(&self) -> impl Iterator<Item = (Mode, bool)> {
+        self.workloads.fences.iter().map(|(key, fence)| {
+            (
+                self.fenced().mode(fence),
+                self.mesh.sidecars.of_fence(key).is_some(),
+            )
+        })
+    }
+
+    /// The mode of every fence that says what it saves, and the bytes for all of its proxies.
+    pub fn saved_bytes(&self) -> impl Iterator<Item = (Mode, i64)> {
+        self.workloads.fences.values().filter_map(|fence| {
+            let savings = fence.resource.status.as_ref()?.savings.as_ref()?;
+            let bytes = savings
+                .estimated_bytes_per_proxy
+                .saturating_mul(savings.proxies.into());
+            Some((self.fenced().mode(fence), bytes))
+        })
+    }
+
+    /// How many objects each kind of ours has, for the metrics.
+    pub fn written(&self) -> impl Iterator<Item = (Kind, usize)> {
+        let sidecars = self
+            .mesh
+            .sidecars
+            .iter()
+            .filter(|(_, sidecar)| sidecar.ours)
+            .count();
+        [
+            (Kind::ServiceFence, self.workloads.fences.len()),
+            (Kind::Sidecar, sidecars),
+            (Kind::VirtualService, self.written.routes.len()),
+            (Kind::EnvoyFilter, self.written.envoy_filters.len()),
+            (Kind::Service, usize::from(self.written.ports.is_some())),
+        ]
+        .into_iter()
     }
 }

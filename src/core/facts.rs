@@ -17,14 +17,14 @@ mod rule;
 mod service;
 mod service_entry;
 mod sidecar;
+mod stamp;
 pub(crate) mod telemetry;
 mod virtual_service;
 mod visibility;
-mod written;
 
 pub use self::authorization_policy::{Caller, PolicyFacts};
 pub use self::endpoints::{EndpointsFacts, is_ready};
-pub use self::labels::{Asks, ByLabel, Labels, matches, selected};
+pub use self::labels::{ByLabel, LabelValue, Labels, matches, selected};
 pub use self::mesh_config::{DefaultExport, DefaultExports, MeshConfigFacts};
 pub use self::metadata::{created, label, label_list};
 pub use self::namespace::NamespaceFacts;
@@ -36,9 +36,9 @@ pub use self::rule::Rule;
 pub use self::service::{Port, Protocol, ServiceFacts, ServiceKind};
 pub use self::service_entry::{Bound, Names, ServiceEntryFacts};
 pub use self::sidecar::{Egress, SidecarFacts};
+pub use self::stamp::Stamp;
 pub use self::telemetry::{LABELS, PROVIDER, TelemetryFacts};
 pub use self::virtual_service::{
     Author, MadeOf, VirtualServiceFacts, destinations, has_subset, has_subset_elsewhere,
 };
 pub use self::visibility::Visibility;
-pub use self::written::Written;

@@ -38,6 +38,15 @@ pub fn set_cluster_domain(domain: &str) -> Result<(), &'static str> {
     if used == domain { Ok(()) } else { Err(used) }
 }
 
+/// The key of an object that is in a namespace. Keys are in order of namespaces.
+pub trait Key: Ord + Clone {
+    /// What no object of a namespace comes before.
+    fn first_of(namespace: &str) -> Self;
+
+    /// The object's namespace.
+    fn namespace(&self) -> &Name;
+}
+
 macro_rules! object_key {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -53,6 +62,16 @@ macro_rules! object_key {
             /// A key of two names.
             pub fn new(namespace: impl Into<Name>, name: impl Into<Name>) -> Self {
                 Self { namespace: namespace.into(), name: name.into() }
+            }
+        }
+
+        impl Key for $name {
+            fn first_of(namespace: &str) -> Self {
+                Self::new(namespace, "")
+            }
+
+            fn namespace(&self) -> &Name {
+                &self.namespace
             }
         }
 

@@ -5,8 +5,8 @@
 
 mod any;
 mod lean;
+mod mesh_config;
 mod pods;
-mod telemetry;
 mod watched;
 
 use std::sync::Arc;
@@ -19,10 +19,10 @@ use servicefence_crd::gateway_api::{GrpcMatch, HttpMatch};
 use servicefence_crd::istio::{DestinationRuleSpec, SidecarSpec, VirtualServiceSpec};
 use servicefence_crd::{ServiceFence, names};
 
-use crate::Change;
+use crate::engine::Change;
 use crate::facts::{
     Egress, JwksFacts, Matched, NamespaceFacts, PeerAuthenticationFacts, PolicyFacts, RouteFacts, RouteKey,
-    RouteKind, ServiceEntryFacts, ServiceFacts, SidecarFacts, TelemetryFacts, VirtualServiceFacts, Written,
+    RouteKind, ServiceEntryFacts, ServiceFacts, SidecarFacts, Stamp, TelemetryFacts, VirtualServiceFacts,
     created, label, label_list,
 };
 use crate::name::ours::WARM;
@@ -82,7 +82,7 @@ impl Observe for core::Service {
             let ports: Value = ports
                 .map(|port| serde_json::json!({"name": port.name, "port": port.port}))
                 .collect();
-            let written = Written {
+            let written = Stamp {
                 ours: is_ours(&self.metadata),
                 fingerprint: render::fingerprint(
                     Kind::Service,
@@ -154,8 +154,8 @@ fn body(object: &DynamicObject) -> Value {
     })
 }
 
-fn written(object: &DynamicObject, kind: Kind) -> Written {
-    Written {
+fn written(object: &DynamicObject, kind: Kind) -> Stamp {
+    Stamp {
         ours: is_ours(&object.metadata),
         fingerprint: render::fingerprint(kind, &body(object)),
     }

@@ -4,6 +4,7 @@
 mod address;
 mod envoy_filter;
 mod object;
+mod parts;
 mod ports;
 mod routes;
 mod second_look;

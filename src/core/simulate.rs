@@ -13,11 +13,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
+use crate::engine::{Change, Engine};
 use crate::name::{FenceKey, Name};
 use crate::observe::{Unreadable, observe};
+use crate::plan::Said;
+use crate::plan::target::Target;
 use crate::render::Kind;
 use crate::settings::Settings;
-use crate::{Change, Engine, Said, Target};
 
 /// More steps than any mesh needs that comes to rest.
 const MOST_STEPS: usize = 20_000;

@@ -44,11 +44,12 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
 use self::complaints::Complaints;
+use crate::fence::miss::Miss;
+
 pub use self::grpc::AccessLogService;
 pub use self::metrics::AlsMetrics;
 pub use self::refusal::Refusal;
 pub use self::stream::Intake;
-use crate::fence::miss::Miss;
 
 /// The largest message of a gateway that is read.
 pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;

@@ -25,7 +25,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use self::past::Past;
+use self::past::Backfill;
 use crate::fence::name::FenceKey;
 use crate::fence::{Call, Change, Period, Traffic};
 use crate::readiness::Readiness;
@@ -63,7 +63,7 @@ pub struct Reader {
     /// Until when everything was read, or since when it has to be.
     read_until: Timestamp,
     next_cycle: Instant,
-    past: Option<Past>,
+    past: Option<Backfill>,
     next_past: Instant,
     /// What was complained of last.
     trouble: Option<String>,
@@ -165,7 +165,7 @@ impl Reader {
         }
         let Some(mut past) = self.past.take_if(|_| self.next_past <= Instant::now()) else {
             // Fences that were turned off meanwhile are forgotten.
-            let history = self.past.as_ref().map(Past::progress).unwrap_or_default();
+            let history = self.past.as_ref().map(Backfill::progress).unwrap_or_default();
             self.state.apply(Change::History(history));
             return false;
         };
@@ -205,13 +205,13 @@ impl Reader {
     }
 
     /// A fence that waits has to know no more than it must; for the others it is about what they may forget.
-    fn past_of(&self, fences: BTreeSet<FenceKey>, waits: bool) -> Past {
+    fn past_of(&self, fences: BTreeSet<FenceKey>, waits: bool) -> Backfill {
         let of = if waits {
             self.settings.backfill
         } else {
             self.settings.backfill.max(self.state.engine().longest_silence())
         };
-        Past::new(fences, waits, Timestamp::now(), of)
+        Backfill::new(fences, waits, Timestamp::now(), of)
     }
 
     async fn hand_on(&self, traffic: Traffic) {

@@ -175,7 +175,7 @@ impl Writer {
             let Some(fence) = engine.fence(key) else {
                 return Ok(());
             };
-            let (why, mut hosts) = engine.forgotten(key, fence, Timestamp::now());
+            let (why, mut hosts) = engine.forgotten(fence, Timestamp::now());
             hosts.retain(|host| planned.contains(host));
             if hosts.is_empty() {
                 return Ok(());

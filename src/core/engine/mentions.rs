@@ -9,7 +9,7 @@ use crate::name::{FenceKey, Name};
 
 /// The fences of each host. Most hosts have few.
 #[derive(Default)]
-pub(crate) struct Mentions(HashMap<Name, Vec<FenceKey>>);
+pub struct Mentions(HashMap<Name, Vec<FenceKey>>);
 
 impl Mentions {
     /// Notes which hosts a fence has now, and no longer.

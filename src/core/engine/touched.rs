@@ -2,14 +2,59 @@
 
 use std::collections::BTreeSet;
 
-use crate::allow::Allowed;
-use crate::change::Dirty;
-use crate::engine::{Engine, Fence};
+use crate::engine::Engine;
+use crate::engine::change::Dirty;
 use crate::facts::{Caller, PolicyFacts, ServiceFacts};
+use crate::mesh::ChangedRules;
 use crate::name::{Name, ServiceKey};
+use crate::plan::namespace::envoy_filter::wanted_envoy_filters;
 use crate::plan::target::Target;
+use crate::workloads::{Allowed, Fence};
 
 impl Engine {
+    /// What rules that changed touch.
+    pub fn dirty_by_rules(&self, rules: &ChangedRules, dirty: &mut Dirty) {
+        let either = || rules.old.iter().chain(&rules.new).filter(|rules| rules.mesh);
+        let hosts: BTreeSet<&Name> = either().flat_map(|rules| &rules.hosts).collect();
+        // A delegate is nothing without its roots, which change along with it.
+        if hosts.is_empty() {
+            return;
+        }
+        self.dirty_routes_of(hosts.iter().copied(), dirty);
+        self.dirty_fences_by_alias(hosts.iter().copied(), dirty);
+        // A host that a rule of its own puts into every scope concerns every fence that sees it.
+        let everywhere = hosts.iter().any(|host| match ServiceKey::of_host(host) {
+            Some(service) => {
+                let facts = self.mesh.services.get(&service);
+                facts.is_none_or(|facts| self.mesh.services.is_protocol_bound(facts))
+            }
+            None => true,
+        });
+        // One that the gateway cannot follow concerns every fence of the rule's own namespace.
+        let callers = hosts
+            .iter()
+            .flat_map(|host| self.mesh.rules.direct_callers_of(host));
+        let mut callers: BTreeSet<&Name> = callers.collect();
+        if either().any(|rules| rules.subset_elsewhere) {
+            callers.insert(&rules.key.namespace);
+        }
+        if !everywhere {
+            for host in &hosts {
+                self.dirty_fences_having(host, dirty);
+            }
+        }
+        let seen = |namespace: &Name| either().any(|rules| rules.visibility.to(namespace));
+        let concerned = self.workloads.fences.iter().filter(|(fence, facts)| {
+            let is_concerned = everywhere
+                || callers.contains(&fence.namespace)
+                || hosts.iter().any(|host| facts.allows(host));
+            is_concerned && seen(&fence.namespace)
+        });
+        dirty
+            .targets
+            .extend(concerned.map(|(fence, _)| Target::Fence(fence.clone())));
+    }
+
     /// Routes that the rules of these hosts are carried over to.
     pub(super) fn dirty_routes_of<'a>(&self, hosts: impl IntoIterator<Item = &'a Name>, dirty: &mut Dirty) {
         for host in hosts {
@@ -19,7 +64,7 @@ impl Engine {
                 }
                 _ => {
                     if host.contains('*') {
-                        let namespaces = self.registry.routed().map(|(service, _)| &service.namespace);
+                        let namespaces = self.mesh.services.routed().map(|(service, _)| &service.namespace);
                         let namespaces: BTreeSet<_> = namespaces.collect();
                         dirty
                             .targets
@@ -39,12 +84,12 @@ impl Engine {
             .iter()
             .map(|policy| (policy, policy.caller_namespaces()))
             .collect();
-        let named = self.fences.iter().filter(|(key, fence)| {
+        let named = self.workloads.fences.iter().filter(|(key, fence)| {
             let may = |of: &Option<BTreeSet<Name>>| of.as_ref().is_none_or(|of| of.contains(&key.namespace));
             if !policies.iter().any(|(_, of)| may(of)) {
                 return false;
             }
-            let accounts = self.accounts(key, fence);
+            let accounts = self.fenced().accounts(fence);
             let caller = Caller {
                 namespace: &key.namespace,
                 accounts: &accounts,
@@ -59,8 +104,8 @@ impl Engine {
     }
 
     /// Fences of one kind.
-    pub(crate) fn dirty_fences_that(&self, are: impl Fn(&Fence) -> bool, dirty: &mut Dirty) {
-        let these = self.fences.iter().filter(|(_, fence)| are(fence));
+    pub fn dirty_fences_that(&self, are: impl Fn(&Fence) -> bool, dirty: &mut Dirty) {
+        let these = self.workloads.fences.iter().filter(|(_, fence)| are(fence));
         dirty
             .targets
             .extend(these.map(|(key, _)| Target::Fence(key.clone())));
@@ -68,22 +113,27 @@ impl Engine {
 
     pub(super) fn dirty_fences_in(&self, namespace: &str, dirty: &mut Dirty) {
         dirty.targets.extend(
-            self.fences_in(namespace)
-                .map(|(key, _)| Target::Fence(key.clone())),
+            self.workloads
+                .fences_in(namespace)
+                .map(|fence| Target::Fence(fence.key.clone())),
         );
     }
 
     /// Every fence, every namespace with one, and what the whole mesh shares.
-    pub(crate) fn dirty_all(&self, dirty: &mut Dirty) {
-        let fences = self.fences.keys().cloned().map(Target::Fence);
+    pub fn dirty_all(&self, dirty: &mut Dirty) {
+        let fences = self.workloads.fences.keys().cloned().map(Target::Fence);
         dirty.targets.extend(fences);
-        let namespaces = self.fenced_namespaces().into_iter().map(Target::Namespace);
+        let namespaces = self
+            .workloads
+            .fenced_namespaces()
+            .into_iter()
+            .map(Target::Namespace);
         dirty.targets.extend(namespaces);
         dirty.targets.insert(Target::Ports);
     }
 
     /// Namespaces whose Telemetry may be another one, and their fences, which say so.
-    pub(crate) fn dirty_observing(&self, namespaces: BTreeSet<Name>, dirty: &mut Dirty) {
+    pub fn dirty_observing(&self, namespaces: BTreeSet<Name>, dirty: &mut Dirty) {
         for namespace in namespaces {
             self.dirty_fences_in(&namespace, dirty);
             dirty.targets.insert(Target::Namespace(namespace));
@@ -91,17 +141,25 @@ impl Engine {
     }
 
     /// Fences without a Sidecar: those that wait for something.
-    pub(crate) fn dirty_unscoped(&self, dirty: &mut Dirty) {
-        let unscoped = self.fences.keys().filter(|key| self.own_sidecar(key).is_none());
+    pub fn dirty_unscoped(&self, dirty: &mut Dirty) {
+        let unscoped = self
+            .workloads
+            .fences
+            .keys()
+            .filter(|key| self.mesh.sidecars.of_fence(key).is_none());
         dirty.targets.extend(unscoped.cloned().map(Target::Fence));
     }
 
-    pub(crate) fn dirty_envoy_filters(&mut self, dirty: &mut Dirty) {
-        let before = self.envoy_filters_wanted.take();
-        if before != Some(self.wanted_envoy_filters()) {
-            dirty
-                .targets
-                .extend(self.fenced_namespaces().into_iter().map(Target::Namespace));
+    /// Namespaces, where their EnvoyFilters must be others now.
+    pub fn dirty_envoy_filters(&mut self, dirty: &mut Dirty) {
+        let before = self.written.envoy_filters_wanted.take();
+        if before != Some(wanted_envoy_filters(&self.settings, &self.mesh, &self.written)) {
+            dirty.targets.extend(
+                self.workloads
+                    .fenced_namespaces()
+                    .into_iter()
+                    .map(Target::Namespace),
+            );
             self.dirty_unscoped(dirty);
         }
     }
@@ -111,16 +169,16 @@ impl Engine {
     pub(super) fn dirty_fences_naming(&self, key: &ServiceKey, facts: &[&ServiceFacts], dirty: &mut Dirty) {
         let host = key.host();
         self.dirty_fences_having(&host, dirty);
-        for namespace in self.registry.direct_callers_of(&host) {
+        for namespace in self.mesh.rules.direct_callers_of(&host) {
             self.dirty_fences_in(namespace, dirty);
         }
         let named = |allowed: &Allowed| {
             let mut facts = facts.iter();
-            facts.any(|facts| allowed.names(&self.registry, key, &facts.labels))
+            facts.any(|facts| allowed.names(&self.mesh, key, &facts.labels))
         };
         let allowing = self.allowing.iter().filter(|fence| {
-            let fence = self.fences.get(fence);
-            fence.is_some_and(|is| is.wishes.allow.iter().any(named))
+            let fence = self.workloads.fences.get(fence);
+            fence.is_some_and(|is| is.owner_rules.allow.iter().any(named))
         });
         dirty.targets.extend(allowing.cloned().map(Target::Fence));
     }
@@ -138,14 +196,26 @@ impl Engine {
         hosts: impl IntoIterator<Item = &'a Name>,
         dirty: &mut Dirty,
     ) {
-        let tied = self.registry.tied_by_aliases(hosts);
+        let tied = self.mesh.aliases.tied(hosts);
         if tied.is_empty() {
             return;
         }
-        let concerned = self.fences.keys().filter(|fence| {
-            self.own_sidecar(fence)
+        let concerned = self.workloads.fences.keys().filter(|fence| {
+            self.mesh
+                .sidecars
+                .of_fence(fence)
                 .is_none_or(|sidecar| sidecar.known().any(|import| tied.contains(&import.name)))
         });
         dirty.targets.extend(concerned.cloned().map(Target::Fence));
+    }
+
+    /// Fences for which it may be another question now which headless Services are in scope.
+    pub fn dirty_learning_headless(&self, dirty: &mut Dirty) {
+        self.dirty_fences_that(Fence::learns_headless, dirty);
+    }
+
+    /// Fences for which it may be another question now which of them are in scope.
+    pub fn dirty_learning_service_entries(&self, dirty: &mut Dirty) {
+        self.dirty_fences_that(Fence::learns_service_entries, dirty);
     }
 }

@@ -9,7 +9,7 @@ pub type Labels = LiteMap<String, String>;
 
 /// A label by which a Namespace or Service asks for something.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Asks<T> {
+pub enum LabelValue<T> {
     /// There is none.
     #[default]
     Absent,
@@ -42,7 +42,7 @@ impl ByLabel for Fallback {
         &[("gateway", Self::Gateway), ("passthrough", Self::Passthrough)];
 }
 
-impl<T: ByLabel> Asks<T> {
+impl<T: ByLabel> LabelValue<T> {
     /// Reads the value of the label.
     pub fn parse(value: Option<&str>) -> Self {
         let Some(value) = value else {

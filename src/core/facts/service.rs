@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::ServiceSpec;
 use kube::core::ObjectMeta;
 use servicefence_crd::{Mode, names};
 
-use crate::facts::labels::{Asks, Labels};
+use crate::facts::labels::{LabelValue, Labels};
 use crate::facts::metadata::{label, label_list};
 use crate::facts::visibility::Visibility;
 
@@ -73,7 +73,7 @@ pub struct ServiceFacts {
     /// Its selector; empty where it has none.
     pub selector: Labels,
     /// Its opt-in label.
-    pub mode: Asks<Mode>,
+    pub mode: LabelValue<Mode>,
     /// All its labels.
     pub labels: Labels,
     /// Who sees it.
@@ -120,7 +120,7 @@ impl ServiceFacts {
             addresses,
             ports: ports.collect(),
             selector: label_list(spec.selector),
-            mode: Asks::parse(label(meta, names::MODE_LABEL)),
+            mode: LabelValue::parse(label(meta, names::MODE_LABEL)),
             labels: label_list(meta.labels.clone()),
             exported_by_default: visibility.is_none(),
             visibility: visibility.unwrap_or_default(),

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use crate::facts::written::Written;
+use crate::facts::stamp::Stamp;
 use crate::name::Fingerprint;
 
 /// The extension provider that our Telemetry names; it is for the operator to define in MeshConfig.
@@ -28,7 +28,7 @@ pub struct TelemetryFacts {
 
 impl TelemetryFacts {
     /// Reads the spec of one.
-    pub fn of(spec: &Value, is: &Written, created: Timestamp) -> Self {
+    pub fn of(spec: &Value, is: &Stamp, created: Timestamp) -> Self {
         let names = |field: &str| spec.get(field).is_some_and(|value| !value.is_null());
         let labels = spec["selector"]["matchLabels"].as_object();
         Self {

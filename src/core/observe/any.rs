@@ -6,7 +6,7 @@ use kube::core::{DynamicObject, PartialObjectMeta, TypeMeta};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::Change;
+use crate::engine::Change;
 use crate::facts::TrimmedPod;
 use crate::observe::{Observe, Unreadable};
 

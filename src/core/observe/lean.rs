@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::Change;
+use crate::engine::Change;
 use crate::facts::{TrimmedPod, TrimmedPodSpec};
 use crate::observe::{Observe, Unreadable};
 

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use crate::Change;
+use crate::engine::Change;
 use crate::facts::{EndpointsFacts, PodFacts, TrimmedPod};
 use crate::name::{ConfigKey, PodKey};
 use crate::observe::{Observe, Unreadable, name_of, namespace_of};

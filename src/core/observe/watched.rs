@@ -1,9 +1,8 @@
 //! What is watched: the kinds of objects, their API resources, and what the disappearance of one is.
-
 use kube::core::{ApiResource, GroupVersionKind};
 use servicefence_crd::names;
 
-use crate::change::Change;
+use crate::engine::Change;
 use crate::facts::{MeshConfigFacts, RouteKey, RouteKind};
 use crate::name::ours::namespace_of_routes;
 use crate::name::{ConfigKey, FenceKey, PodKey, ServiceKey};

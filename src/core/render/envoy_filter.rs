@@ -12,19 +12,11 @@ use serde_json::{Value, json};
 use servicefence_crd::names;
 
 use crate::name::ours::ENVOY_FILTER;
-use crate::name::{Cidr, Name, ServiceKey, cluster_domain};
+use crate::name::{Cidr, Name};
 use crate::render::address::address_pattern;
+use crate::render::parts::{ALLOW_ANY, BLOCK_ALL, authority, cluster, name_pattern};
 use crate::render::second_look::{Ranges, second_look};
 use crate::render::{Kind, Object};
-
-/// One label of a host, whichever.
-const LABEL: &str = r"[^.:\[\]]+";
-
-/// Istio's virtual host and route for what it does not know, where the mesh lets it pass.
-pub(super) const ALLOW_ANY: &str = "allow_any";
-
-/// The same where the mesh is `REGISTRY_ONLY`: 502.
-pub(super) const BLOCK_ALL: &str = "block_all";
 
 /// The EnvoyFilter of a namespace.
 pub fn envoy_filter(namespace: &Name, spec: &Value) -> Object {
@@ -57,13 +49,6 @@ pub fn envoy_filter_spec(system_namespace: &Name, ranges: &Ranges<'_>) -> Value 
 /// listener from a proxy before the routes that lead to them, and a listener that came is ready after them.
 pub fn envoy_filter_standby_spec(system_namespace: &Name, ranges: &Ranges<'_>) -> Value {
     json!({"configPatches": second_look(system_namespace, ranges)})
-}
-
-pub(super) fn cluster(system_namespace: &Name, port: u16) -> String {
-    format!(
-        "outbound|{port}||{}",
-        ServiceKey::new(system_namespace.clone(), names::FALLBACK).host()
-    )
 }
 
 fn source_header() -> Value {
@@ -147,17 +132,6 @@ fn host_pattern(services: &BTreeSet<Cidr>) -> String {
         let _ = write!(pattern, "|{addresses}(:[0-9]+)?");
     }
     pattern
-}
-
-/// Matches, in whole, what may name a Service or a pod behind it: `reviews`, `reviews.books`, `reviews.books.svc`,
-/// `….svc.cluster.local`, with the name of a pod in front, a dot or a port behind, and in any case.
-pub(super) fn name_pattern() -> String {
-    let domain = cluster_domain().replace('.', r"\.");
-    format!(r"(?i)({LABEL}(\.{LABEL}){{0,2}}|({LABEL}\.){{2,3}}svc(\.{domain})?)\.?(:[0-9]+)?")
-}
-
-pub(super) fn authority(pattern: &str) -> Value {
-    json!({"name": ":authority", "string_match": {"safe_regex": {"regex": pattern}}})
 }
 
 #[cfg(test)]

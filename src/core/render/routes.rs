@@ -10,11 +10,11 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 use servicefence_crd::names;
 
-use crate::delegate;
 use crate::facts::{Author, Port, Protocol, ServiceFacts, VirtualServiceFacts, Visibility, destinations};
+use crate::mesh::Mesh;
+use crate::mesh::rules::delegate;
 use crate::name::ours::object_of_routes;
 use crate::name::{ConfigKey, Name, ServiceKey, envoy_address, qualify};
-use crate::registry::Registry;
 use crate::render::{Kind, Object};
 
 /// Most rules of one object.
@@ -53,7 +53,7 @@ pub enum Carry {
 
 /// Routes to the ports of `namespace`'s Services that the gateway knows.
 pub fn routes(
-    registry: &Registry,
+    mesh: &Mesh,
     system_namespace: &Name,
     namespace: &Name,
     carry: Carry,
@@ -61,14 +61,15 @@ pub fn routes(
 ) -> Routes {
     let mut routes = Routes::default();
     let mut rules = Vec::new();
-    for (key, facts) in registry
-        .services_in(namespace)
-        .filter(|(key, facts)| registry.has_routes(key, facts))
+    for (key, facts) in mesh
+        .services
+        .in_namespace(namespace)
+        .filter(|(key, facts)| mesh.services.has_routes(key, facts))
     {
         let host = key.host();
         for port in facts.ports.iter().filter(|port| is_known(key, port.number)) {
             let target = Target {
-                registry,
+                mesh,
                 host: &host,
                 facts,
                 port,
@@ -113,7 +114,7 @@ fn chunks(mut rules: &[Value]) -> Vec<&[Value]> {
 
 /// One port of one Service.
 struct Target<'a> {
-    registry: &'a Registry,
+    mesh: &'a Mesh,
     host: &'a Name,
     facts: &'a ServiceFacts,
     port: &'a Port,
@@ -189,7 +190,7 @@ impl Target<'_> {
     /// namespace, then the others, older before newer (`SelectVirtualServices`, `configCompareByCreationTime`).
     fn in_order(&self) -> Vec<(&ConfigKey, &VirtualServiceFacts, Vec<Option<&Name>>)> {
         let rules = || {
-            let all = self.registry.rules_of_host(self.host);
+            let all = self.mesh.rules.of_host(self.host);
             all.filter(|(_, rules)| !rules.http.is_empty())
         };
         let users_for_all = rules().any(|(_, rules)| !rules.is_made() && rules.visibility == Visibility::All);
@@ -266,8 +267,8 @@ impl Target<'_> {
             return Err("with its delegate it makes a rule that Istio refuses in one VirtualService");
         }
         let hidden = |service: &ServiceKey| {
-            let facts = self.registry.service(service);
-            facts.is_some_and(|facts| !self.registry.is_seen_by_gateway(facts))
+            let facts = self.mesh.services.get(service);
+            facts.is_some_and(|facts| !self.mesh.services.is_seen_by_gateway(facts))
         };
         if destinations(std::slice::from_ref(rule), &key.namespace)
             .iter()
@@ -369,7 +370,7 @@ impl Target<'_> {
         };
         let host = qualify(host, namespace);
         if !destination.contains_key("port") {
-            let service = ServiceKey::of_host(&host).and_then(|key| self.registry.service(&key));
+            let service = ServiceKey::of_host(&host).and_then(|key| self.mesh.services.get(&key));
             let number = match service.map(|facts| &*facts.ports) {
                 Some([only]) => only.number,
                 _ => self.port.number,

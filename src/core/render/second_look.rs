@@ -13,7 +13,7 @@ use servicefence_crd::names;
 use crate::name::ours::ENVOY_FILTER;
 use crate::name::{Cidr, Name};
 use crate::render::address::address_pattern;
-use crate::render::envoy_filter::{ALLOW_ANY, BLOCK_ALL, authority, cluster, name_pattern};
+use crate::render::parts::{ALLOW_ANY, BLOCK_ALL, authority, cluster, name_pattern};
 
 /// Istio's routes by which the second look goes, by name: those of the gateway's port number, which every proxy has that can
 /// reach the gateway.

@@ -6,11 +6,13 @@ use jiff::SignedDuration;
 use serde_json::{Value, json};
 use servicefence_crd::{Forgot, ServiceFence};
 
+use crate::engine::Change;
 use crate::name::{FenceKey, Name};
 use crate::observe::{Unreadable, Watched, observe};
+use crate::plan::FencePlan;
+use crate::plan::target::Target;
 use crate::render::{Kind, Object, Write};
 use crate::simulate::Simulation;
-use crate::{Change, FencePlan, Target};
 
 impl Simulation {
     /// Plans a target and carries out the plan.

@@ -12,9 +12,9 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use servicefence_crd::{Source, names};
 
-use crate::change::Change;
-use crate::facts::{Asks, Labels, NamespaceFacts, PodFacts};
-use crate::learn::{Observation, Period, learn};
+use crate::engine::Change;
+use crate::facts::{LabelValue, Labels, NamespaceFacts, PodFacts};
+use crate::learn::{Call, Observation, Period, learn};
 use crate::name::ours::sidecar_name;
 use crate::name::{FenceKey, Name, PodKey, ServiceKey};
 use crate::observe::{Observe, Watched};
@@ -22,7 +22,6 @@ use crate::render::Kind;
 use crate::settings::Settings;
 use crate::simulate::Simulation;
 use crate::simulate::world::objects::merge;
-use crate::traffic::Call;
 
 pub(crate) use self::objects::{call, dynamic};
 
@@ -91,8 +90,8 @@ impl World {
 
     pub(crate) fn namespace_with(&mut self, name: &str, mode: Option<&str>, labels: &[(&str, &str)]) {
         let facts = NamespaceFacts {
-            mode: Asks::parse(mode),
-            fallback: Asks::parse(
+            mode: LabelValue::parse(mode),
+            fallback: LabelValue::parse(
                 labels
                     .iter()
                     .find(|(key, _)| *key == names::FALLBACK_LABEL)

@@ -8,9 +8,10 @@ use tokio::time::Instant;
 
 use super::client::{Client, Found, Gapless, QueryError};
 use super::{Calls, LATE};
-use crate::fence::history::{self, History, MOST_SILENT, ToldBy};
 use crate::fence::name::{FenceKey, Name};
-use crate::fence::{Change, Counted, Told, Traffic};
+use crate::fence::{
+    BackfillProgress, CallHistories, CallHistory, Change, Counted, MOST_SILENT, Told, ToldBy, Traffic,
+};
 use crate::state::State;
 
 /// A piece. Smaller ones tell better when a host was called, bigger ones cost fewer queries.
@@ -23,7 +24,7 @@ const HOUR: SignedDuration = SignedDuration::from_hours(1);
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// A reading of the past.
-pub(super) struct Past {
+pub(super) struct Backfill {
     /// Whose.
     pub(super) fences: BTreeSet<FenceKey>,
     /// Whether any of them waits for it.
@@ -51,7 +52,7 @@ pub(super) struct Past {
     said: Instant,
 }
 
-impl Past {
+impl Backfill {
     pub(super) fn new(
         fences: BTreeSet<FenceKey>,
         is_waited_for: bool,
@@ -79,8 +80,8 @@ impl Past {
     }
 
     /// How far it is.
-    pub(super) fn progress(&self) -> History {
-        History {
+    pub(super) fn progress(&self) -> BackfillProgress {
+        BackfillProgress {
             read: self.read,
             of: self.of,
             trouble: self.trouble.clone(),
@@ -93,7 +94,7 @@ impl Past {
     }
 
     /// What is known of each fence once it is complete, with what is about to be stored.
-    pub(super) fn known(&self, traffic: &Traffic) -> history::Read {
+    pub(super) fn known(&self, traffic: &Traffic) -> CallHistories {
         let gapless_since = self.end - self.gapless;
         let of_fence = |fence: &FenceKey| {
             let (told, since) = self
@@ -103,7 +104,7 @@ impl Past {
                 .unwrap_or((Timestamp::UNIX_EPOCH, self.end));
             let known_since = gapless_since.max(since);
             let uncounted = self.uncounted.get(fence).copied().unwrap_or(known_since);
-            history::Past {
+            CallHistory {
                 unstored: BTreeMap::new(),
                 known_since,
                 connections_known_since: known_since.max(self.end - self.counted).max(uncounted),
@@ -111,7 +112,7 @@ impl Past {
                 told_by: self.told_by.get(fence).cloned().unwrap_or_default(),
             }
         };
-        let mut known: history::Read = self
+        let mut known: CallHistories = self
             .fences
             .iter()
             .map(|fence| (fence.clone(), of_fence(fence)))

@@ -158,7 +158,7 @@ mod tests {
         let watching = tokio::spawn(while_served(watch, SOON));
         timeout(Duration::from_secs(5), readiness.ready()).await.unwrap();
 
-        let has_rules = || state.engine().registry().rules_of_host(HOST).next().is_some();
+        let has_rules = || state.engine().mesh().rules.of_host(HOST).next().is_some();
         for is_installed in [true, false, true] {
             installed.store(is_installed, Ordering::Relaxed);
             let seen = async {

@@ -5,21 +5,22 @@
 
 use std::collections::BTreeSet;
 
-use crate::engine::Engine;
 use crate::facts::SidecarFacts;
 use crate::name::ours::{sidecar_name, sidecar_of};
 use crate::name::{ScopeHost, ServiceKey};
-use crate::optin::{Named, Pods};
-use crate::plan::Held;
-use crate::plan::fence::{Case, FencePlan};
+use crate::plan::case::Case;
+use crate::plan::not_scoped::NotScoped;
+use crate::plan::planning::Planning;
+use crate::plan::plans::FencePlan;
 use crate::plan::target::Target;
+use crate::plan::transition::{Next, Standing, Warm};
 use crate::render::{self, Kind, Write};
 use crate::scope::Scope;
-use crate::transition::{Next, Standing, Warm};
+use crate::workloads::{Pods, WorkloadRef};
 
-impl Engine {
-    pub(super) fn plan_unscoped(&self, case: &Case<'_>, plan: &mut FencePlan) {
-        let (key, Some(current)) = (case.key, case.current) else {
+impl<'a> Planning<'a> {
+    pub fn plan_unscoped(self, case: &Case<'_>, plan: &mut FencePlan) {
+        let (key, Some(current)) = (&case.fence.key, case.current) else {
             return;
         };
         plan.widens = true;
@@ -33,9 +34,9 @@ impl Engine {
     }
 
     /// Keeps the Sidecar of pods of which nothing is known now. What its fence asks for comes in, and nothing leaves.
-    pub(super) fn plan_stay(&self, case: &Case<'_>, plan: &mut FencePlan) {
+    pub fn plan_stay(self, case: &Case<'_>, plan: &mut FencePlan) {
         if let Some(current) = case.current {
-            let mut target = self.scope_of(case.key, case.fence, case.now).imports();
+            let mut target = self.scoping.scope_of(case.fence).imports();
             target.extend(current.hosts.iter().cloned());
             plan.widens = true;
             let next = self.standing(case, current).towards(&target, |_| true, |_| true);
@@ -43,62 +44,70 @@ impl Engine {
         }
     }
 
-    fn standing<'a>(&'a self, case: &Case<'_>, current: &'a SidecarFacts) -> Standing<'a> {
+    fn standing<'f>(self, case: &Case<'_>, current: &'f SidecarFacts) -> Standing<'f>
+    where
+        'a: 'f,
+    {
         static NONE: Warm = Warm::new();
         Standing {
             hosts: &current.hosts,
-            warm: self.warm.get(&sidecar_of(case.key)).unwrap_or(&NONE),
-            settle: self.settle_time(),
-            now: case.now,
+            warm: self
+                .written
+                .warm
+                .get(&sidecar_of(&case.fence.key))
+                .unwrap_or(&NONE),
+            settle: self.written.settle_time(self.settings),
+            now: self.now,
         }
     }
 
     /// Plans what a Sidecar must say next, where it does not say it yet.
-    fn plan_sidecar(&self, case: &Case<'_>, of: Pods<'_>, next: Next, plan: &mut FencePlan) {
+    fn plan_sidecar(self, case: &Case<'_>, of: Pods<'_>, next: Next, plan: &mut FencePlan) {
         let Next { egress, again_at } = next;
         let uid = case.fence.resource.metadata.uid.as_deref();
-        let proxy = self.proxy_defaults();
+        let proxy = self.mesh.proxy_defaults();
         if !case
             .current
             .is_some_and(|sidecar| sidecar.says(uid, of, &egress, &proxy))
         {
-            plan.sidecar = Some(Write::Apply(render::sidecar(case.key, uid, of, &egress, proxy)));
+            plan.sidecar = Some(Write::Apply(render::sidecar(
+                &case.fence.key,
+                uid,
+                of,
+                &egress,
+                proxy,
+            )));
         }
         plan.again_at = plan.again_at.into_iter().chain(again_at).min();
     }
 
     /// Plans the way to `scope`; an answer is what stands in the way of it or of its misses.
-    pub(super) fn plan_scoped(
-        &self,
+    pub fn plan_scoped(
+        self,
         case: &Case<'_>,
         scope: &Scope,
         of: Pods<'_>,
         plan: &mut FencePlan,
-    ) -> Option<Held> {
-        let Case {
-            key,
-            fence,
-            current,
-            now,
-            ..
-        } = *case;
+    ) -> Option<NotScoped> {
+        let Case { fence, current, .. } = *case;
+        let key = &fence.key;
         if current.is_none()
             && let Some(held) = self
-                .not_ready_for(key, fence)
+                .not_ready_for(fence)
                 .or_else(|| {
                     self.holder(key, of)
-                        .map(|other| Held::Pending(Target::Fence(other)))
+                        .map(|other| NotScoped::Pending(Target::Fence(other)))
                 })
-                .or_else(|| self.history_missing(key, fence))
+                .or_else(|| self.known.history_missing(fence).map(NotScoped::History))
                 .or_else(|| {
-                    let unstored = self.connections_unstored(key, fence, now);
-                    unstored.then(|| Held::History(self.history.clone()))
+                    let unstored = self.known.connections_unstored(fence);
+                    unstored.then(|| NotScoped::History(self.known.evidence.progress.clone()))
                 })
         {
             return Some(held);
         }
-        plan.again_at = fence.wishes.next_end(now);
-        let unserved = self.unserved(key, fence);
+        plan.again_at = fence.owner_rules.next_end(self.now);
+        let unserved = self.unserved(fence);
         let mut of = of;
         if let Some(current) = current.filter(|sidecar| sidecar.selector.as_ref() != of) {
             if unserved.is_none() {
@@ -114,7 +123,7 @@ impl Engine {
             return None;
         };
         if current.hosts != target {
-            let (connected, until) = self.maybe_connected_outside(key, fence, &current.hosts, &target, now);
+            let (connected, until) = self.known.maybe_connected_outside(fence, &current.hosts, &target);
             target.extend(connected);
             plan.again_at = plan.again_at.into_iter().chain(until).min();
             let stay = self.may_not_leave(case, current, &target, unserved.is_some());
@@ -140,20 +149,23 @@ impl Engine {
     /// Hosts that a Sidecar has, the target has not, and that cannot be spared: nobody would serve one that leaves now, or
     /// bring it back, or its open connections would be cut.
     fn may_not_leave(
-        &self,
+        self,
         case: &Case<'_>,
         current: &SidecarFacts,
         target: &BTreeSet<ScopeHost>,
         is_unserved: bool,
     ) -> Vec<ScopeHost> {
-        let (key, fence) = (case.key, case.fence);
-        let mut stays = &self.carried(&key.namespace, &current.hosts) - &self.carried(&key.namespace, target);
-        let is_led = !self.falls_back_to_gateway(&key.namespace) || self.has_envoy_filter(&key.namespace);
+        let (key, fence) = (&case.fence.key, case.fence);
+        let mut stays =
+            &self.mesh.carried(&key.namespace, &current.hosts) - &self.mesh.carried(&key.namespace, target);
+        let is_led =
+            !self.fenced.falls_back_to_gateway(&key.namespace) || self.has_envoy_filter(&key.namespace);
         if is_led && !is_unserved {
-            stays = self.maybe_connected(key, fence, &stays, case.now);
+            stays = self.known.maybe_connected(fence, &stays);
         }
         let brings = |host: &&ScopeHost| {
-            self.brought_by(&key.namespace, host)
+            self.mesh
+                .brought_by(&key.namespace, host)
                 .any(|key| stays.contains(&key))
         };
         current.hosts.iter().filter(brings).cloned().collect()
@@ -161,20 +173,21 @@ impl Engine {
 
     /// Whether calls of a namespace to a host out of scope are served, so that it can be warm before it joins. A call that
     /// is passed through may be failing: it waits for nothing.
-    fn is_served_outside(&self, namespace: &str, host: &ScopeHost) -> bool {
-        let service = ServiceKey::of_host(&host.name).filter(|_| self.falls_back_to_gateway(namespace));
+    fn is_served_outside(self, namespace: &str, host: &ScopeHost) -> bool {
+        let service =
+            ServiceKey::of_host(&host.name).filter(|_| self.fenced.falls_back_to_gateway(namespace));
         let facts = service
             .as_ref()
-            .and_then(|service| self.registry.service(service).zip(Some(service)));
+            .and_then(|service| self.mesh.services.get(service).zip(Some(service)));
         facts.is_some_and(|(facts, service)| {
-            self.registry.has_routes(service, facts) || facts.is_told_by_pods()
+            self.mesh.services.has_routes(service, facts) || facts.is_told_by_pods()
         })
     }
 
     /// Whether a proxy may have clusters of a host. A Service that is gone has none.
-    fn has_clusters(&self, host: &ScopeHost) -> bool {
+    fn has_clusters(self, host: &ScopeHost) -> bool {
         ServiceKey::of_host(&host.name).is_none_or(|service| {
-            let facts = self.registry.service(&service);
+            let facts = self.mesh.services.get(&service);
             facts.is_some_and(|facts| !facts.ports.is_empty())
         })
     }
@@ -182,7 +195,7 @@ impl Engine {
     /// Plans the way of a Sidecar from some pods to others. Those that it takes lose what they know without it, those that
     /// it leaves get that back, and one write does both: so all of it is warm before, and after.
     fn plan_other_pods(
-        &self,
+        self,
         case: &Case<'_>,
         current: &SidecarFacts,
         scope: &Scope,
@@ -198,8 +211,8 @@ impl Engine {
 
     /// What a Sidecar says first to pods that it takes: all that they know without it goes at once, so all of that stays
     /// warm.
-    fn first_step(&self, case: &Case<'_>, hosts: BTreeSet<ScopeHost>) -> Next {
-        let warm = if self.settle_time().is_zero() {
+    fn first_step(self, case: &Case<'_>, hosts: BTreeSet<ScopeHost>) -> Next {
+        let warm = if self.written.settle_time(self.settings).is_zero() {
             BTreeSet::new()
         } else {
             &self.without_sidecar(case) - &hosts
@@ -209,41 +222,20 @@ impl Engine {
 
     /// What the proxies of a fence know while it has no Sidecar: what their namespace's default says, or the mesh's, else
     /// the whole mesh.
-    fn without_sidecar(&self, case: &Case<'_>) -> BTreeSet<ScopeHost> {
-        let namespace = &case.key.namespace;
+    fn without_sidecar(self, case: &Case<'_>) -> BTreeSet<ScopeHost> {
+        let namespace = &case.fence.key.namespace;
         let of_default = self
+            .fenced
+            .workloads
             .fences_in(namespace)
-            .filter(|(key, fence)| *key != case.key && fence.workload == Named::NamespaceDefault)
-            .find_map(|(key, _)| self.own_sidecar(key));
-        let of_mesh = || self.default_sidecar().map(|(_, sidecar)| sidecar);
+            .filter(|fence| fence.key != case.fence.key && fence.workload == WorkloadRef::NamespaceDefault)
+            .find_map(|fence| self.mesh.sidecars.of_fence(&fence.key));
+        let of_mesh = || self.mesh.default_sidecar().map(|(_, sidecar)| sidecar);
         let Some(default) = of_default.or_else(of_mesh).filter(|is| !is.hosts.is_empty()) else {
             return [ScopeHost::everything()].into();
         };
         // `~` takes hosts away.
         let known = default.known().filter(|host| !host.namespace.starts_with('~'));
         known.cloned().collect()
-    }
-
-    /// The Services whose clusters a proxy has by these hosts.
-    pub(crate) fn carried(&self, namespace: &str, hosts: &BTreeSet<ScopeHost>) -> BTreeSet<ServiceKey> {
-        hosts
-            .iter()
-            .flat_map(|host| self.brought_by(namespace, host))
-            .collect()
-    }
-
-    /// A host's own Service, and the destinations of the rules that come with it: istiod imports
-    /// their clusters in the same push as the routes to them.
-    fn brought_by<'a>(
-        &'a self,
-        namespace: &'a str,
-        host: &'a ScopeHost,
-    ) -> impl Iterator<Item = ServiceKey> + 'a {
-        let rules = self.registry.rules_of_host(&host.name);
-        let seen = rules.filter(move |(_, rules)| rules.visibility.to(namespace));
-        let destinations = seen.flat_map(|(_, rules)| &rules.destinations);
-        ServiceKey::of_host(&host.name)
-            .into_iter()
-            .chain(destinations.cloned())
     }
 }

@@ -3,9 +3,10 @@
 use kube::core::{DynamicObject, TypeMeta};
 use serde_json::Value;
 
+use crate::engine::Change;
+use crate::learn::{Call, Teller};
 use crate::render::Kind;
 use crate::simulate::world::SYSTEM;
-use crate::{Call, Change, Teller};
 
 pub(super) fn observe(kind: Kind, mut body: Value) -> Change {
     body["kind"] = kind.as_str().into();

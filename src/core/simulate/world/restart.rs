@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::Change;
+use crate::engine::Change;
 use crate::render::Kind;
 use crate::simulate::Simulation;
 use crate::simulate::world::World;

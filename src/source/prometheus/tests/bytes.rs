@@ -130,7 +130,7 @@ async fn a_cycle_that_misses_bytes_begins_anew() {
         (reading_of(dropped).await, false),
         (reading_of(|_| None).await, true),
     ] {
-        let past = crate::fence::history::Past {
+        let past = crate::fence::CallHistory {
             unstored: std::collections::BTreeMap::new(),
             known_since: Timestamp::UNIX_EPOCH,
             connections_known_since: Timestamp::UNIX_EPOCH,

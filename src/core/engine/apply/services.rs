@@ -1,0 +1,181 @@
+//! Services and ServiceEntries, taken in.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+
+use crate::engine::Engine;
+use crate::engine::change::Dirty;
+use crate::facts::{EndpointsFacts, Port, ServiceEntryFacts, ServiceFacts, ServiceKind};
+use crate::mesh::Replaced;
+use crate::name::{ConfigKey, Name, ServiceKey};
+use crate::plan::target::Target;
+use crate::workloads::{Fence, UnknownLabel};
+
+impl Engine {
+    /// Takes in a Service.
+    pub(super) fn apply_service(
+        &mut self,
+        key: &ServiceKey,
+        facts: Option<ServiceFacts>,
+        now: Timestamp,
+        dirty: &mut Dirty,
+    ) {
+        let ports_before = self.mesh.services.placeholder_ports();
+        let was_aside = self.mesh.has_service_aside(key);
+        let replaced = self.mesh.set_service(key, facts);
+        if was_aside != self.mesh.has_service_aside(key) {
+            // A host that is there, seen or not, is not missing.
+            self.dirty_fences_having(&key.host(), dirty);
+        }
+        if !replaced.is_news() {
+            return;
+        }
+        if self.mesh.services.placeholder_ports() != ports_before {
+            dirty.targets.insert(Target::Ports);
+            self.dirty_learning_headless(dirty);
+        }
+        self.route_service(key, &replaced, now, dirty);
+        let is_other_workload =
+            replaced.differs(|facts| (facts.selector.clone(), facts.mode.clone(), facts.kind));
+        let is_seen_otherwise = replaced.differs(|facts| facts.visibility.clone());
+        if is_other_workload || is_seen_otherwise {
+            let here = self.mesh.policies.in_namespace(&key.namespace);
+            let root = self.mesh.policies.in_namespace(&self.settings.root_namespace);
+            self.dirty_fences_named_by(&here.chain(root).collect::<Vec<_>>(), dirty);
+        }
+        if is_other_workload {
+            self.change_workload(key, &replaced, dirty);
+        }
+        let in_scopes = |facts: &ServiceFacts| (facts.kind, facts.ports.clone(), facts.visibility.clone());
+        let mut either = replaced.either();
+        if either.any(|facts| self.mesh.services.is_protocol_bound(facts)) && replaced.differs(in_scopes) {
+            let fences = self.workloads.fences.keys().cloned();
+            dirty.targets.extend(fences.map(Target::Fence));
+        }
+        if is_seen_otherwise {
+            self.dirty_fences_by_alias([&key.host()], dirty);
+        }
+        // A new port may be one whose listener swallows what is not HTTP.
+        if is_seen_otherwise || replaced.differs(|facts| (facts.labels.clone(), facts.ports.clone())) {
+            self.dirty_fences_naming(key, &replaced.either().collect::<Vec<_>>(), dirty);
+        }
+    }
+
+    /// The gateway's routes to a Service, and to those whose rules lead there.
+    fn route_service(
+        &mut self,
+        key: &ServiceKey,
+        replaced: &Replaced<ServiceFacts>,
+        now: Timestamp,
+        dirty: &mut Dirty,
+    ) {
+        let routed = |facts: &Option<ServiceFacts>| {
+            let facts = facts.as_ref();
+            let facts = facts.filter(|facts| self.mesh.services.has_routes(key, facts));
+            facts.map(|facts| (facts.addresses.clone(), facts.ports.clone()))
+        };
+        let (before, after) = (routed(&replaced.old), routed(&replaced.new));
+        if before != after {
+            dirty.targets.insert(Target::Routes(key.namespace.clone()));
+            let numbers = |routed: Option<(_, Vec<Port>)>| -> BTreeSet<u16> {
+                let ports = routed.into_iter().flat_map(|(_, ports)| ports);
+                ports.map(|port| port.number).collect()
+            };
+            self.note_arrivals(key, &numbers(before), &numbers(after), now);
+        }
+        // A rule that names no port of its destination means the destination's only one.
+        if replaced.differs(|facts| facts.ports.clone()) {
+            let hosts = self.mesh.rules.hosts_routed_to(key);
+            self.dirty_routes_of(hosts, dirty);
+        }
+    }
+
+    /// The pods of a Service are others, or what its label asks for.
+    fn change_workload(&mut self, key: &ServiceKey, replaced: &Replaced<ServiceFacts>, dirty: &mut Dirty) {
+        if replaced.either().any(|facts| facts.kind == ServiceKind::Headless) {
+            self.dirty_learning_headless(dirty);
+        }
+        let fences = &self.workloads.fences;
+        self.evidence.read.retain(|fence, _| {
+            let of = fences.get(fence).and_then(|fence| fence.workload.service());
+            of != Some(key)
+        });
+        self.forget_asked(&key.namespace);
+        self.dirty_fences_in(&key.namespace, dirty);
+        dirty.targets.insert(Target::Namespace(key.namespace.clone()));
+        let unknown = |facts: &Option<ServiceFacts>| {
+            let facts = facts.as_ref()?;
+            UnknownLabel::of(&facts.mode, &key.namespace, Some(&key.name))
+        };
+        let was = unknown(&replaced.old);
+        dirty
+            .unknown_labels
+            .extend(unknown(&replaced.new).filter(|is| Some(is) != was.as_ref()));
+    }
+
+    /// Notes which ports of a Service the gateway may not know yet. Without passthrough it would answer 404 for these, so it gets their
+    /// routes at once.
+    pub fn note_arrivals(
+        &mut self,
+        service: &ServiceKey,
+        before: &BTreeSet<u16>,
+        ports: &BTreeSet<u16>,
+        now: Timestamp,
+    ) {
+        if self.settings.gateway_passes_on {
+            let until = now + self.settle_time();
+            self.written.arrivals.change(service, before, ports, now, until);
+        }
+    }
+
+    /// Takes in a ServiceEntry.
+    pub(super) fn apply_service_entry(
+        &mut self,
+        key: &ConfigKey,
+        facts: Option<ServiceEntryFacts>,
+        dirty: &mut Dirty,
+    ) {
+        let mut aside = self.mesh.hosts_aside(key);
+        let replaced = self.mesh.set_service_entry(key, facts);
+        aside.extend(self.mesh.hosts_aside(key));
+        // A host that is there, seen or not, is not missing.
+        if aside.iter().any(|host| host.contains('*')) {
+            self.dirty_fences_that(|_| true, dirty);
+        }
+        for host in &aside {
+            self.dirty_fences_having(host, dirty);
+        }
+        if replaced.is_news() {
+            let seen = |fence: &Fence| {
+                let mut either = replaced.either();
+                either.any(|entry| entry.visibility.to(&fence.key.namespace))
+            };
+            self.dirty_fences_that(seen, dirty);
+            self.dirty_fences_by_alias(replaced.either().flat_map(|entry| &entry.hosts), dirty);
+        }
+    }
+
+    /// Only hosts of ServiceEntries may be in scope for want of one.
+    pub(super) fn apply_destination_rule(&mut self, key: &ConfigKey, host: Option<Name>, dirty: &mut Dirty) {
+        let new = host.clone();
+        let old = self.mesh.service_entries.set_destination_rule(key, host);
+        let mut either = old.iter().chain(&new);
+        if old != new && either.any(|host| ServiceKey::of_host(host).is_none()) {
+            self.dirty_learning_service_entries(dirty);
+        }
+    }
+
+    /// Takes in an EndpointSlice. How many endpoints a Service has changes no plan: what a status says of them may be an hour
+    /// old.
+    pub(super) fn apply_endpoints(
+        &mut self,
+        key: &ConfigKey,
+        facts: Option<EndpointsFacts>,
+        dirty: &mut Dirty,
+    ) {
+        if self.mesh.set_endpoints(key, facts) {
+            self.dirty_envoy_filters(dirty);
+        }
+    }
+}

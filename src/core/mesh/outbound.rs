@@ -1,0 +1,66 @@
+//! What becomes of calls to what a proxy does not know.
+
+use serde_json::{Map, Value};
+
+use crate::facts::SidecarFacts;
+use crate::mesh::Mesh;
+use crate::name::{ConfigKey, Name, ScopeHost, ServiceKey};
+
+/// `outboundTrafficPolicy.mode` with which nothing is passed through.
+const REGISTRY_ONLY: &str = "REGISTRY_ONLY";
+
+impl Mesh {
+    /// The Sidecar that Istio applies where a pod has no other: the oldest of the root namespace without a selector.
+    pub fn default_sidecar(&self) -> Option<(&ConfigKey, &SidecarFacts)> {
+        self.sidecars
+            .in_namespace(&self.root_namespace)
+            .filter(|(key, sidecar)| sidecar.selector.is_none() && self.is_discovered(&key.namespace))
+            .min_by_key(|(key, sidecar)| (sidecar.created, *key))
+    }
+
+    /// What the mesh's default Sidecar says about proxies, and ours would lose, since Istio merges none.
+    pub fn proxy_defaults(&self) -> Map<String, Value> {
+        self.default_sidecar()
+            .map(|(_, sidecar)| sidecar.proxy.clone())
+            .unwrap_or_default()
+    }
+
+    fn outbound_policy(&self) -> Option<&Value> {
+        let (_, sidecar) = self.default_sidecar()?;
+        sidecar.proxy.get("outboundTrafficPolicy")
+    }
+
+    /// Whether Istio refuses what the mesh does not know instead of passing it through.
+    pub fn is_registry_only(&self) -> bool {
+        let own = self
+            .outbound_policy()
+            .and_then(|policy| policy.get("mode")?.as_str());
+        own.map_or(self.config.registry_only, |mode| mode == REGISTRY_ONLY)
+    }
+
+    fn egress_proxy_host(&self) -> Option<&str> {
+        self.outbound_policy()?.get("egressProxy")?.get("host")?.as_str()
+    }
+
+    /// Whether what is passed through may go elsewhere than it was going.
+    pub fn is_led_elsewhere(&self) -> bool {
+        self.egress_proxy_host().is_some()
+    }
+
+    /// The `egressProxy` of the mesh's default Sidecar, as a fence in `namespace` imports it. istiod does not import it into a
+    /// Sidecar, and a proxy without its cluster answers 503 to every call to a host that the mesh does not know.
+    pub fn egress_proxy(&self, namespace: &Name) -> Vec<ScopeHost> {
+        let host = self.egress_proxy_host().into_iter();
+        host.flat_map(|host| self.service_entries.imports_for(namespace, host))
+            .collect()
+    }
+
+    /// Whether a call that is passed through to a host may be refused for want of mutual TLS.
+    pub fn would_be_refused(&self, host: &str) -> bool {
+        let service = ServiceKey::of_host(host);
+        service.is_none_or(|key| {
+            let facts = self.services.get(&key);
+            facts.is_none_or(|facts| self.peer_authentications.may_refuse(&key, facts))
+        })
+    }
+}

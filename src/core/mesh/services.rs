@@ -1,0 +1,176 @@
+//! All Services, with what is asked of them.
+//!
+//! Flows in: Services, one at a time. Flows out: answers to "which Service has this address", "which ports does the mesh
+//! have". Invariant: every index follows from the map beside it; `set` is the only way to change either.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+
+use crate::facts::{Labels, Protocol, ServiceFacts, ServiceKind};
+use crate::mesh::index::{count, in_namespace};
+use crate::name::{Name, ServiceKey};
+
+/// Port numbers that every istio-proxy listens on itself.
+/// <https://istio.io/latest/docs/ops/deployment/application-requirements/>
+const PROXY_PORTS: [u16; 13] = [
+    15000, 15001, 15002, 15003, 15004, 15005, 15006, 15007, 15008, 15020, 15021, 15053, 15090,
+];
+
+/// Services by name, with their indexes.
+pub struct Services {
+    system_namespace: Name,
+    all: BTreeMap<ServiceKey, ServiceFacts>,
+    by_address: HashMap<IpAddr, ServiceKey>,
+    /// See [`Services::is_protocol_bound`].
+    protocol_bound: BTreeSet<ServiceKey>,
+    http_ports: BTreeMap<u16, usize>,
+    other_ports: BTreeMap<u16, usize>,
+}
+
+impl Services {
+    /// None yet, of a mesh whose fallback gateway is in this namespace.
+    pub(super) fn new(system_namespace: Name) -> Self {
+        Self {
+            system_namespace,
+            all: BTreeMap::new(),
+            by_address: HashMap::new(),
+            protocol_bound: BTreeSet::new(),
+            http_ports: BTreeMap::new(),
+            other_ports: BTreeMap::new(),
+        }
+    }
+
+    /// Whether the fallback gateway has routes for a Service. It has none for our own: with one,
+    /// every pod of the mesh would reach the access-log port with the gateway's identity. And none
+    /// for what is not exported to it: it has no cluster to route to.
+    pub fn has_routes(&self, key: &ServiceKey, facts: &ServiceFacts) -> bool {
+        key.namespace != self.system_namespace
+            && self.is_seen_by_gateway(facts)
+            && facts.kind == ServiceKind::ClusterIp
+            && !facts.addresses.is_empty()
+            && !facts.ports.is_empty()
+    }
+
+    /// Whether a Service is exported to the fallback gateway's namespace.
+    pub fn is_seen_by_gateway(&self, facts: &ServiceFacts) -> bool {
+        facts.visibility.to(&self.system_namespace)
+    }
+
+    /// Whether a protocol rule may put a Service into scopes: it is headless, has a port that is not
+    /// HTTP, or is hidden from the fallback gateway.
+    pub fn is_protocol_bound(&self, facts: &ServiceFacts) -> bool {
+        match facts.kind {
+            ServiceKind::Headless => true,
+            ServiceKind::ClusterIp => !facts.is_http() || !self.is_seen_by_gateway(facts),
+            ServiceKind::ExternalName => false,
+        }
+    }
+
+    /// Adds, replaces or removes one; returns what was there.
+    pub(super) fn set(&mut self, key: &ServiceKey, facts: Option<ServiceFacts>) -> Option<ServiceFacts> {
+        let old = self.all.remove(key);
+        if let Some(old) = &old {
+            for address in &old.addresses {
+                if self.by_address.get(address) == Some(key) {
+                    self.by_address.remove(address);
+                }
+            }
+            self.count(old, false);
+            self.protocol_bound.remove(key);
+        }
+        if let Some(new) = facts {
+            for address in &new.addresses {
+                self.by_address.insert(*address, key.clone());
+            }
+            self.count(&new, true);
+            if self.is_protocol_bound(&new) {
+                self.protocol_bound.insert(key.clone());
+            }
+            self.all.insert(key.clone(), new);
+        }
+        old
+    }
+
+    fn count(&mut self, facts: &ServiceFacts, add: bool) {
+        for port in &facts.ports {
+            let counts = match port.protocol {
+                Protocol::Http => &mut self.http_ports,
+                Protocol::Other => &mut self.other_ports,
+            };
+            count(counts, &port.number, add);
+        }
+    }
+
+    /// A Service by name.
+    pub fn get(&self, key: &ServiceKey) -> Option<&ServiceFacts> {
+        self.all.get(key)
+    }
+
+    /// All Services, by namespace and name.
+    pub fn iter(&self) -> impl Iterator<Item = (&ServiceKey, &ServiceFacts)> {
+        self.all.iter()
+    }
+
+    /// The Services of one namespace.
+    pub fn in_namespace<'a>(
+        &'a self,
+        namespace: &str,
+    ) -> impl Iterator<Item = (&'a ServiceKey, &'a ServiceFacts)> + use<'a> {
+        in_namespace(&self.all, namespace)
+    }
+
+    /// Services that a protocol rule may put into scopes.
+    pub fn protocol_bound(&self) -> impl Iterator<Item = (&ServiceKey, &ServiceFacts)> {
+        self.protocol_bound
+            .iter()
+            .filter_map(|key| Some((key, self.all.get(key)?)))
+    }
+
+    /// The Service and port that an address belongs to.
+    pub fn at(&self, address: SocketAddr) -> Option<&ServiceKey> {
+        let key = self.by_address.get(&address.ip())?;
+        let facts = self.all.get(key)?;
+        facts.has_port(address.port()).then_some(key)
+    }
+
+    /// The Services with routes at the fallback gateway.
+    pub fn routed(&self) -> impl Iterator<Item = (&ServiceKey, &ServiceFacts)> {
+        self.iter().filter(|(key, facts)| self.has_routes(key, facts))
+    }
+
+    /// Port numbers on which a miss can safely be taken for HTTP: some Service of the mesh declares
+    /// HTTP on them and none declares anything else. An HTTP listener waits for the client's first
+    /// bytes, so a protocol in which the server speaks first would hang on it.
+    pub fn placeholder_ports(&self) -> BTreeSet<u16> {
+        self.http_ports
+            .keys()
+            .filter(|number| self.may_be_placeholder_port(**number))
+            .copied()
+            .collect()
+    }
+
+    /// Whether no Service declares anything but HTTP on a port number, and no proxy has it itself.
+    pub fn may_be_placeholder_port(&self, number: u16) -> bool {
+        !self.other_ports.contains_key(&number) && !PROXY_PORTS.contains(&number)
+    }
+
+    /// Whether a Service has this address.
+    pub fn has_address(&self, address: IpAddr) -> bool {
+        self.by_address.contains_key(&address)
+    }
+
+    /// The Services of `namespace` whose fences may be generated: they have a selector and are not
+    /// an alias. Grouped by selector, since a proxy has one Sidecar only.
+    pub fn workloads_in<'a>(
+        &'a self,
+        namespace: &'a str,
+    ) -> BTreeMap<&'a Labels, Vec<(&'a ServiceKey, &'a ServiceFacts)>> {
+        let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (key, facts) in self.in_namespace(namespace) {
+            if facts.kind != ServiceKind::ExternalName && !facts.selector.is_empty() {
+                groups.entry(&facts.selector).or_default().push((key, facts));
+            }
+        }
+        groups
+    }
+}

@@ -1,0 +1,132 @@
+//! What keeps a fence from being enforced: somebody else has its pods or its name.
+
+use servicefence_crd::{Mode, names};
+
+use crate::facts::matches;
+use crate::name::ours::{ENVOY_FILTER, fence_of_sidecar, sidecar_of};
+use crate::name::{ConfigKey, FenceKey, Name, ServiceKey};
+use crate::plan::not_scoped::Conflict;
+use crate::plan::planning::Planning;
+use crate::render::Kind;
+use crate::workloads::{Fence, Pods, Workload, WorkloadRef};
+
+impl<'a> Planning<'a> {
+    /// What keeps a fence from being enforced.
+    pub fn conflict(self, fence: &Fence, of: Pods<'_>) -> Option<Conflict> {
+        let own_name = sidecar_of(&fence.key);
+        if self
+            .mesh
+            .sidecars
+            .get(&own_name)
+            .is_some_and(|sidecar| !sidecar.ours)
+        {
+            return Some(Conflict::NameTaken(Kind::Sidecar, own_name));
+        }
+        let by_gateway = self.fenced.falls_back_to_gateway(&fence.key.namespace);
+        if by_gateway
+            && self
+                .written
+                .envoy_filters
+                .get(&fence.key.namespace)
+                .is_some_and(|is| !is.ours)
+        {
+            let name = ConfigKey::new(fence.key.namespace.clone(), ENVOY_FILTER);
+            return Some(Conflict::NameTaken(Kind::EnvoyFilter, name));
+        }
+        let overlaps = self.fenced.overlaps(&fence.key.namespace, of);
+        let user = self
+            .mesh
+            .sidecars
+            .in_namespace(&fence.key.namespace)
+            .find(|(_, sidecar)| {
+                let of_user = sidecar.selector.as_ref();
+                !sidecar.ours && (of_user.is_none() || overlaps(of_user))
+            });
+        if let Some((user, _)) = user {
+            return Some(Conflict::UserSidecar(user.clone()));
+        }
+        if of.is_none()
+            && let Some(opted_out) = self.opted_out(&fence.key)
+        {
+            return Some(Conflict::OptedOut(opted_out));
+        }
+        if let Some(workload) = self.uncaptured(&fence.key.namespace, of) {
+            return Some(Conflict::Uncaptured(workload));
+        }
+        let without = self.sidecar_without_fallback(&fence.key.namespace);
+        if let Some(sidecar) = without.filter(|_| by_gateway) {
+            return Some(Conflict::SidecarWithoutFallback(sidecar.clone()));
+        }
+        self.fenced
+            .workloads
+            .fences_in(&fence.key.namespace)
+            .filter(|other| (other.created(), &other.key) < (fence.created(), &fence.key))
+            .filter(|other| match self.fenced.workload(other) {
+                Workload::Pods(other) => overlaps(other),
+                Workload::NoService(_) | Workload::NoPods(_) => false,
+            })
+            .find(|other| self.fenced.mode(other) == Mode::Enforce)
+            .map(|other| Conflict::OlderFence(other.key.clone()))
+    }
+
+    /// Another fence that still has a Sidecar for these pods. If both fences had one, the pods would go from the first Sidecar to the
+    /// second in a single step.
+    pub fn holder(self, key: &FenceKey, of: Pods<'_>) -> Option<FenceKey> {
+        let overlaps = self.fenced.overlaps(&key.namespace, of);
+        self.mesh
+            .sidecars
+            .in_namespace(&key.namespace)
+            .filter(|(_, sidecar)| sidecar.ours && overlaps(sidecar.selector.as_ref()))
+            .filter_map(|(sidecar, _)| fence_of_sidecar(sidecar))
+            .find(|other| other != key && self.fenced.workloads.fences.contains_key(other))
+    }
+
+    /// The workload of a pod that the fence's Sidecar would scope and whose proxy intercepts nothing. Its application calls the
+    /// proxy's own address, and that does not tell which Service a call out of scope is to.
+    fn uncaptured(self, namespace: &str, of: Pods<'_>) -> Option<Name> {
+        self.fenced
+            .workloads
+            .pods_in(namespace)
+            .filter(|(_, pod)| pod.uncaptured)
+            .find(|(_, pod)| match of {
+                Some(selector) => matches(selector, &pod.labels),
+                None => !self.fenced.has_users_sidecar(namespace, &pod.labels),
+            })
+            .map(|(_, pod)| pod.workload.clone())
+    }
+
+    /// What is not to be enforced in the namespace of its default: a Service by its label, or the workload of a fence by its
+    /// spec. A Sidecar without a selector would apply to its pods too.
+    fn opted_out(self, default: &FenceKey) -> Option<WorkloadRef> {
+        let namespace = &default.namespace;
+        let is_there = self.mesh.sidecars.of_fence(default).is_some();
+        let services = self.mesh.services.workloads_in(namespace).into_values().flatten();
+        let by_label = services
+            .filter(|(service, facts)| self.fenced.is_opted_out(service, facts, is_there))
+            .map(|(key, _)| WorkloadRef::Service(key.clone()));
+        let by_spec = self
+            .fenced
+            .workloads
+            .fences_in(namespace)
+            .filter(|fence| fence.resource.spec.mode.is_some_and(|mode| mode != Mode::Enforce))
+            .map(|fence| fence.workload.clone())
+            .filter(|workload| *workload != WorkloadRef::NamespaceDefault);
+        by_label.chain(by_spec).next()
+    }
+
+    /// A user's Sidecar with which the namespace's EnvoyFilter would do harm: the filter is for all
+    /// proxies of the namespace and leads misses to the fallback gateway, and a proxy that does not
+    /// know the gateway's cluster answers 503 where it passed calls through before.
+    fn sidecar_without_fallback(self, namespace: &str) -> Option<&'a ConfigKey> {
+        let fallback = ServiceKey::new(self.settings.system_namespace.clone(), names::FALLBACK);
+        let users = self
+            .mesh
+            .sidecars
+            .in_namespace(namespace)
+            .filter(|(_, sidecar)| !sidecar.ours);
+        users
+            .chain(self.mesh.default_sidecar())
+            .find(|(_, sidecar)| !sidecar.imports(&fallback))
+            .map(|(key, _)| key)
+    }
+}

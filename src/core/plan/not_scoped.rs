@@ -1,0 +1,63 @@
+//! Why the mesh is not as a fence asks.
+
+use jiff::Timestamp;
+
+use crate::evidence::BackfillProgress;
+use crate::name::{ConfigKey, FenceKey, Name, ServiceKey};
+use crate::plan::target::Target;
+use crate::render::Kind;
+use crate::workloads::{Blind, Exclusion, WorkloadRef};
+
+/// Why the mesh is not as a fence asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotScoped {
+    /// Its mode is Off.
+    Off,
+    /// No label asks for it any more; what it has learned is kept until then, or for ever.
+    Retained(Option<Timestamp>),
+    /// Its mode is Observe.
+    Observing,
+    /// Nothing in its namespace may be fenced.
+    Excluded(Exclusion),
+    /// istiod does not look into this namespace.
+    Undiscovered(Name),
+    /// Its Service does not exist.
+    NoService(ServiceKey),
+    /// Its Service has no pods of its own.
+    NoPods(ServiceKey),
+    /// Somebody else has its pods or its name.
+    Conflict(Conflict),
+    /// The fallback gateway has no ready endpoint, so there is no first Sidecar.
+    NoGateway,
+    /// The fallback gateway has no ready endpoint any more, and the Sidecar is there.
+    GatewayGone,
+    /// What a first Sidecar needs is being written: the placeholder Service, or its namespace's EnvoyFilter or Telemetry.
+    Pending(Target),
+    /// Nothing says which addresses Services have.
+    NoServiceRanges,
+    /// Its mode is Observe, and nothing tells of its calls.
+    Blind(Blind),
+    /// Its misses would be passed through, and Istio refuses what the mesh does not know.
+    RegistryOnly,
+    /// Its misses are passed through, and nothing tells of them.
+    Unseen(Blind),
+    /// Its past is not read yet.
+    History(BackfillProgress),
+}
+
+/// Why a fence that should be enforced is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Conflict {
+    /// A Sidecar that is not ours applies to the same pods.
+    UserSidecar(ConfigKey),
+    /// Pods that must be left alone have no fence of their own that keeps the namespace's default from them.
+    OptedOut(WorkloadRef),
+    /// A Sidecar that is not ours, for other pods of the namespace, does not import the fallback gateway.
+    SidecarWithoutFallback(ConfigKey),
+    /// An object that is not ours has the name that we would write.
+    NameTaken(Kind, ConfigKey),
+    /// The proxies of this workload of Istio's, which has some of the pods, intercept nothing.
+    Uncaptured(Name),
+    /// An older fence has the same pods.
+    OlderFence(FenceKey),
+}

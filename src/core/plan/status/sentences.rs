@@ -1,0 +1,207 @@
+//! The sentences of conditions and Events: what is so, and what to do where somebody has to act.
+use servicefence_crd::{Savings, Scope, names};
+
+use crate::evidence::BackfillProgress;
+use crate::facts::PROVIDER;
+use crate::name::{Name, ServiceKey};
+use crate::plan::not_scoped::{Conflict, NotScoped};
+use crate::plan::status::reason::{Reason, Said};
+use crate::plan::target::Target;
+use crate::workloads::{Blind, Exclusion};
+
+/// What becomes of calls to hosts out of scope.
+pub(super) enum Rest {
+    /// The fallback gateway serves them, and the fence asks for nothing else.
+    Served,
+    /// It serves them although the fence asks for Passthrough.
+    ServedForOthers,
+    /// They are passed through, and fail where mutual TLS is required: there.
+    PassedThrough(Option<String>),
+}
+
+pub(super) fn say_scoped(workload: &str, scope: Option<&Scope>, rest: &Rest) -> String {
+    let know = match scope {
+        Some(scope) => format!("know {} of {} hosts", scope.hosts, scope.mesh_hosts),
+        None => "are scoped".to_owned(),
+    };
+    let rest = match rest {
+        Rest::Served => ", the fallback gateway serves the rest".to_owned(),
+        Rest::ServedForOthers => {
+            ", the fallback gateway serves the rest: fallback Passthrough has no effect while another \
+                                  fence of the namespace takes the gateway"
+                .to_owned()
+        }
+        Rest::PassedThrough(None) => ", calls to the rest are passed through without mutual TLS".to_owned(),
+        Rest::PassedThrough(Some(strict)) => format!(
+            ", calls to the rest are passed through without mutual TLS: until their hosts are learned, they fail where \
+             it is required ({strict})"
+        ),
+    };
+    format!("the proxies of {workload} {know}{rest}")
+}
+
+pub(super) fn say_observed(workload: &str, scope: Option<&Scope>, savings: Option<&Savings>) -> String {
+    let (Some(scope), Some(savings)) = (scope, savings) else {
+        return format!("the proxies of {workload} know the whole mesh");
+    };
+    #[allow(clippy::cast_precision_loss, reason = "megabytes")]
+    let megabytes = savings.estimated_bytes_per_proxy as f64 / 1e6;
+    format!(
+        "the proxies of {workload} know the whole mesh; enforced, they would know {} of {} hosts, and each would need about \
+         {megabytes:.1} MB less",
+        scope.hosts, scope.mesh_hosts
+    )
+}
+
+fn say_blind(why: &Blind) -> String {
+    match why {
+        Blind::NoProvider => format!(
+            "set prometheus.url of the chart, or add the extension provider {PROVIDER} to MeshConfig as docs/operations.md says"
+        ),
+        Blind::Telemetry(key) => format!(
+            "Telemetry {key} decides about access logs here. Add to its accessLogging: {{providers: [{{name: {PROVIDER}}}], \
+             match: {{mode: CLIENT}}}}"
+        ),
+        Blind::AccessLogFile(path) => format!(
+            "a Telemetry would turn off accessLogFile {path} of MeshConfig. Make an extension provider of it \
+             (envoyFileAccessLog) and name that in defaultProviders.accessLogging"
+        ),
+    }
+}
+
+pub(super) fn say_not_scoped(held: &NotScoped, workload: &str, system: &Name) -> Said {
+    let (reason, message) = match held {
+        NotScoped::Observing | NotScoped::Off => (Reason::Off, format!("the proxies of {workload} know the whole mesh")),
+        NotScoped::Retained(until) => (
+            Reason::Retained,
+            format!(
+                "no label asks for this fence of {workload} any more, so it does nothing; what it has learned is used again \
+                 when a label does, and kept {}",
+                until.map_or_else(|| "for ever".to_owned(), |until| format!("until {until}"))
+            ),
+        ),
+        NotScoped::Excluded(Exclusion::Named) => (
+            Reason::NamespaceExcluded,
+            "nothing is fenced in this namespace: it is the system's, Istio's, or named by excludedNamespaces of the chart".to_owned(),
+        ),
+        NotScoped::Excluded(Exclusion::NotSelected) => (
+            Reason::NamespaceExcluded,
+            "nothing is fenced in this namespace: namespaceSelector of the chart does not match its labels".to_owned(),
+        ),
+        NotScoped::Undiscovered(namespace) => (
+            Reason::NamespaceNotDiscovered,
+            format!(
+                "istiod does not look into namespace {namespace}, since none of the discoverySelectors of MeshConfig matches \
+                 its labels: give it labels that one of them matches"
+            ),
+        ),
+        NotScoped::NoService(key) => (
+            Reason::ServiceNotFound,
+            format!("there is no Service {} in this namespace: create it, set spec.workload.service, or delete the fence", key.name),
+        ),
+        NotScoped::NoPods(key) => (
+            Reason::ServiceWithoutSelector,
+            format!("Service {} has no selector, so it has no pods to scope: name another one in spec.workload.service, or delete the fence", key.name),
+        ),
+        NotScoped::Conflict(conflict) => say_conflict(conflict, system),
+        NotScoped::NoGateway => (
+            Reason::GatewayNotReady,
+            "the fallback gateway has no ready endpoint, so a call out of scope would fail: see Deployment servicefence-fallback".to_owned(),
+        ),
+        NotScoped::GatewayGone => (
+            Reason::GatewayNotReady,
+            "the fallback gateway has no ready endpoint: calls to hosts out of scope fail until it is back; see Deployment servicefence-fallback".to_owned(),
+        ),
+        NotScoped::Pending(Target::Fence(other)) => {
+            (Reason::Transitioning, format!("fence {other} gives these pods back first"))
+        }
+        NotScoped::Pending(_) => (Reason::FallbackNotReady, "what the first Sidecar needs is being written".to_owned()),
+        NotScoped::NoServiceRanges => (
+            Reason::FallbackNotReady,
+            "nothing says which addresses Services have: there is no ServiceCIDR object, and serviceCIDRs of the chart is empty. Set it".to_owned(),
+        ),
+        NotScoped::History(BackfillProgress { trouble: Some(trouble), .. }) => (
+            Reason::HistoryUnavailable,
+            format!(
+                "{trouble}. Until the past traffic of {workload} is read, its proxies know the whole mesh; to scope them \
+                 without it, leave Prometheus out of spec.learning.sources"
+            ),
+        ),
+        NotScoped::History(BackfillProgress { read, of, .. }) => (
+            Reason::HistoryPending,
+            format!(
+                "reading the past traffic of {workload} from Prometheus before its proxies are scoped{}",
+                if of.is_zero() {
+                    String::new()
+                } else {
+                    format!(": {} of {} hours so far", read.as_hours(), of.as_hours())
+                }
+            ),
+        ),
+        NotScoped::RegistryOnly => (
+            Reason::RegistryOnly,
+            format!(
+                "Istio refuses what its registry does not name (outboundTrafficPolicy REGISTRY_ONLY), so with fallback \
+                 Passthrough every call of {workload} to a host out of scope fails: set the fallback to Gateway"
+            ),
+        ),
+        NotScoped::Unseen(why) => (
+            Reason::NothingObserved,
+            format!(
+                "with fallback Passthrough the proxies of {workload} must tell of calls to hosts out of scope, else none \
+                 of them is learned: {}",
+                say_blind(why)
+            ),
+        ),
+        NotScoped::Blind(why) => (
+            Reason::NothingObserved,
+            format!("nothing tells what {workload} calls, so its scope would be what allow, policies and protocols put into it: {}", say_blind(why)),
+        ),
+    };
+    Said { reason, message }
+}
+
+fn say_conflict(conflict: &Conflict, system: &Name) -> (Reason, String) {
+    match conflict {
+        Conflict::UserSidecar(key) => (
+            Reason::ForeignSidecar,
+            format!(
+                "Sidecar {key} applies to the same pods and Istio uses only one, so this fence does nothing: to keep it, set spec.mode of this fence to \"Off\"; to have the pods scoped, move its hosts to spec.allow and delete it"
+            ),
+        ),
+        Conflict::OptedOut(named) => (
+            Reason::PodsOptedOut,
+            format!(
+                "{named} of this namespace is opted out, and a Sidecar for all pods without one of their own would scope it too: name the pods to be fenced by spec.workload.selector instead"
+            ),
+        ),
+        Conflict::SidecarWithoutFallback(key) => (
+            Reason::ForeignSidecar,
+            format!(
+                "Sidecar {key}, for other pods, keeps the fences of this namespace from being enforced: it does not import \
+                 the fallback gateway, to which the EnvoyFilter of the namespace leads the calls of all pods. Add \
+                 {system}/{host} to its egress hosts",
+                host = ServiceKey::new(system.clone(), names::FALLBACK).host()
+            ),
+        ),
+        Conflict::NameTaken(kind, key) => (
+            Reason::NameTaken,
+            format!(
+                "{} {key} exists and is not managed by ServiceFence: rename or delete it",
+                kind.as_str()
+            ),
+        ),
+        Conflict::Uncaptured(workload) => (
+            Reason::PodsUncaptured,
+            format!(
+                "the proxies of {workload} intercept nothing (sidecar.istio.io/interceptionMode: NONE), so they cannot tell which Service a call out of scope is to: let Istio intercept the traffic of these pods, or set spec.mode of this fence to \"Off\""
+            ),
+        ),
+        Conflict::OlderFence(key) => (
+            Reason::OverlappingFence,
+            format!(
+                "the older fence {key} scopes the same pods: delete one of the two, or set spec.mode to \"Off\""
+            ),
+        ),
+    }
+}

@@ -1,0 +1,99 @@
+//! Why a host is in a scope.
+
+use std::fmt;
+
+/// Why a host is in a scope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Why {
+    /// ServiceFence itself needs it.
+    Own,
+    /// The chart's `baseline.hosts` names it.
+    Baseline,
+    /// An extension provider of MeshConfig calls it from every proxy.
+    Provider,
+    /// The `egressProxy` of the mesh's default Sidecar: proxies send there what the mesh does not know.
+    EgressProxy,
+    /// The fence's proxies fetch keys of tokens from it, for a RequestAuthentication.
+    Jwks,
+    /// The fence's `allow` names it.
+    Spec,
+    /// A call to it was seen.
+    Learned,
+    /// An AuthorizationPolicy lets this caller in and not the gateway.
+    Policy,
+    /// It is headless: calls go to its pods' addresses, for which the gateway has no route. See `headless::Kept`.
+    Headless,
+    /// It is not exported to the gateway's namespace.
+    Hidden,
+    /// A ServiceEntry declares it: the gateway routes Services only. See `service_entry::Kept`.
+    ServiceEntry,
+    /// Only a VirtualService knows the name: the gateway routes Services only.
+    RuleOnly,
+    /// The namespace's own rules for it name a subset, elsewhere or where DestinationRules stay in their namespace. The
+    /// gateway does not see these, so where one of them defines the subset it would answer 503.
+    SubsetRule,
+    /// It is not HTTP, and leaving would cut its open connections.
+    NonHttp,
+    /// It is not HTTP, and a listener for all addresses in scope would swallow its connections.
+    PortCollision,
+    /// It is an alias, by the chart, of a host in scope.
+    Alias,
+    /// A VirtualService has rules for a host in scope, and is looked up by its own namespace.
+    Route,
+}
+
+impl Why {
+    const ALL: [Self; 17] = [
+        Self::Own,
+        Self::Baseline,
+        Self::Provider,
+        Self::EgressProxy,
+        Self::Jwks,
+        Self::Spec,
+        Self::Learned,
+        Self::Policy,
+        Self::Headless,
+        Self::Hidden,
+        Self::ServiceEntry,
+        Self::RuleOnly,
+        Self::SubsetRule,
+        Self::NonHttp,
+        Self::PortCollision,
+        Self::Alias,
+        Self::Route,
+    ];
+}
+
+/// All reasons of one host.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Whys(u32);
+
+const _: () = assert!(Why::ALL.len() <= u32::BITS as usize, "each reason has a bit");
+
+impl Whys {
+    /// Adds a reason.
+    pub fn insert(&mut self, why: Why) {
+        self.0 |= 1 << why as u32;
+    }
+
+    /// Whether there is a reason besides those that come along with another host.
+    pub fn has_its_own(self) -> bool {
+        self.iter().any(|why| !matches!(why, Why::Alias | Why::Route))
+    }
+
+    /// Whether a reason is among them.
+    pub fn contains(self, why: Why) -> bool {
+        self.0 & (1 << why as u32) != 0
+    }
+
+    /// The reasons, in the order of [`Why`].
+    pub fn iter(self) -> impl Iterator<Item = Why> {
+        Why::ALL.into_iter().filter(move |why| self.contains(*why))
+    }
+}
+
+impl fmt::Debug for Whys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter()).finish()
+    }
+}
