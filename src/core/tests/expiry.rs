@@ -263,7 +263,7 @@ enum Turn {
     /// Metrics can no longer be read.
     Lost,
     /// They can again, and so many hours of the past are there without a gap.
-    CallHistories(i64),
+    Read(i64),
 }
 
 fn turn() -> impl Strategy<Value = Turn> {
@@ -271,7 +271,7 @@ fn turn() -> impl Strategy<Value = Turn> {
         3 => (1..200_i64).prop_map(Turn::Pass),
         5 => (0..4_usize).prop_map(Turn::Call),
         1 => Just(Turn::Lost),
-        1 => (0..600_i64).prop_map(Turn::CallHistories),
+        1 => (0..600_i64).prop_map(Turn::Read),
     ]
 }
 
@@ -306,7 +306,7 @@ proptest! {
                     known_since = None;
                     world.apply(Change::HistoryLost);
                 }
-                Turn::CallHistories(hours) => {
+                Turn::Read(hours) => {
                     let since = world.now - SignedDuration::from_hours(hours);
                     known_since = Some(since);
                     let found = called.iter().filter(|(_, at)| **at >= since);

@@ -98,7 +98,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         (service(), prop::collection::vec(service(), 0..3))
             .prop_map(|((namespace, name), hosts)| Happening::Allow(namespace, name, hosts)),
         (service(), prop::collection::vec(wish(), 0..3))
-            .prop_map(|((namespace, name), owner_rules)| Happening::Wish(namespace, name, owner_rules)),
+            .prop_map(|((namespace, name), wishes)| Happening::Wish(namespace, name, wishes)),
         service().prop_map(|(namespace, name)| Happening::Core(namespace, name)),
         (0..NAMESPACES.len(), any::<bool>()).prop_map(|(namespace, is)| Happening::Team(namespace, is)),
         (
@@ -186,10 +186,10 @@ fn happens(world: &mut World, happening: &Happening) {
                 );
             }
         }
-        Happening::Wish(namespace, name, owner_rules) => {
+        Happening::Wish(namespace, name, wishes) => {
             let (namespace, name) = (NAMESPACES[*namespace], NAMES[*name]);
             if world.fence(namespace, name).is_some() {
-                world.edit(namespace, name, spec(owner_rules));
+                world.edit(namespace, name, spec(wishes));
             }
         }
         Happening::Core(namespace, name) => {

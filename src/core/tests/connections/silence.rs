@@ -17,7 +17,7 @@ enum Turn {
     /// Whether there is an HTTP Service in scope with the port of all these.
     Clash(bool),
     /// The past is read again: so many hours of calls without a gap, and of connections.
-    CallHistories(i64, i64),
+    Read(i64, i64),
     Restart,
 }
 
@@ -27,7 +27,7 @@ fn turn() -> impl Strategy<Value = Turn> {
         4 => (0..5_usize).prop_map(Turn::Use),
         1 => Just(Turn::Uncounted),
         1 => Just(Turn::Lost),
-        3 => (0..600_i64, 0..600_i64).prop_map(|(calls, bytes)| Turn::CallHistories(calls, bytes)),
+        3 => (0..600_i64, 0..600_i64).prop_map(|(calls, bytes)| Turn::Read(calls, bytes)),
         1 => Just(Turn::Restart),
         1 => any::<bool>().prop_map(Turn::Observe),
         1 => any::<bool>().prop_map(Turn::Clash),
@@ -88,7 +88,7 @@ proptest! {
                     world.apply(Change::HistoryLost);
                     known_since = None;
                 }
-                Turn::CallHistories(calls, bytes) => {
+                Turn::Read(calls, bytes) => {
                     let since = [calls, bytes].map(|hours| world.now - SignedDuration::from_hours(hours));
                     let of_connections = since[0].max(since[1]);
                     read(&mut world, since[0], of_connections);

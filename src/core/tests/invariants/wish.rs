@@ -26,10 +26,10 @@ pub(super) fn wish() -> impl Strategy<Value = Wish> {
 }
 
 /// The spec of a fence with these wishes.
-pub(super) fn spec(owner_rules: &[Wish]) -> serde_json::Value {
+pub(super) fn spec(wishes: &[Wish]) -> serde_json::Value {
     let core = json!({"matchLabels": {"tier": "core"}});
     let (mut allow, mut deny) = (Vec::new(), Vec::new());
-    for wish in owner_rules {
+    for wish in wishes {
         match wish {
             Wish::Namespace(at) => allow.push(json!({"namespace": NAMESPACES[*at]})),
             Wish::Core => allow.push(json!({"serviceSelector": core})),
