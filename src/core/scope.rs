@@ -1,51 +1,60 @@
 //! What a fence's Sidecar imports, and why each host is there.
 //!
-//! Flows in: the fence's spec and learned list, and the registry. Flows out: a [`Scope`]. It is a
-//! pure function of these: same inputs, same scope. Invariant: everything that `allow` names is in.
+//! Flows in: the fence's spec and learned list, the mesh, and what is known of calls. Flows out: a [`Scope`]. Invariants: the
+//! same inputs give the same scope, and everything that `allow` names is in.
 
+mod aliases;
+mod allowed;
+mod because;
 mod explain;
 mod headless;
 mod hosts;
 mod key_servers;
-pub mod non_http;
+mod learned;
+mod non_http;
 mod own;
-mod rules;
+mod policies;
+mod ports;
 mod scoping;
 mod service_entries;
+mod virtual_services;
 mod why;
 
-use crate::scope::rules::{Always, FenceInputs, scope};
 use crate::workloads::Fence;
 
-pub use self::explain::{Because, Explanation};
+pub use self::because::Because;
+pub use self::explain::Explanation;
 pub use self::hosts::Scope;
 pub use self::scoping::Scoping;
 pub use self::why::{Why, Whys};
 
 impl Scoping<'_> {
-    /// The scope that a fence should have.
+    /// The scope that a fence should have: one rule after the other. The last four look at what the others brought.
     pub fn scope_of(self, fence: &Fence) -> Scope {
-        let own = self.own_hosts(&fence.key.namespace);
-        let accounts = self.fenced.accounts(fence);
-        let key_servers = self.key_servers(fence).map(|(server, _)| server).collect();
-        let asking = FenceInputs {
-            accounts: &accounts,
-            key_servers: &key_servers,
-            kept_non_http: self.kept_non_http(fence),
-            namespace: &fence.key.namespace,
-            spec: &fence.resource.spec,
-            owner_rules: &fence.owner_rules,
-            learned: fence.learned(),
-            learned_headless: &self.learned_headless(fence),
-            learned_entries: &self.learned_entries(fence),
-        };
-        let always = Always {
-            own: &own,
-            baseline: &self.settings.baseline,
-            providers: &self.mesh.config.provider_hosts,
-            egress_proxy: &self.mesh.egress_proxy(&fence.key.namespace),
-        };
-        let mut scope = scope(self.mesh, &always, &asking, self.now);
+        let namespace = &fence.key.namespace;
+        let mut scope = Scope::default();
+        scope.extend(Why::Own, self.own_hosts(namespace));
+        scope.extend(Why::Baseline, self.settings.baseline.iter().cloned());
+        scope.extend(Why::Provider, self.mesh.config.provider_hosts.iter().cloned());
+        scope.extend(Why::EgressProxy, self.mesh.egress_proxy(namespace));
+        scope.extend(Why::Jwks, self.key_servers(fence).map(|(server, _)| server));
+        self.add_allowed(fence, &mut scope);
+        scope.extend(Why::Learned, self.learned(fence));
+        scope.extend(Why::Policy, self.opened_by_policies(fence));
+        scope.extend(Why::Headless, self.kept_headless(fence));
+        scope.extend(Why::Hidden, self.hidden(namespace));
+        scope.extend(Why::ServiceEntry, self.kept_entries(fence));
+        scope.extend(Why::RuleOnly, self.known_by_rules_only(namespace));
+        scope.extend(Why::SubsetRule, self.led_to_subsets(namespace));
+        scope.extend(Why::NonHttp, self.kept_non_http(fence));
+        // What one of the two brings may bring more by the other.
+        loop {
+            self.add_port_collisions(fence, &mut scope);
+            if !self.add_aliases(fence, &mut scope) {
+                break;
+            }
+        }
+        self.add_routes(namespace, &mut scope);
         // What is named or learned there comes back with its namespace.
         scope
             .hosts

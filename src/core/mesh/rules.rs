@@ -119,10 +119,10 @@ impl Rules {
     }
 
     /// VirtualServices for sidecars that proxies of `namespace` see.
-    pub fn seen_from<'a>(
-        &'a self,
-        namespace: &'a str,
-    ) -> impl Iterator<Item = (&'a ConfigKey, &'a VirtualServiceFacts)> {
+    pub fn seen_from<'n>(
+        &self,
+        namespace: &'n str,
+    ) -> impl Iterator<Item = (&ConfigKey, &VirtualServiceFacts)> + use<'_, 'n> {
         self.all
             .iter()
             .filter(move |(_, rules)| rules.mesh && rules.visibility.to(namespace))

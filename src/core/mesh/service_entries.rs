@@ -36,10 +36,10 @@ impl ServiceEntries {
     }
 
     /// ServiceEntries that proxies of `namespace` see.
-    pub fn seen_from<'a>(
-        &'a self,
-        namespace: &'a str,
-    ) -> impl Iterator<Item = (&'a ConfigKey, &'a ServiceEntryFacts)> {
+    pub fn seen_from<'n>(
+        &self,
+        namespace: &'n str,
+    ) -> impl Iterator<Item = (&ConfigKey, &ServiceEntryFacts)> + use<'_, 'n> {
         self.all
             .iter()
             .filter(move |(_, entry)| entry.visibility.to(namespace))

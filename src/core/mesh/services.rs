@@ -119,11 +119,21 @@ impl Services {
         in_namespace(&self.all, namespace)
     }
 
-    /// Services that a protocol rule may put into scopes.
-    pub fn protocol_bound(&self) -> impl Iterator<Item = (&ServiceKey, &ServiceFacts)> {
-        self.protocol_bound
-            .iter()
-            .filter_map(|key| Some((key, self.all.get(key)?)))
+    /// Services that a protocol rule may put into the scopes of a namespace.
+    pub fn protocol_bound<'n>(
+        &self,
+        namespace: &'n str,
+    ) -> impl Iterator<Item = (&ServiceKey, &ServiceFacts)> + use<'_, 'n> {
+        let bound = self.protocol_bound.iter();
+        let bound = bound.filter_map(|key| Some((key, self.all.get(key)?)));
+        bound.filter(move |(_, facts)| facts.visibility.to(namespace))
+    }
+
+    /// The Service that a fully qualified host names, if it is there.
+    pub fn of_host(&self, host: &str) -> Option<(ServiceKey, &ServiceFacts)> {
+        let key = ServiceKey::of_host(host)?;
+        let facts = self.all.get(&key)?;
+        Some((key, facts))
     }
 
     /// The Service and port that an address belongs to.

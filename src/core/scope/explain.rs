@@ -3,24 +3,17 @@
 //! Flows in: the engine, a fence and a host. Flows out: an [`Explanation`], from the same scope that
 //! the Sidecar is made of. It changes nothing.
 
-mod because;
-
-use std::collections::BTreeSet;
-
 use serde::Serialize;
-use servicefence_crd::{Mode, NonHttp};
+use servicefence_crd::Mode;
 
-use crate::facts::{Caller, ServiceFacts, VirtualServiceFacts};
+use crate::facts::VirtualServiceFacts;
 use crate::name::ours::sidecar_name;
-use crate::name::{FenceKey, ScopeHost, ServiceKey};
-use crate::scope::explain::because::said_by;
-use crate::scope::headless::KeptHeadless;
-use crate::scope::non_http::KeptNonHttp;
+use crate::name::{FenceKey, ScopeHost};
+use crate::scope::Scope;
+use crate::scope::because::Because;
 use crate::scope::scoping::Scoping;
 use crate::scope::why::Why;
 use crate::workloads::{Fence, HostPattern};
-
-pub use self::because::Because;
 
 /// Why a host is in a fence's scope, or is not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -52,12 +45,9 @@ impl<'a> Scoping<'a> {
         let host = self.full_name(key, host);
         let scope = self.scope_of(fence);
         let imported: Vec<_> = scope.hosts.iter().filter(|(is, _)| *is.name == *host).collect();
-        let mut because = Vec::new();
-        for (import, whys) in &imported {
-            for why in whys.iter() {
-                self.say_why(fence, import, why, &mut because);
-            }
-        }
+        let reasons = imported.iter();
+        let reasons = reasons.flat_map(|(import, whys)| whys.iter().map(move |why| (*import, why)));
+        let because = reasons.flat_map(|(import, why)| self.because(fence, &scope, import, why));
         let current = self.mesh.sidecars.of_fence(key);
         let imports = current
             .into_iter()
@@ -68,7 +58,7 @@ impl<'a> Scoping<'a> {
             mode: self.fenced.mode(fence),
             in_scope: !imported.is_empty(),
             answer: String::new(),
-            because,
+            because: because.collect(),
             imports: imports.map(ToString::to_string).collect(),
             sidecar: current.map(|_| format!("{}/{}", key.namespace, sidecar_name(&key.name))),
             host,
@@ -86,153 +76,25 @@ impl<'a> Scoping<'a> {
             .map_or_else(|| host.to_owned(), |host| host.name.to_string())
     }
 
-    fn say_why(self, fence: &Fence, host: &ScopeHost, why: Why, because: &mut Vec<Because>) {
-        let baseline = |detail: &str| Because::new("Baseline", detail);
-        let protocol = |detail: &str| Because::new("Protocol", detail);
-        let reason = match why {
-            Why::Own => baseline("ServiceFence itself needs it"),
-            Why::Baseline => baseline("baseline.hosts of the chart names it"),
-            Why::Provider => baseline("an extension provider of MeshConfig calls it from every proxy"),
-            Why::EgressProxy => baseline(
-                "the mesh's default Sidecar names it as egressProxy: proxies send there what the mesh does not know",
-            ),
-            Why::Jwks => {
-                let servers = self.key_servers(fence);
-                let here = servers.filter(|(server, _)| server == host);
-                because.extend(here.map(|(_, of)| {
-                    let detail = format!(
-                        "the keys of RequestAuthentication {of} are there, and proxies may fetch them"
-                    );
-                    baseline(&detail)
-                }));
-                return;
+    /// What a reason means for a host.
+    fn because(self, fence: &Fence, scope: &Scope, host: &ScopeHost, why: Why) -> Vec<Because> {
+        match why {
+            Why::Jwks => self.because_of_keys(fence, host),
+            Why::Spec => self.because_allowed(fence, host),
+            Why::Learned => self.because_learned(fence, host),
+            Why::Policy => self.because_opened(fence, host),
+            Why::Headless => self.because_headless(fence, host),
+            Why::ServiceEntry => self.because_of_entry(fence, host),
+            Why::NonHttp => self.because_not_http(fence),
+            Why::Alias => self.because_aliased(fence, scope, host),
+            Why::Route => self.because_of_rules(fence, host),
+            _ => {
+                let sentence = why.sentence().into_iter();
+                sentence
+                    .map(|(source, detail)| Because::new(source, detail))
+                    .collect()
             }
-            Why::Spec => {
-                because.extend(self.say_allowed(fence, host));
-                return;
-            }
-            Why::Learned => {
-                let Some(learned) = fence.learned_host(&host.name) else {
-                    return;
-                };
-                for source in &learned.sources {
-                    because.push(Because {
-                        since: Some(learned.first_seen),
-                        last_seen: Some(learned.last_seen),
-                        until: self
-                            .known
-                            .missing_until(fence, &learned.host)
-                            .or_else(|| self.known.forgets_at(fence, learned)),
-                        ..Because::new(source.as_str(), said_by(*source))
-                    });
-                }
-                return;
-            }
-            Why::Policy => {
-                let accounts = self.fenced.accounts(fence);
-                let caller = Caller {
-                    namespace: &fence.key.namespace,
-                    accounts: &accounts,
-                };
-                let opened = self.mesh.opened_for(&caller);
-                let here = opened.filter(|(service, _)| service.host() == host.name);
-                because.extend(here.map(|(_, policy)| {
-                    let detail = format!("AuthorizationPolicy {policy} lets this caller in, and would refuse the fallback gateway");
-                    Because::new("Policy", detail)
-                }));
-                return;
-            }
-            Why::Headless => {
-                let service = self.service_of(&host.name);
-                let kept = service.and_then(|(service, facts)| self.keeps_headless(fence, &service, facts));
-                let why = kept.map_or("", KeptHeadless::as_str);
-                protocol(&format!(
-                    "it is headless, so calls go to the addresses of its pods, and {why}"
-                ))
-            }
-            Why::Hidden => protocol("it is not exported to the fallback gateway's namespace"),
-            Why::ServiceEntry => {
-                let kept = self.keeps_entry(fence, host);
-                let kept = kept.map_or_else(String::new, |kept| kept.to_string());
-                protocol(&format!(
-                    "a ServiceEntry declares it, the fallback gateway serves Services only, and {kept}"
-                ))
-            }
-            Why::RuleOnly => protocol(
-                "only a VirtualService knows this name, and the fallback gateway serves Services only",
-            ),
-            Why::SubsetRule => protocol(
-                "a VirtualService of this namespace routes it to a subset whose DestinationRule the fallback gateway may not see",
-            ),
-            Why::NonHttp => protocol(&self.say_non_http(fence)),
-            Why::PortCollision => protocol(
-                "it has a port that is not HTTP, with a number whose HTTP listener would swallow its connections",
-            ),
-            Why::Alias => {
-                because.extend(self.say_aliased(fence, host));
-                return;
-            }
-            Why::Route => {
-                let rules = self.mesh.rules.of_host(&host.name);
-                let rules = rules.filter(|(rules, facts)| {
-                    rules.namespace == host.namespace && facts.visibility.to(&fence.key.namespace)
-                });
-                let authors = rules.flat_map(|(rules, facts)| facts.authors(rules));
-                because.extend(
-                    authors.map(|author| Because::new("Route", format!("{author} has rules for it"))),
-                );
-                return;
-            }
-        };
-        because.push(reason);
-    }
-
-    fn say_non_http(self, fence: &Fence) -> String {
-        const CUT: &str = "it has a port that is not HTTP, and its open connections would be cut";
-        match (fence.non_http(), self.known.connections_known_since(fence)) {
-            (NonHttp::Auto, Err(unknown)) => format!(
-                "{CUT}: learning.nonHttp Auto keeps such hosts until metrics have shown all connections of the workload \
-                 for as long as expireAfter, and {unknown}"
-            ),
-            (NonHttp::Auto, Ok(_)) if self.kept_non_http(fence) == KeptNonHttp::Routed => format!(
-                "{CUT}: a VirtualService has rules for it, and metrics name the Service that answers, so nothing tells that \
-                 it is not used"
-            ),
-            // It is on its way into the status.
-            (NonHttp::Auto, Ok(since)) => {
-                format!("{CUT}: metrics show all connections of the workload since {since}, so it will leave")
-            }
-            (NonHttp::Learn | NonHttp::Keep, _) => format!("{CUT}: learning.nonHttp keeps such hosts"),
         }
-    }
-
-    fn say_allowed(self, fence: &Fence, host: &ScopeHost) -> Vec<Because> {
-        let entries = fence.owner_rules.allow.iter().enumerate();
-        entries
-            .filter(|(_, entry)| entry.holds(self.now))
-            .filter(|(_, entry)| entry.hosts(self.mesh, &fence.key.namespace).0.contains(host))
-            .map(|(at, entry)| {
-                let reason = entry.reason.as_ref().map(|reason| format!(" ({reason})"));
-                let detail = format!("spec.allow[{at}]: {entry}{}", reason.unwrap_or_default());
-                Because {
-                    until: entry.until,
-                    ..Because::new("Spec", detail)
-                }
-            })
-            .collect()
-    }
-
-    fn say_aliased(self, fence: &Fence, host: &ScopeHost) -> Vec<Because> {
-        let scope = self.scope_of(fence);
-        let aliased = scope.aliased(self.mesh, &fence.key.namespace);
-        let here = aliased.filter(|(_, _, import)| import == host);
-        let of: BTreeSet<_> = here.map(|(of, alias, _)| (of, &alias.pattern)).collect();
-        let said = of.into_iter().map(|(of, pattern)| {
-            let detail =
-                format!("aliases of the chart make it of {of}, which is in scope, by the pattern {pattern}");
-            Because::new("Alias", detail)
-        });
-        said.collect()
     }
 
     fn answer(self, fence: &Fence, said: &Explanation) -> String {
@@ -283,7 +145,7 @@ impl<'a> Scoping<'a> {
 
     /// What becomes of calls to a host out of scope.
     fn served(self, key: &FenceKey, host: &str) -> &'static str {
-        match self.service_of(host) {
+        match self.mesh.services.of_host(host) {
             None => {
                 "calls to it are passed through by Istio and not seen, so no call brings it into scope, and spec.allow does"
             }
@@ -310,7 +172,7 @@ impl<'a> Scoping<'a> {
         {
             return true;
         }
-        match self.service_of(host) {
+        match self.mesh.services.of_host(host) {
             Some((_, facts)) => facts.visibility.to(&key.namespace),
             None => {
                 self.mesh.service_entries.declares(&key.namespace, host)
@@ -321,11 +183,5 @@ impl<'a> Scoping<'a> {
                         .any(|(_, rules)| names(rules))
             }
         }
-    }
-
-    fn service_of(self, host: &str) -> Option<(ServiceKey, &'a ServiceFacts)> {
-        let key = ServiceKey::of_host(host)?;
-        let facts = self.mesh.services.get(&key)?;
-        Some((key, facts))
     }
 }

@@ -5,10 +5,9 @@
 //! of fences that learn such Services, if anything does. Invariant: one that is out of scope is reached there as it would be
 //! in scope, and the call is seen.
 
-use std::collections::BTreeSet;
-
 use crate::facts::{Protocol, ServiceFacts, ServiceKind};
-use crate::name::{FenceKey, ServiceKey};
+use crate::name::{FenceKey, ScopeHost, ServiceKey};
+use crate::scope::because::Because;
 use crate::scope::scoping::Scoping;
 use crate::workloads::Fence;
 
@@ -61,17 +60,23 @@ impl KeptHeadless {
 }
 
 impl<'a> Scoping<'a> {
-    /// The headless Services that need not be in a fence's scope.
-    pub fn learned_headless(self, fence: &Fence) -> BTreeSet<&'a ServiceKey> {
-        if self.keeps_all_headless(fence).is_some() {
-            return BTreeSet::new();
-        }
-        let bound = self.mesh.services.protocol_bound();
-        bound
-            .filter(|(_, facts)| facts.kind == ServiceKind::Headless)
-            .filter(|(service, facts)| self.keeps_one(&fence.key, service, facts).is_none())
-            .map(|(service, _)| service)
-            .collect()
+    /// The headless Services that something keeps in a fence's scope.
+    pub(super) fn kept_headless<'f>(self, fence: &'f Fence) -> impl Iterator<Item = ScopeHost> + use<'a, 'f> {
+        let all = self.keeps_all_headless(fence).is_some();
+        let bound = self.mesh.services.protocol_bound(&fence.key.namespace);
+        let headless = bound.filter(|(_, facts)| facts.kind == ServiceKind::Headless);
+        let kept = headless
+            .filter(move |(service, facts)| all || self.keeps_one(&fence.key, service, facts).is_some());
+        kept.map(|(service, _)| service.scope_host())
+    }
+
+    /// Why a headless Service is kept.
+    pub(super) fn because_headless(self, fence: &Fence, host: &ScopeHost) -> Vec<Because> {
+        let service = self.mesh.services.of_host(&host.name);
+        let kept = service.and_then(|(service, facts)| self.keeps_headless(fence, &service, facts));
+        let why = kept.map_or("", KeptHeadless::as_str);
+        let detail = format!("it is headless, so calls go to the addresses of its pods, and {why}");
+        vec![Because::new("Protocol", detail)]
     }
 
     /// What keeps a headless Service in a fence's scope.

@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::mesh::{AliasOf, Mesh};
-use crate::name::{Name, ScopeHost};
+use crate::name::ScopeHost;
 use crate::scope::why::{Why, Whys};
 
 /// What a Sidecar imports.
@@ -24,20 +23,11 @@ impl Scope {
         is_new
     }
 
-    /// What proxies of `namespace` see of the aliases of its hosts: of which host, the alias, and what to import for it.
-    pub fn aliased<'a>(
-        &'a self,
-        mesh: &'a Mesh,
-        namespace: &'a Name,
-    ) -> impl Iterator<Item = (&'a Name, &'a AliasOf, ScopeHost)> {
-        let by_themselves = self.hosts.iter().filter(|(_, whys)| whys.has_its_own());
-        by_themselves.flat_map(move |(host, _)| {
-            let aliases = mesh.aliases.of(&host.name).iter();
-            aliases.flat_map(move |alias| {
-                let seen = mesh.seen_of(alias, namespace);
-                seen.map(move |import| (&host.name, alias, import))
-            })
-        })
+    /// Adds a reason for some hosts.
+    pub fn extend(&mut self, why: Why, hosts: impl IntoIterator<Item = ScopeHost>) {
+        for host in hosts {
+            self.add(host, why);
+        }
     }
 
     /// The imported hosts.

@@ -7,6 +7,7 @@
 //! set is not known here, so they count always: one host too many in a scope harms nobody.
 
 use crate::name::{ConfigKey, ScopeHost};
+use crate::scope::because::Because;
 use crate::scope::scoping::Scoping;
 use crate::workloads::Fence;
 
@@ -41,5 +42,17 @@ impl<'a> Scoping<'a> {
             });
             imports.map(move |import| (import, of))
         })
+    }
+
+    /// The RequestAuthentications with keys at a host.
+    pub(super) fn because_of_keys(self, fence: &Fence, host: &ScopeHost) -> Vec<Because> {
+        let servers = self.key_servers(fence);
+        let here = servers.filter(|(server, _)| server == host);
+        let because = here.map(|(_, of)| {
+            let detail =
+                format!("the keys of RequestAuthentication {of} are there, and proxies may fetch them");
+            Because::new("Baseline", detail)
+        });
+        because.collect()
     }
 }

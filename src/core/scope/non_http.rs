@@ -1,11 +1,14 @@
-//! Which hosts that are not HTTP are in a scope, called or not.
+//! Services that are not HTTP, called or not: leaving a scope would cut their open connections.
 
 use servicefence_crd::NonHttp;
 
+use crate::facts::{ServiceFacts, ServiceKind};
+use crate::name::{ScopeHost, ServiceKey};
+use crate::scope::because::Because;
 use crate::scope::scoping::Scoping;
 use crate::workloads::Fence;
 
-/// Which hosts that are not HTTP are in a scope, called or not.
+/// Which Services that are not HTTP are in a scope, called or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeptNonHttp {
     /// All of them.
@@ -16,13 +19,49 @@ pub enum KeptNonHttp {
     None,
 }
 
-impl Scoping<'_> {
-    /// Which hosts that are not HTTP are in a fence's scope, called or not.
-    pub fn kept_non_http(self, fence: &Fence) -> KeptNonHttp {
+impl<'a> Scoping<'a> {
+    /// The Services that are not HTTP and that a fence's scope keeps.
+    pub(super) fn kept_non_http<'f>(self, fence: &'f Fence) -> impl Iterator<Item = ScopeHost> + use<'a, 'f> {
+        let namespace = &fence.key.namespace;
+        let which = self.which_non_http(fence);
+        let is_kept = move |service: &ServiceKey| match which {
+            KeptNonHttp::All => true,
+            KeptNonHttp::Routed => self.mesh.rules.has(&service.host(), namespace),
+            KeptNonHttp::None => false,
+        };
+        let is_one = |facts: &ServiceFacts| facts.kind != ServiceKind::Headless && !facts.is_http();
+        let bound = self.mesh.services.protocol_bound(namespace);
+        let kept = bound.filter(move |(service, facts)| is_one(facts) && is_kept(service));
+        kept.map(|(service, _)| service.scope_host())
+    }
+
+    /// Which of them a fence keeps.
+    pub(super) fn which_non_http(self, fence: &Fence) -> KeptNonHttp {
         match fence.non_http() {
             NonHttp::Learn => KeptNonHttp::None,
             NonHttp::Auto if self.known.connections_decide(fence) => KeptNonHttp::Routed,
             NonHttp::Auto | NonHttp::Keep => KeptNonHttp::All,
         }
+    }
+
+    /// Why one is kept.
+    pub(super) fn because_not_http(self, fence: &Fence) -> Vec<Because> {
+        const CUT: &str = "it has a port that is not HTTP, and its open connections would be cut";
+        let detail = match (fence.non_http(), self.known.connections_known_since(fence)) {
+            (NonHttp::Auto, Err(unknown)) => format!(
+                "{CUT}: learning.nonHttp Auto keeps such hosts until metrics have shown all connections of the workload \
+                 for as long as expireAfter, and {unknown}"
+            ),
+            (NonHttp::Auto, Ok(_)) if self.which_non_http(fence) == KeptNonHttp::Routed => format!(
+                "{CUT}: a VirtualService has rules for it, and metrics name the Service that answers, so nothing tells that \
+                 it is not used"
+            ),
+            // It is on its way into the status.
+            (NonHttp::Auto, Ok(since)) => {
+                format!("{CUT}: metrics show all connections of the workload since {since}, so it will leave")
+            }
+            (NonHttp::Learn | NonHttp::Keep, _) => format!("{CUT}: learning.nonHttp keeps such hosts"),
+        };
+        vec![Because::new("Protocol", detail)]
     }
 }

@@ -1,7 +1,8 @@
-//! What every Sidecar imports for ServiceFence itself.
+//! What a Sidecar imports for ServiceFence's own sake: what ServiceFence needs itself, and what the gateway cannot serve.
 
 use servicefence_crd::names;
 
+use crate::facts::ServiceKind;
 use crate::name::{Name, ScopeHost, ServiceKey};
 use crate::scope::scoping::Scoping;
 
@@ -17,5 +18,14 @@ impl Scoping<'_> {
             .filter(|_| !self.fenced.falls_back_to_gateway(namespace))
             .cloned();
         own.into_iter().chain(reports_to).collect()
+    }
+
+    /// Services that are not exported to the fallback gateway's namespace, so that it cannot serve calls to them.
+    pub(super) fn hidden(self, namespace: &Name) -> impl Iterator<Item = ScopeHost> {
+        let services = &self.mesh.services;
+        let bound = services.protocol_bound(namespace);
+        let hidden = bound
+            .filter(|(_, facts)| facts.kind != ServiceKind::Headless && !services.is_seen_by_gateway(facts));
+        hidden.map(|(service, _)| service.scope_host())
     }
 }

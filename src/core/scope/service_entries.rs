@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use crate::evidence::Unknown;
 use crate::facts::{Bound, Names, ServiceEntryFacts};
 use crate::name::{ConfigKey, FenceKey, Name, PodKey, ScopeHost, ServiceKey};
+use crate::scope::because::Because;
 use crate::scope::scoping::Scoping;
 use crate::workloads::Fence;
 
@@ -104,9 +105,26 @@ fn import(of: &ConfigKey, host: &Name) -> ScopeHost {
     }
 }
 
-impl Scoping<'_> {
+impl<'a> Scoping<'a> {
+    /// The hosts of ServiceEntries that something keeps in a fence's scope, as it imports them.
+    pub(super) fn kept_entries<'f>(self, fence: &'f Fence) -> impl Iterator<Item = ScopeHost> + use<'a, 'f> {
+        let learned = self.learned_entries(fence);
+        let seen = self.mesh.service_entries.seen_from(&fence.key.namespace);
+        let imports = seen.flat_map(|(of, entry)| entry.hosts.iter().map(move |host| import(of, host)));
+        imports.filter(move |import| !learned.contains(import))
+    }
+
+    /// Why a host of a ServiceEntry is kept.
+    pub(super) fn because_of_entry(self, fence: &Fence, host: &ScopeHost) -> Vec<Because> {
+        let kept = self.keeps_entry(fence, host);
+        let kept = kept.map_or_else(String::new, |kept| kept.to_string());
+        let detail =
+            format!("a ServiceEntry declares it, the fallback gateway serves Services only, and {kept}");
+        vec![Because::new("Protocol", detail)]
+    }
+
     /// The hosts of ServiceEntries that need not be in a fence's scope, as it would import them.
-    pub fn learned_entries(self, fence: &Fence) -> BTreeSet<ScopeHost> {
+    fn learned_entries(self, fence: &Fence) -> BTreeSet<ScopeHost> {
         let mut learned = BTreeSet::new();
         if self.keeps_all_entries(fence).is_some() || !self.known.connections_decide(fence) {
             return learned;

@@ -62,6 +62,47 @@ impl Why {
         Self::Alias,
         Self::Route,
     ];
+
+    /// Where the reason comes from and what it is, for those of which the same sentence is true of every host.
+    pub(super) fn sentence(self) -> Option<(&'static str, &'static str)> {
+        Some(match self {
+            Self::Own => ("Baseline", "ServiceFence itself needs it"),
+            Self::Baseline => ("Baseline", "baseline.hosts of the chart names it"),
+            Self::Provider => (
+                "Baseline",
+                "an extension provider of MeshConfig calls it from every proxy",
+            ),
+            Self::EgressProxy => (
+                "Baseline",
+                "the mesh's default Sidecar names it as egressProxy: proxies send there what the mesh does not know",
+            ),
+            Self::Hidden => (
+                "Protocol",
+                "it is not exported to the fallback gateway's namespace",
+            ),
+            Self::RuleOnly => (
+                "Protocol",
+                "only a VirtualService knows this name, and the fallback gateway serves Services only",
+            ),
+            Self::SubsetRule => (
+                "Protocol",
+                "a VirtualService of this namespace routes it to a subset whose DestinationRule the fallback gateway may not see",
+            ),
+            Self::PortCollision => (
+                "Protocol",
+                "it has a port that is not HTTP, with a number whose HTTP listener would swallow its connections",
+            ),
+            Self::Jwks
+            | Self::Spec
+            | Self::Learned
+            | Self::Policy
+            | Self::Headless
+            | Self::ServiceEntry
+            | Self::NonHttp
+            | Self::Alias
+            | Self::Route => return None,
+        })
+    }
 }
 
 /// All reasons of one host.

@@ -2,7 +2,6 @@
 
 use jiff::Timestamp;
 use serde::Serialize;
-use servicefence_crd::Source;
 
 /// One reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -33,13 +32,5 @@ impl Because {
             last_seen: None,
             until: None,
         }
-    }
-}
-
-pub fn said_by(source: Source) -> &'static str {
-    match source {
-        Source::AccessLog => "a call to it was seen at the fallback gateway",
-        Source::Prometheus => "metrics tell of calls to it",
-        Source::Policy => "a policy lets this caller in",
     }
 }
