@@ -89,21 +89,11 @@ impl App {
         let als_metrics = AlsMetrics::new(metrics.registry())?;
         let readiness = Readiness::default();
         let state = Arc::new(State::new(Engine::new(config.settings())));
-        let system_namespace: Arc<str> = config.system_namespace.as_str().into();
         let events = Events::new(client.clone(), config.pod_name.clone());
         let writer = writer(config, &client, &state, &metrics);
 
         let mut tasks = Supervisor::new(shutdown.clone());
-        let context = watch::Context {
-            client,
-            state: state.clone(),
-            events: events.clone(),
-            metrics: metrics.clone(),
-            system_namespace,
-            root_namespace: config.istio_root_namespace.as_str().into(),
-            mesh_config_map: config.istio_mesh_config_map.as_str().into(),
-            service_cidrs: config.service_cidrs.iter().copied().collect(),
-        };
+        let context = context(config, client, &state, &events, &metrics);
         watch::start(&context, &mut tasks, &readiness);
         if !config.istiod_metrics_url.is_empty() {
             tasks.critical(
@@ -113,33 +103,26 @@ impl App {
         }
 
         let (observations, seen) = mpsc::channel(MOST_WAITING);
-        let settings = LearningSettings {
-            quiet: positive(config.debounce),
-            at_most: positive(config.debounce_max),
-        };
-        let learning = Learning::new(settings, writer.clone(), events.clone());
+        let learning = Learning::new(learning_settings(config), writer.clone(), events.clone());
         tasks.draining("learning", learning.run(seen, shutdown.clone()));
-
         if let Some(settings) = config.prometheus.settings() {
             let metrics = PrometheusMetrics::new(metrics.registry())?;
             let reader = Reader::new(settings, state.clone(), observations.clone(), metrics);
             tasks.critical("prometheus", reader.run(readiness.clone()));
         }
-
         let sink = Arc::new(Learn {
             state: state.clone(),
             metrics: metrics.clone(),
             observations,
         });
-        let intakes = [
+        for (name, listener, settings) in [
             (
                 "access logs",
                 log,
                 als::Settings::of_gateway(&config.system_namespace),
             ),
             ("access logs of sidecars", observe, als::Settings::of_sidecars()),
-        ];
-        for (name, listener, settings) in intakes {
+        ] {
             let intake = als::serve(
                 listener,
                 sink.clone(),
@@ -199,6 +182,32 @@ impl App {
 async fn or_say<E: std::fmt::Display>(what: &'static str, serving: impl Future<Output = Result<(), E>>) {
     if let Err(error) = serving.await {
         tracing::error!(%error, "{what} failed");
+    }
+}
+
+fn context(
+    config: &Config,
+    client: kube::Client,
+    state: &Arc<State>,
+    events: &Events,
+    metrics: &Arc<Metrics>,
+) -> watch::Context {
+    watch::Context {
+        client,
+        state: state.clone(),
+        events: events.clone(),
+        metrics: metrics.clone(),
+        system_namespace: config.system_namespace.as_str().into(),
+        root_namespace: config.istio_root_namespace.as_str().into(),
+        mesh_config_map: config.istio_mesh_config_map.as_str().into(),
+        service_cidrs: config.service_cidrs.iter().copied().collect(),
+    }
+}
+
+fn learning_settings(config: &Config) -> LearningSettings {
+    LearningSettings {
+        quiet: positive(config.debounce),
+        at_most: positive(config.debounce_max),
     }
 }
 

@@ -70,7 +70,10 @@ impl Planning<'_> {
         // What is being written is followed by a plan of its own, which sees what it did, unless it is refused.
         let is_passing = plan.sidecar.is_some() || plan.delete || matches!(held, Some(NotScoped::Pending(_)));
         if !is_passing || self.write_error(key, held.as_ref()).is_some() {
-            self.plan_status(&case, held.as_ref(), scope.as_ref(), &mut plan);
+            if let Some(new) = self.status(&case, held.as_ref(), scope.as_ref()) {
+                plan.status = Some(new.status);
+                plan.said = new.said;
+            }
         }
         Some(plan)
     }

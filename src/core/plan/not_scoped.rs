@@ -45,6 +45,22 @@ pub enum NotScoped {
     History(BackfillProgress),
 }
 
+impl NotScoped {
+    /// Whether that is what the fence asks for.
+    pub fn is_asked_for(&self) -> bool {
+        matches!(self, Self::Off | Self::Retained(_) | Self::Observing)
+    }
+
+    /// Whether a Sidecar that is there goes.
+    pub fn gives_back(&self) -> bool {
+        let must_go = matches!(
+            self,
+            Self::Conflict(_) | Self::Excluded(_) | Self::Undiscovered(_)
+        );
+        must_go || self.is_asked_for()
+    }
+}
+
 /// Why a fence that should be enforced is not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Conflict {

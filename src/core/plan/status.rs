@@ -14,7 +14,6 @@ use crate::name::{FenceKey, ScopeHost};
 use crate::plan::case::Case;
 use crate::plan::not_scoped::NotScoped;
 use crate::plan::planning::Planning;
-use crate::plan::plans::FencePlan;
 use crate::plan::status::sentences::{Rest, say_not_scoped, say_observed, say_scoped};
 use crate::plan::target::Target;
 use crate::time::seconds;
@@ -43,15 +42,31 @@ fn says_the_same(one: &ServiceFenceStatus, other: &ServiceFenceStatus) -> bool {
         && (savings, conditions) == (&other.savings, &other.conditions)
 }
 
+/// Whether the owner of a fence has to hear a sentence: the reason was another one before, and it does not pass by itself.
+fn is_news(before: &ServiceFenceStatus, said: &Said) -> bool {
+    let mut conditions = before.conditions.iter();
+    let was = conditions.find(|condition| condition.type_ == "Ready");
+    let was = was.map(|is| is.reason.as_str());
+    let is_first = was.is_none() && said.reason == Reason::Off;
+    was != Some(said.reason.as_str()) && !is_first && !said.reason.passes()
+}
+
+/// A status, and what its owner must know once.
+pub struct NewStatus {
+    /// The status, without what is learned.
+    pub status: ServiceFenceStatus,
+    /// What is news.
+    pub said: Option<Said>,
+}
+
 impl Planning<'_> {
-    /// Plans the status, which says what is so and not what is about to be.
-    pub fn plan_status(
+    /// The status of a fence, which says what is so and not what is about to be; `None` where it says that already.
+    pub fn status(
         self,
         case: &Case<'_>,
         held: Option<&NotScoped>,
         wanted: Option<&crate::scope::Scope>,
-        plan: &mut FencePlan,
-    ) {
+    ) -> Option<NewStatus> {
         let Case { fence, mode, .. } = *case;
         let none = ServiceFenceStatus::default();
         let before = fence.resource.status.as_ref().unwrap_or(&none);
@@ -64,90 +79,76 @@ impl Planning<'_> {
             .as_ref()
             .zip(scope.as_ref())
             .map(|(hosts, scope)| self.savings(fence, hosts, said_before, scope));
-        let workload = fence.workload.to_string();
-        let mut said = match held {
-            Some(NotScoped::Observing) => Said {
-                reason: Reason::Observing,
-                message: say_observed(&workload, scope.as_ref(), savings.as_ref()),
-            },
-            Some(held) => say_not_scoped(held, &workload, &self.settings.system_namespace),
+        let said = match held {
             None => Said {
                 reason: Reason::Scoped,
-                message: say_scoped(&workload, scope.as_ref(), &self.rest(fence)),
+                message: say_scoped(&fence.workload.to_string(), scope.as_ref(), &self.rest(fence)),
             },
+            Some(NotScoped::Observing) => Said {
+                reason: Reason::Observing,
+                message: say_observed(&fence.workload.to_string(), scope.as_ref(), savings.as_ref()),
+            },
+            Some(held) => say_not_scoped(held, &fence.workload.to_string(), &self.settings.system_namespace),
         };
-        let enforced = held.is_none();
-        let mut ready = enforced
-            || matches!(
-                held,
-                Some(NotScoped::Off | NotScoped::Retained(_) | NotScoped::Observing)
-            );
-        let scoped = case.current.is_some();
-        if scoped
-            && matches!(
-                held,
-                Some(
-                    NotScoped::Off
-                        | NotScoped::Retained(_)
-                        | NotScoped::Observing
-                        | NotScoped::Conflict(_)
-                        | NotScoped::Excluded(_)
-                        | NotScoped::Undiscovered(_)
-                )
-            )
-        {
+        let unknown = wanted.map_or(&[][..], |scope| &scope.unknown);
+        let (is_ready, said) = self.headline(case, held, unknown, said);
+        let status = ServiceFenceStatus {
+            observed_generation: fence.resource.metadata.generation,
+            mode: Some(mode),
+            fallback: (mode != Mode::Off).then(|| self.fenced.fallback(&fence.key.namespace)),
+            learned: Vec::new(),
+            forgot: None,
+            connections: self.known.connections(fence),
+            scope,
+            retained_since: self.known.retained_since(fence),
+            missing: self.known.missing(fence),
+            savings,
+            conditions: self.conditions(case, held, is_ready, &said),
+        };
+        let is_news = is_news(before, &said);
+        (!says_the_same(before, &status)).then(|| NewStatus {
+            status,
+            said: is_news.then_some(said),
+        })
+    }
+
+    /// Whether a fence is ready, and the sentence that comes first: what stands in the way before what is meant to be.
+    fn headline(
+        self,
+        case: &Case<'_>,
+        held: Option<&NotScoped>,
+        unknown: &[String],
+        mut said: Said,
+    ) -> (bool, Said) {
+        let fence = case.fence;
+        let mut is_ready = held.is_none_or(NotScoped::is_asked_for);
+        if case.current.is_some() && held.is_some_and(NotScoped::gives_back) {
             said = Said {
                 reason: Reason::Transitioning,
-                message: format!("giving the whole mesh back to the proxies of {workload}"),
+                message: format!("giving the whole mesh back to the proxies of {}", fence.workload),
             };
-            ready = false;
+            is_ready = false;
         }
         if let Some(error) = self.write_error(&fence.key, held) {
             said = Said {
                 reason: Reason::WriteFailed,
                 message: error,
             };
-            ready = false;
+            is_ready = false;
         }
         if let Some(label) = self.fenced.unknown_label(fence) {
             // Whatever else is wrong comes first.
-            if ready {
+            if is_ready {
                 said.reason = Reason::UnknownLabel;
             }
             said.message = format!("{label}; {}", said.message);
         }
-        let unknown = wanted.map_or(&[][..], |scope| &scope.unknown);
-        if ready && !unknown.is_empty() {
+        if is_ready && !unknown.is_empty() {
             said.message
                 .push_str("; allow names what the mesh does not have: ");
             said.message.push_str(&unknown.join(", "));
         }
-        let generation = fence.resource.metadata.generation;
-        let conditions = self.conditions(case, held, ready, &said);
-        let connections = self.known.connections(fence);
-        let status = ServiceFenceStatus {
-            observed_generation: generation,
-            mode: Some(mode),
-            fallback: (mode != Mode::Off).then(|| self.fenced.fallback(&fence.key.namespace)),
-            learned: Vec::new(),
-            forgot: None,
-            connections,
-            scope,
-            retained_since: self.known.retained_since(fence),
-            missing: self.known.missing(fence),
-            savings,
-            conditions,
-        };
-        let was = before
-            .conditions
-            .iter()
-            .find(|condition| condition.type_ == "Ready")
-            .map(|is| is.reason.as_str());
-        let is_news = was != Some(said.reason.as_str()) && !(was.is_none() && said.reason == Reason::Off);
-        if !says_the_same(before, &status) {
-            plan.status = Some(status);
-            plan.said = (is_news && !said.reason.passes()).then_some(said);
-        }
+        (is_ready, said)
     }
 
     /// What becomes of calls to hosts out of scope.
