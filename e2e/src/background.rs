@@ -7,8 +7,9 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
-use crate::control_plane::NODE_NAME;
-use crate::mesh::{Core, Mesh};
+use crate::addresses::NODE_NAME;
+use crate::mesh::Mesh;
+use crate::mesh::core::Core;
 use crate::objects::ignore_status;
 use crate::service_vips::BACKGROUND_LABEL;
 

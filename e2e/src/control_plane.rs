@@ -8,13 +8,12 @@ mod istiod;
 mod kubernetes;
 mod network;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use anyhow::Result;
 
-use crate::mesh::MeshOptions;
+use crate::client::client;
+use crate::mesh::options::MeshOptions;
 use crate::netns::Netns;
 use crate::objects::Objects;
 use crate::process::Process;
@@ -23,12 +22,6 @@ use crate::tools::Tools;
 
 pub(crate) use istiod::change_mesh_config;
 pub(crate) use kubernetes::kubeconfig;
-pub use network::{NODE_IP, node_namespace};
-
-/// The namespace of istiod, Istio's root namespace.
-pub const ISTIO_NAMESPACE: &str = "istio-system";
-/// The name of the Node object that all pods are bound to.
-pub const NODE_NAME: &str = "node";
 
 /// What the steps of the start share.
 struct Setup<'a> {
@@ -86,14 +79,4 @@ pub async fn start(
     processes.push(istiod::start(&setup)?);
     istiod::wait_ready(&setup, &client, &processes).await?;
     Ok(processes)
-}
-
-/// A client for the mesh's API server.
-pub async fn client(kubeconfig: &Path) -> Result<Client> {
-    let kubeconfig =
-        Kubeconfig::read_from(kubeconfig).with_context(|| format!("cannot read {}", kubeconfig.display()))?;
-    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    // The API server is on a link of this machine; a proxy of the caller's environment cannot reach it.
-    config.proxy_url = None;
-    Ok(Client::try_from(config)?)
 }

@@ -6,13 +6,12 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::admin;
-use crate::control_plane::node_namespace;
+use crate::addresses::node_namespace;
 use crate::mesh::Mesh;
 use crate::netns::Netns;
 use crate::pod::PodRecord;
 use crate::process::last_lines;
-use crate::state;
+use crate::{admin, state};
 
 impl Mesh {
     /// Everything worth reading after a failure.

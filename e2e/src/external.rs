@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result};
 
+use crate::interception::intercept;
 use crate::mesh::Mesh;
 use crate::pod::add::{start_app, wait_listening};
 use crate::pod::network::{self, Place};
@@ -34,7 +35,7 @@ impl Mesh {
             uid: None,
         };
         record.save()?;
-        network::intercept(&netns, PodKind::Plain, &std::collections::BTreeMap::new())?;
+        intercept(&netns, PodKind::Plain, &std::collections::BTreeMap::new())?;
         service_vips::install(&netns, &core.folder, NAMESPACE)?;
         start_app(core, &record, servers)?;
         for server in servers {

@@ -6,23 +6,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use serde::{Deserialize, Serialize};
 
-use crate::control_plane::node_namespace;
-use crate::kubelet::Images;
+use crate::addresses::node_namespace;
+use crate::kubelet::images::Kubelet;
 use crate::mesh::Mesh;
 use crate::pod::this_program;
 use crate::process::Program;
-use crate::service_vips;
-use crate::state;
 use crate::tools::{FOLDER_VARIABLE, cache_folder};
-
-/// A kubelet that was started, as the next process must start it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Kubelet {
-    pub(crate) namespace: Option<String>,
-    pub(crate) images: Images,
-}
+use crate::{service_vips, state};
 
 fn kubelets_file(id: &str) -> PathBuf {
     state::folder(id).join("kubelets.json")

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::admin::{get_over, loopback};
-use crate::kubelet::Images;
+use crate::kubelet::images::Images;
 use crate::mesh::Mesh;
 use crate::pod::PodRecord;
 use crate::proxy::Proxy;

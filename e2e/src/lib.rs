@@ -20,18 +20,21 @@
 //! # }
 //! ```
 
+mod addresses;
 pub mod admin;
 pub mod app;
 pub mod background;
 pub mod call;
 mod certificates;
 pub mod cli;
+mod client;
 mod control_plane;
 pub mod dump;
 pub mod external;
 mod handover;
 mod hex;
 pub mod install;
+mod interception;
 mod istiod;
 pub mod kubelet;
 pub mod load;
@@ -50,12 +53,13 @@ pub mod tools;
 pub mod wait;
 mod writes;
 
+pub use addresses::node_namespace;
 pub use background::Background;
 pub use call::{Call, HttpClient, Reply, Scheme, TcpSession, Via};
-pub use control_plane::node_namespace;
-pub use kubelet::Images;
+pub use kubelet::images::Images;
 pub use load::{Connections, Load, LoadReport, LoadSpec};
-pub use mesh::{Mesh, MeshOptions, Mtls, OutboundTrafficPolicy};
+pub use mesh::Mesh;
+pub use mesh::options::{MeshOptions, Mtls, OutboundTrafficPolicy};
 pub use nix::sys::signal::Signal;
 pub use pod::{PodKind, PodRecord, PodSpec, Protocol, Server, ServiceSpec};
 pub use prometheus::Prometheus;

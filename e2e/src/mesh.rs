@@ -1,6 +1,8 @@
 //! The mesh as a value: start it, use it from tests, and nothing of it survives the last handle.
 
-use std::collections::HashMap;
+pub(crate) mod core;
+pub mod options;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -8,110 +10,17 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use kube::Client;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::task::JoinSet;
 
-use crate::control_plane::{self, ISTIO_NAMESPACE, node_namespace};
-use crate::handover::{self, Kubelet};
-use crate::netns::{Netns, Sockets};
-use crate::objects::{Objects, lock};
-use crate::pod::record::PodRecord;
-use crate::process::Process;
-use crate::service_vips;
+use crate::addresses::node_namespace;
+use crate::kubelet::images::Kubelet;
+use crate::mesh::core::Core;
+use crate::mesh::options::MeshOptions;
+use crate::objects::lock;
 use crate::state::{self, Owner};
 use crate::tools::{Tools, raise_limits};
-
-/// Istio's `outboundTrafficPolicy`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OutboundTrafficPolicy {
-    /// Unknown destinations are passed through.
-    #[default]
-    AllowAny,
-    /// Unknown destinations are refused.
-    RegistryOnly,
-}
-
-impl OutboundTrafficPolicy {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::AllowAny => "ALLOW_ANY",
-            Self::RegistryOnly => "REGISTRY_ONLY",
-        }
-    }
-}
-
-/// The mesh-wide mode of PeerAuthentication.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mtls {
-    /// Only mTLS is accepted.
-    #[default]
-    Strict,
-    /// Plaintext is accepted too.
-    Permissive,
-}
-
-impl Mtls {
-    /// The PeerAuthentication of the mesh.
-    pub fn object(self) -> Value {
-        let mode = match self {
-            Self::Strict => "STRICT",
-            Self::Permissive => "PERMISSIVE",
-        };
-        json!({"apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication",
-            "metadata": {"name": "default", "namespace": ISTIO_NAMESPACE}, "spec": {"mtls": {"mode": mode}}})
-    }
-}
-
-/// How to start a mesh. The default is a STRICT, ALLOW_ANY mesh that ends with its last handle.
-#[derive(Clone, Debug, Default)]
-pub struct MeshOptions {
-    /// The id; a new one unless given.
-    pub id: Option<String>,
-    /// What happens to unknown destinations.
-    pub outbound_traffic_policy: OutboundTrafficPolicy,
-    /// Whether plaintext is accepted.
-    pub mtls: Mtls,
-    /// YAML fragments that are merged over MeshConfig, in this order.
-    pub mesh_config: Vec<String>,
-    /// Environment variables of istiod, over the usual ones.
-    pub istiod_env: Vec<(String, String)>,
-    /// The mesh outlives the last handle, until `mesh down`: a process of its own then keeps it.
-    pub detached: bool,
-    /// Nothing but etcd and an API server that knows Istio's kinds: no istiod, no controllers, no Service addresses.
-    pub api_server_only: bool,
-    /// Print each step of the start to stderr.
-    pub verbose: bool,
-}
-
-impl MeshOptions {
-    /// Sets the policy for unknown destinations.
-    #[must_use]
-    pub fn outbound(mut self, policy: OutboundTrafficPolicy) -> Self {
-        self.outbound_traffic_policy = policy;
-        self
-    }
-
-    /// Sets the mesh-wide mTLS mode.
-    #[must_use]
-    pub fn mtls(mut self, mtls: Mtls) -> Self {
-        self.mtls = mtls;
-        self
-    }
-
-    /// Adds a YAML fragment of MeshConfig.
-    #[must_use]
-    pub fn mesh_config(mut self, fragment: impl Into<String>) -> Self {
-        self.mesh_config.push(fragment.into());
-        self
-    }
-
-    /// Sets an environment variable of istiod.
-    #[must_use]
-    pub fn istiod_env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.istiod_env.push((name.into(), value.into()));
-        self
-    }
-}
+use crate::{control_plane, handover, service_vips};
 
 /// A running mesh. Clones are handles of the same one; the last handle ends it, or hands it over if it was
 /// started detached.
@@ -125,17 +34,6 @@ impl fmt::Debug for Mesh {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "mesh {}", self.core.id)
     }
-}
-
-/// What background tasks share with the handles; it does not keep the mesh alive.
-pub(crate) struct Core {
-    pub(crate) id: String,
-    pub(crate) folder: PathBuf,
-    pub(crate) tools: Tools,
-    pub(crate) client: Client,
-    pub(crate) objects: Objects,
-    pub(crate) processes: Mutex<HashMap<String, Process>>,
-    sockets: Mutex<HashMap<String, Sockets>>,
 }
 
 /// Ends the mesh when the last handle goes.
@@ -299,76 +197,5 @@ impl Mesh {
     /// Runs a task until the mesh ends.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         lock(&self.guard.tasks).spawn(task);
-    }
-}
-
-impl Core {
-    async fn open(id: &str, tools: Tools) -> Result<Self> {
-        let folder = state::folder(id);
-        let client = control_plane::client(&folder.join("kubeconfig")).await?;
-        Ok(Self {
-            id: id.to_owned(),
-            objects: Objects::new(client.clone()),
-            folder,
-            tools,
-            client,
-            processes: Mutex::default(),
-            sockets: Mutex::default(),
-        })
-    }
-
-    pub(crate) fn kubeconfig(&self) -> PathBuf {
-        self.folder.join("kubeconfig")
-    }
-
-    pub(crate) fn logs(&self) -> PathBuf {
-        self.folder.join("logs")
-    }
-
-    pub(crate) fn node(&self) -> Netns {
-        node_namespace(&self.id)
-    }
-
-    /// Holds a process, so that it is reaped when it ends.
-    pub(crate) fn keep(&self, group: &str, process: Process) {
-        let name = process
-            .log()
-            .file_stem()
-            .map(|stem| stem.to_string_lossy().into_owned())
-            .unwrap_or_default();
-        lock(&self.processes).insert(format!("{group}/{name}"), process);
-    }
-
-    /// Takes the processes of a group out.
-    pub(crate) fn take(&self, group: &str) -> Vec<Process> {
-        let mut processes = lock(&self.processes);
-        let prefix = format!("{group}/");
-        let names: Vec<String> = processes
-            .keys()
-            .filter(|name| name.starts_with(&prefix))
-            .cloned()
-            .collect();
-        names.iter().filter_map(|name| processes.remove(name)).collect()
-    }
-
-    /// A maker of sockets in a namespace, one thread for all callers.
-    pub(crate) fn sockets(&self, netns: &Netns) -> Result<Sockets> {
-        let mut sockets = lock(&self.sockets);
-        if let Some(found) = sockets.get(netns.name()) {
-            return Ok(found.clone());
-        }
-        let made = netns.sockets()?;
-        sockets.insert(netns.name().to_owned(), made.clone());
-        Ok(made)
-    }
-
-    /// Lets the thread of a namespace that goes end.
-    pub(crate) fn forget_sockets(&self, netns: &Netns) {
-        lock(&self.sockets).remove(netns.name());
-    }
-
-    /// The pod with this `namespace/name`.
-    pub(crate) fn pod(&self, name: &str) -> Result<PodRecord> {
-        PodRecord::load(&self.folder, name)
     }
 }

@@ -18,8 +18,8 @@ use kube::Client;
 use kube::config::AuthInfo;
 use serde_json::{Value, json};
 
+use crate::addresses::NODE_IP;
 use crate::certificates::Authority;
-use crate::control_plane::NODE_IP;
 use crate::install::SYSTEM;
 use crate::mesh::Mesh;
 use crate::process::{Process, Program};

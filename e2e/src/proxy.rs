@@ -7,7 +7,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::admin::{self, Page};
-use crate::mesh::{Core, Mesh};
+use crate::mesh::Mesh;
+use crate::mesh::core::Core;
 use crate::netns::Sockets;
 use crate::wait::until;
 

@@ -13,6 +13,7 @@
 mod cluster;
 mod controller;
 mod fences;
+mod names;
 mod pods;
 mod raw;
 mod report;
@@ -24,11 +25,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use cluster::Cluster;
+use controller::Controller;
 
 use crate::mesh::Mesh;
 use crate::objects::lock;
-use cluster::Cluster;
-use controller::Controller;
+
 pub use report::{Churn, Raw, Report, Rest, Start};
 pub use usage::Usage;
 

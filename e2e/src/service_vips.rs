@@ -22,7 +22,8 @@ use kube::Client;
 use kube::api::{Api, ListParams};
 use kube::runtime::{WatchStreamExt as _, reflector, watcher};
 
-use crate::mesh::{Core, Mesh};
+use crate::mesh::Mesh;
+use crate::mesh::core::Core;
 use crate::netns::{self, Netns};
 use crate::state::write_whole;
 use crate::wait::{self, until};
@@ -129,7 +130,7 @@ async fn apply_elsewhere(core: &Arc<Core>, table: &Table, applied: &Applied) -> 
 fn is_real(id: &str) -> impl Fn(&str) -> bool {
     let id = id.to_owned();
     move |ip| {
-        ip == crate::control_plane::NODE_IP
+        ip == crate::addresses::NODE_IP
             || crate::pod::network::namespace_of(&id, ip).is_some_and(|netns| netns.exists())
     }
 }

@@ -8,7 +8,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, ListParams};
 use tokio::net::TcpStream;
 
-use crate::mesh::{Core, Mesh};
+use crate::mesh::Mesh;
+use crate::mesh::core::Core;
 use crate::netns::Sockets;
 use crate::service_vips;
 

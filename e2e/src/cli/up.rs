@@ -2,8 +2,9 @@
 
 use anyhow::{Context as _, Result};
 
-use crate::kubelet::Images;
-use crate::mesh::{Mesh, MeshOptions, Mtls, OutboundTrafficPolicy};
+use crate::kubelet::images::Images;
+use crate::mesh::Mesh;
+use crate::mesh::options::{MeshOptions, Mtls, OutboundTrafficPolicy};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Up {

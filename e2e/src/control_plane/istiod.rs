@@ -10,7 +10,8 @@ use kube::Client;
 use kube::api::{Api, ListParams, PostParams};
 use serde_json::{Value, json};
 
-use super::{ISTIO_NAMESPACE, NODE_IP, Setup};
+use super::Setup;
+use crate::addresses::{ISTIO_NAMESPACE, NODE_IP};
 use crate::objects::{self, Objects};
 use crate::process::{Process, Program};
 use crate::service_vips;

@@ -8,8 +8,8 @@ use kube::Client;
 use ring::rand::SecureRandom as _;
 use serde_json::json;
 
-use super::network::SERVICE_RANGE;
-use super::{NODE_IP, NODE_NAME, Setup};
+use super::Setup;
+use crate::addresses::{NODE_IP, NODE_NAME, SERVICE_RANGE};
 use crate::certificates;
 use crate::hex::hex;
 use crate::objects::Objects;

@@ -6,21 +6,10 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
+use crate::addresses::{NODE_IP, SERVICE_RANGE, node_namespace};
+use crate::interception::intercept;
 use crate::netns::{Netns, run};
 use crate::pod::PodKind;
-use crate::pod::network::intercept;
-
-/// The address of the node on the pods' bridge: istiod and the API server are reached there.
-pub const NODE_IP: &str = "10.1.0.1";
-
-/// Where the addresses of Services come from. The node's own programs need a route there, since the kernel looks for one
-/// before it translates the address; what comes from pods must find none, so that an unknown address is refused at once.
-pub(super) const SERVICE_RANGE: &str = "10.96.0.0/16";
-
-/// The namespace of a mesh's control plane.
-pub fn node_namespace(id: &str) -> Netns {
-    Netns::named(&format!("sf{id}-node"))
-}
 
 /// Makes the namespace, its bridge and the link; gives the namespace and its address on the link.
 pub(super) fn create(id: &str) -> Result<(Netns, String)> {

@@ -15,8 +15,9 @@ use super::environment::{self, expand};
 use super::probe::Prober;
 use super::status::{Report, State};
 use super::volumes::Volumes;
-use super::{Gone, Images, Stop, usual_grace};
-use crate::mesh::Core;
+use super::{Gone, Stop, usual_grace};
+use crate::kubelet::images::Images;
+use crate::mesh::core::Core;
 use crate::pod::PodRecord;
 use crate::process::{Process, Program};
 

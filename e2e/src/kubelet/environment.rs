@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, bail};
 use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Pod, Secret};
-use kube::Client;
-use kube::ResourceExt as _;
 use kube::api::Api;
+use kube::{Client, ResourceExt as _};
 
-use crate::control_plane::{NODE_IP, NODE_NAME};
+use crate::addresses::{NODE_IP, NODE_NAME};
 use crate::pod::PodRecord;
 
 /// Name and value, in the order of the spec: later ones may refer to earlier ones.

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use super::container::gone;
 use super::status::{Report, State};
 use super::{Gone, Stop};
-use crate::mesh::Core;
+use crate::mesh::core::Core;
 use crate::pod::proxy_agent::{self, Identity};
 use crate::pod::{PodKind, PodRecord};
 use crate::process::Process;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::control_plane::NODE_IP;
+use crate::addresses::NODE_IP;
 
 /// What a container is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,9 +14,11 @@ use tokio::task::JoinSet;
 
 use super::container::{self, gone};
 use super::status::{PodStatus, Report};
-use super::{Gone, Images, Stop, environment, proxy};
-use crate::control_plane::{NODE_NAME, kubeconfig};
-use crate::mesh::Core;
+use super::{Gone, Stop, environment, proxy};
+use crate::addresses::NODE_NAME;
+use crate::control_plane::kubeconfig;
+use crate::kubelet::images::Images;
+use crate::mesh::core::Core;
 use crate::netns;
 use crate::objects::ignore_status;
 use crate::pod::{PodKind, PodRecord, add};

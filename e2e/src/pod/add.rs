@@ -15,8 +15,10 @@ use super::network::{self, Place};
 use super::proxy_agent::{self, Identity};
 use super::record::PodRecord;
 use super::spec::{PodKind, PodSpec, Server};
-use crate::control_plane::{NODE_IP, NODE_NAME};
-use crate::mesh::{Core, Mesh};
+use crate::addresses::{NODE_IP, NODE_NAME};
+use crate::interception::{intercept, interception};
+use crate::mesh::Mesh;
+use crate::mesh::core::Core;
 use crate::netns::Netns;
 use crate::objects::ignore_status;
 use crate::process::Program;
@@ -133,7 +135,7 @@ pub(crate) fn make_home(
         uid: None,
     };
     record.save()?;
-    network::intercept(&netns, kind, annotations)?;
+    intercept(&netns, kind, annotations)?;
     service_vips::install(&netns, &core.folder, namespace)?;
     Ok(record)
 }
@@ -208,8 +210,7 @@ async fn create_object(
         containers.push(json!({"name": "app", "image": "mesh-app", "ports": ports}));
     }
     if spec.kind != PodKind::Plain {
-        let mode =
-            json!({"name": "ISTIO_META_INTERCEPTION_MODE", "value": network::interception(annotations)});
+        let mode = json!({"name": "ISTIO_META_INTERCEPTION_MODE", "value": interception(annotations)});
         containers.push(json!({"name": "istio-proxy", "image": "istio-proxy", "env": [mode]}));
     }
     let pod: Pod = serde_json::from_value(json!({

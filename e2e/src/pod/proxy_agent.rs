@@ -9,12 +9,12 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
-use super::network;
 use super::record::PodRecord;
 use super::spec::PodKind;
+use crate::addresses::{ISTIO_NAMESPACE, NODE_IP, NODE_NAME};
 use crate::admin;
-use crate::control_plane::{ISTIO_NAMESPACE, NODE_IP, NODE_NAME};
-use crate::mesh::Core;
+use crate::interception::interception;
+use crate::mesh::core::Core;
 use crate::objects::{self, merge};
 use crate::process::{PROXY_USER, Process, Program};
 use crate::wait::{self, Hopeless, until};
@@ -82,10 +82,7 @@ pub(crate) async fn start(core: &Core, pod: &PodRecord, identity: &Identity<'_>)
         ("ISTIO_META_CLUSTER_ID", "Kubernetes"),
         ("ISTIO_META_MESH_ID", "cluster.local"),
         ("ISTIO_META_NODE_NAME", NODE_NAME),
-        (
-            "ISTIO_META_INTERCEPTION_MODE",
-            network::interception(identity.annotations),
-        ),
+        ("ISTIO_META_INTERCEPTION_MODE", interception(identity.annotations)),
         ("ISTIO_META_APP_CONTAINERS", "app"),
         ("ISTIO_META_WORKLOAD_NAME", workload),
         ("ISTIO_META_OWNER", &owner),

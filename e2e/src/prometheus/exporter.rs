@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpSocket;
 use tokio::sync::Mutex;
 
-use crate::mesh::Core;
+use crate::mesh::core::Core;
 use crate::pod::PodRecord;
 use crate::proxy::{Proxy, SentReceived, Traffic, TrafficByCluster, difference};
 

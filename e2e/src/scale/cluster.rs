@@ -12,10 +12,11 @@ use serde_json::{Value, json};
 
 use super::requests::{create, delete, for_each, merge};
 use super::{Size, fences, pods};
+use crate::addresses::{ISTIO_NAMESPACE, NODE_NAME};
 use crate::background::address;
-use crate::control_plane::{ISTIO_NAMESPACE, NODE_NAME};
 use crate::install::SYSTEM;
 use crate::mesh::Mesh;
+use crate::scale::names::{namespace, service};
 use crate::tools::repository;
 use crate::wait::{SHORT, until};
 
@@ -25,16 +26,6 @@ const FENCES: &str = "/apis/servicefence.io/v1alpha1";
 
 /// The controller's own objects.
 pub(super) const OURS: &str = "app.kubernetes.io/managed-by=servicefence";
-
-/// Name of a namespace.
-pub(super) fn namespace(number: usize) -> String {
-    format!("team-{number:03}")
-}
-
-/// Name of a Service, the same ones in each namespace.
-pub(super) fn service(number: usize) -> String {
-    format!("service-{number:02}")
-}
 
 pub(super) fn sidecar_resource() -> ApiResource {
     let kind = GroupVersionKind::gvk("networking.istio.io", "v1", "Sidecar");

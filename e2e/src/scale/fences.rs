@@ -9,7 +9,7 @@ use kube::api::DynamicObject;
 use serde_json::{Value, json};
 
 use super::Size;
-use super::cluster::{namespace, service};
+use crate::scale::names::{namespace, service};
 
 /// A fence, by name of its Service.
 pub(super) fn fence(service: &str) -> Value {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::control_plane::NODE_NAME;
+use crate::addresses::NODE_NAME;
 
 /// A pod of a Service, with a sidecar.
 pub(super) fn pod(namespace: &str, service: &str, name: &str) -> Value {

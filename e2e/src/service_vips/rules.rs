@@ -100,7 +100,7 @@ impl Table {
     pub(super) fn hosts(&self, home: &str, externals: &BTreeMap<String, String>) -> String {
         let mut text = format!(
             "127.0.0.1 localhost\n{} istiod.istio-system.svc\n",
-            crate::control_plane::NODE_IP
+            crate::addresses::NODE_IP
         );
         for (key, entry) in &self.services {
             let Some((namespace, name)) = key.split_once('/') else {
