@@ -1,15 +1,16 @@
 //! What a log entry costs: read, looked up, and end to end over gRPC.
 //!
-//! `cargo bench --bench log_intake` prints, after criterion's own report, two tables: allocations per entry (counted
-//! per thread by a counting global allocator) and the end-to-end figures.
+//! `cargo bench --bench log_intake` prints, after criterion's own report, two tables: allocations per entry
+//! (counted per thread by a counting global allocator) and the end-to-end figures.
 //!
-//! How the end-to-end figures are made: the sender is a process of its own (this program, started again), so its CPU
-//! is not in the figures. It sends messages that it encoded beforehand, as fast as the server takes them, each stream
-//! on a connection of its own, as the workers of an Envoy do. The server process does nothing but serve. Its CPU
-//! is the sum of the run time of all its threads as the kernel accounts it (`/proc/self/task/*/schedstat`,
-//! nanoseconds), kernel time for reading the sockets included. What the kernel does to deliver a packet over loopback
-//! runs in the sender, so it is missing; `1e6 / (entries/s)` is an upper bound that includes even the waiting. Both
-//! numbers are differences between two moments in steady state: connecting and the first, unknown entries are left out.
+//! How the end-to-end figures are made: the sender is a process of its own (this program, started again), so
+//! its CPU is not in the figures. It sends messages that it encoded beforehand, as fast as the server takes
+//! them, each stream on a connection of its own, as the workers of an Envoy do. The server process does
+//! nothing but serve. Its CPU is the sum of the run time of all its threads as the kernel accounts it
+//! (`/proc/self/task/*/schedstat`, nanoseconds), kernel time for reading the sockets included. What the
+//! kernel does to deliver a packet over loopback runs in the sender, so it is missing; `1e6 / (entries/s)` is
+//! an upper bound that includes even the waiting. Both numbers are differences between two moments in steady
+//! state: connecting and the first, unknown entries are left out.
 
 #![allow(clippy::expect_used, reason = "a bench stops at the first surprise")]
 
@@ -353,7 +354,8 @@ impl Decoder for Raw {
     }
 }
 
-/// The alternative to reading in place: derived messages of just the needed fields, which borrow from the buffer.
+/// The alternative to reading in place: derived messages of just the needed fields, which borrow from the
+/// buffer.
 mod slim {
     use prost::bytes::Bytes;
 

@@ -1,7 +1,8 @@
 //! The API for people and tools: why a host is in a scope, or is not.
 //!
-//! Flows in: questions over HTTP. Flows out: JSON, from the engine that the controller runs on. It names hosts, fences
-//! and VirtualServices, so it listens on loopback: whoever may `kubectl port-forward` to the pod may ask.
+//! Flows in: questions over HTTP. Flows out: JSON, from the engine that the controller runs on. It names
+//! hosts, fences and VirtualServices, so it listens on loopback: whoever may `kubectl port-forward` to the
+//! pod may ask.
 
 use std::sync::Arc;
 

@@ -1,7 +1,8 @@
 //! The client for the API server: kube's own, with smaller buffers.
 //!
-//! Each watch has a connection, and there are dozens: one for each kind and one for the pods of each namespace with fences.
-//! hyper lets the buffer of a connection grow to 400 KB with a large list and never shrinks it.
+//! Each watch has a connection, and there are dozens: one for each kind and one for the pods of each
+//! namespace with fences. hyper lets the buffer of a connection grow to 400 KB with a large list and never
+//! shrinks it.
 
 use hyper_timeout::TimeoutConnector;
 use hyper_util::client::legacy::Client;

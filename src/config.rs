@@ -24,7 +24,7 @@ pub struct Config {
     #[arg(long, env = "POD_NAMESPACE", default_value = "servicefence-system")]
     pub system_namespace: String,
 
-    /// Mode of workloads whose Namespace and Service carry no servicefence.io/mode label.
+    /// Mode of workloads without a servicefence.io/mode label on their Namespace or Service.
     #[arg(long, env = "SERVICEFENCE_DEFAULT_MODE", value_enum, default_value_t = DefaultMode::Off)]
     pub default_mode: DefaultMode,
 
@@ -62,8 +62,8 @@ pub struct Config {
     #[arg(long, env = "SERVICEFENCE_ADMIN_LISTEN", default_value = "0.0.0.0:8080")]
     pub admin_listen: SocketAddr,
 
-    /// Address of the API for people and tools, /v1/explain. It answers everybody who reaches it: on loopback these are
-    /// those who may kubectl port-forward to the pod.
+    /// Address of the API for people and tools, /v1/explain. It answers everybody who reaches it: on loopback
+    /// these are those who may kubectl port-forward to the pod.
     #[arg(long, env = "SERVICEFENCE_API_LISTEN", default_value = "127.0.0.1:8081")]
     pub api_listen: SocketAddr,
 
@@ -76,7 +76,8 @@ pub struct Config {
     #[arg(long, env = "SERVICEFENCE_ISTIOD_METRICS_URL", default_value = "")]
     pub istiod_metrics_url: String,
 
-    /// Istio's root namespace: nothing is fenced in it, and its Sidecar without a selector is the mesh's default.
+    /// Istio's root namespace: nothing is fenced in it, and its Sidecar without a selector is the mesh's
+    /// default.
     #[arg(
         long,
         env = "SERVICEFENCE_ISTIO_ROOT_NAMESPACE",
@@ -105,8 +106,8 @@ pub struct Config {
     )]
     pub exclude_namespaces: Vec<String>,
 
-    /// Nothing is fenced in namespaces whose labels it does not match: a LabelSelector of Kubernetes as JSON, such as
-    /// {"matchLabels":{"team":"a"}}. {} matches all.
+    /// Nothing is fenced in namespaces with labels that it does not match: a LabelSelector of Kubernetes as
+    /// JSON, such as {"matchLabels":{"team":"a"}}. {} matches all.
     #[arg(long, env = "SERVICEFENCE_NAMESPACE_SELECTOR", default_value = "{}", value_parser = selector)]
     pub namespace_selector: Selector,
 
@@ -118,8 +119,8 @@ pub struct Config {
     )]
     pub service_cidrs: Vec<Cidr>,
 
-    /// A range of pod addresses; all pods must be in one. Repeatable; default: what the addresses of Services' pods tell, the
-    /// first 20 bits of each, of IPv6 48.
+    /// A range of pod addresses; all pods must be in one. Repeatable; default: what the addresses of
+    /// Services' pods tell, the first 20 bits of each, of IPv6 48.
     #[arg(long = "pod-cidr", env = "SERVICEFENCE_POD_CIDR", value_delimiter = ',')]
     pub pod_cidrs: Vec<Cidr>,
 
@@ -127,18 +128,18 @@ pub struct Config {
     #[arg(long = "baseline-host", env = "SERVICEFENCE_BASELINE_HOST", value_delimiter = ',', value_parser = baseline_host)]
     pub baseline_hosts: Vec<ScopeHost>,
 
-    /// A further host of every scope that has a host which matches: a regular expression of the whole name, and the host
-    /// that is made of its groups, as $1 or $name. Only if the mesh has it. Repeatable.
+    /// A further host of every scope that has a host which matches: a regular expression of the whole name,
+    /// and the host that is made of its groups, as $1 or $name. Only if the mesh has it. Repeatable.
     #[arg(long = "alias", env = "SERVICEFENCE_ALIAS", value_name = "PATTERN=TEMPLATE")]
     pub aliases: Vec<Alias>,
 
-    /// After how long without a call learned hosts are forgotten, where metrics are read; 0s: never. A fence may say
-    /// otherwise.
+    /// After how long without a call learned hosts are forgotten, where metrics are read; 0s: never. A fence
+    /// may say otherwise.
     #[arg(long, env = "SERVICEFENCE_EXPIRE_AFTER", default_value = "336h", value_parser = expire_after)]
     pub expire_after: SignedDuration,
 
-    /// How long what was learned is kept without use: by generated fences that no label asks for any more, and of hosts that
-    /// the mesh no longer has; 0s: for ever.
+    /// How long what was learned is kept without use: by generated fences that no label asks for any more,
+    /// and of hosts that the mesh no longer has; 0s: for ever.
     #[arg(long, env = "SERVICEFENCE_RETENTION", default_value = "720h", value_parser = retention)]
     pub retention: SignedDuration,
 

@@ -27,8 +27,8 @@ impl Events {
         Self { client, reporter }
     }
 
-    /// An object as Events refer to it. `kubectl describe` shows those with its uid only, so one that is not known is
-    /// asked for.
+    /// An object as Events refer to it. `kubectl describe` shows those with its uid only, so one that is not
+    /// known is asked for.
     async fn reference(&self, watched: Watched, namespace: Option<&str>, name: &str) -> ObjectReference {
         let resource = resource(watched);
         let api: Api<DynamicObject> = match namespace {
@@ -64,7 +64,8 @@ impl Events {
             action: action.to_owned(),
             secondary: None,
         };
-        // A recorder that is kept takes an Event of the same reason for a repetition and keeps the older note.
+        // A recorder that is kept takes an Event of the same reason for a repetition and keeps the older
+        // note.
         let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
         if let Err(error) = recorder.publish(&event, &object).await {
             tracing::warn!(%error, reason, object = object.name, "an Event could not be reported");

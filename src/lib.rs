@@ -8,17 +8,25 @@
 //!         └──────────────── status.learned: the durable memory, watched by every replica ◀────┘
 //! ```
 //!
-//! The modules stand in the order of the flow. [`fence`] decides and does nothing else; everything
-//! around it is IO.
+//! [`fence`] is the core: it decides and does nothing else. The modules here are IO. They stand from the
+//! ground up, and each names only those before it.
 
 pub use servicefence_core as fence;
 
-pub mod events;
-pub mod source;
+pub mod logging;
+pub mod metrics;
+pub mod readiness;
+pub mod supervisor;
+
 pub mod state;
 
-pub mod reconcile;
+pub mod events;
+
+pub mod source;
+
 pub mod writer;
+
+pub mod reconcile;
 
 pub mod admin;
 pub mod api;
@@ -26,7 +34,3 @@ pub mod app;
 pub mod cli;
 pub mod client;
 pub mod config;
-pub mod logging;
-pub mod metrics;
-pub mod readiness;
-pub mod supervisor;

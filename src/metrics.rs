@@ -21,7 +21,7 @@ pub struct Metrics {
     pub observations_dropped: IntCounter,
     /// Plans that could not be carried out and are tried again.
     pub reconcile_errors: IntCounterVec,
-    /// Targets whose last write failed, by target.
+    /// Targets with a last write that failed, by target.
     pub failing_targets: IntGaugeVec,
     /// Targets that wait for a reconcile.
     pub queue: IntGauge,
@@ -98,7 +98,7 @@ pub const DESCRIBED: [Described; 17] = [
         "servicefence_failing_targets",
         "gauge",
         "target",
-        "Targets whose last write failed: fences, their statuses, namespaces, the gateway's routes to a namespace, the placeholder. A conflict with another writer counts until the next attempt, 0.2 s later.",
+        "Targets with a last write that failed: fences, their statuses, namespaces, the gateway's routes to a namespace, the placeholder. A conflict with another writer counts until the next attempt, 0.2 s later.",
     ),
     (
         "servicefence_reconcile_queue",

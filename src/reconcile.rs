@@ -1,10 +1,10 @@
 //! From what a change touched to writes.
 //!
-//! Flows in: dirty targets. Flows out: writes, Events, and what became of them, back into the
-//! engine. Invariants: one target is reconciled by one task at a time; nothing is planned before
-//! every watch has seen what exists, so a restart writes nothing; one target that cannot be written
-//! waits longer and longer and never holds up another. What is only said, statuses and Events, has a way of its own:
-//! proxies never wait for it.
+//! Flows in: dirty targets. Flows out: writes, Events, and what became of them, back into the engine.
+//! Invariants: one target is reconciled by one task at a time; nothing is planned before every watch has seen
+//! what exists, so a restart writes nothing; one target that cannot be written waits longer and longer and
+//! never holds up another. What is only said, statuses and Events, has a way of its own: proxies never wait
+//! for it.
 
 mod queue;
 
@@ -32,15 +32,17 @@ use crate::writer::{Priority, WriteError, Writer};
 /// Most reconciles under way at once.
 const MOST_RUNNING: usize = 32;
 
-/// How many reconciles of rank `Idle` run at once, and how many statuses are written at once. Both are few, so the API server
-/// has time for what proxies wait for: one object of routes takes it as long as twenty Sidecars.
+/// How many reconciles of rank `Idle` run at once, and how many statuses are written at once. Both are few,
+/// so the API server has time for what proxies wait for: one object of routes takes it as long as twenty
+/// Sidecars.
 const MOST_BESIDE: usize = 4;
 
-/// How long a target of rank `Idle` waits after a change has touched it. Meanwhile the first Sidecars of a start come due, and a
-/// namespace that somebody fills with Services gets all its routes in one write.
+/// How long a target of rank `Idle` waits after a change has touched it. Meanwhile the first Sidecars of a
+/// start come due, and a namespace that somebody fills with Services gets all its routes in one write.
 const IDLE_WAIT: Duration = Duration::from_secs(2);
 
-/// How often fences are planned again though nothing touched them: what their statuses say of savings follows the mesh.
+/// How often fences are planned again though nothing touched them: what their statuses say of savings follows
+/// the mesh.
 const RESYNC: Duration = Duration::from_hours(1);
 
 /// What a reconcile leaves to do.
@@ -282,7 +284,8 @@ impl Reconciler {
         written
     }
 
-    /// Says what is so: the status, and an Event where that is news. It is planned anew, since it may have waited.
+    /// Says what is so: the status, and an Event where that is news. It is planned anew, since it may have
+    /// waited.
     async fn say(&self, key: &FenceKey) -> Result<(), WriteError> {
         let Some((plan, planned)) = self.plan(key) else {
             return Ok(());

@@ -17,7 +17,7 @@ use crate::fence::{Change, Dirty, Engine};
 /// The shared engine.
 pub struct State {
     engine: RwLock<Engine>,
-    /// Moves with every change that can give another answer to whose miss it was and to what.
+    /// Moves with every change that can alter how a miss is attributed.
     epoch: AtomicU64,
     newest: Mutex<HashMap<ObjectId, u64>>,
     /// What changes touched since somebody asked: each target once, however many changes touched it.

@@ -100,8 +100,9 @@ fn is_contested(object: &Object, answer: &DynamicObject) -> bool {
     object.kind != Kind::ServiceFence && render::fingerprint(object.kind, &is) != object.fingerprint()
 }
 
-/// Server-side apply merges maps, so it leaves what somebody else has added to one of ours: a label of a Sidecar's
-/// selector, say, with which it selects nothing. This patch takes it away, unless the object has changed since.
+/// Server-side apply merges maps, so it leaves what somebody else has added to one of ours: a label of a
+/// Sidecar's selector, say, with which it selects nothing. This patch takes it away, unless the object has
+/// changed since.
 fn overwrite(object: &Object, answer: &DynamicObject) -> serde_json::Value {
     let path = match object.kind {
         // The API server fills in the rest of a Service.
@@ -127,7 +128,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// A writer whose Istio objects are subject to `budget`.
+    /// A writer that writes Istio objects within `budget`.
     pub fn new(
         client: kube::Client,
         state: Arc<State>,
@@ -255,7 +256,8 @@ impl Writer {
         self.delete_as(kind, namespace, name, &object.metadata).await
     }
 
-    /// Deletes a generated fence, unless it has changed since this was planned: somebody may have written into its spec.
+    /// Deletes a generated fence, unless it has changed since this was planned: somebody may have written
+    /// into its spec.
     pub async fn delete_fence(&self, key: &FenceKey, planned: &ObjectMeta) -> Result<(), WriteError> {
         let kind = Kind::ServiceFence;
         let result = self.delete_as(kind, &key.namespace, &key.name, planned).await;

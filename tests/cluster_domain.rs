@@ -1,4 +1,5 @@
-//! A cluster whose domain is not `cluster.local`. It is a binary of its own since a process has one cluster domain.
+//! A cluster with another domain than `cluster.local`. It is a binary of its own since a process has one
+//! cluster domain.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Service;

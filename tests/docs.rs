@@ -141,6 +141,15 @@ fn commands_of_make_that_are_named_exist() {
 }
 
 #[test]
+fn sentences_do_without_hard_words() {
+    let found = prose::hard_words_anywhere(&pages());
+    assert!(
+        found.is_empty(),
+        "name the subject and use a verb, in: {found:#?}"
+    );
+}
+
+#[test]
 fn metrics_that_are_named_exist() {
     let known: BTreeSet<_> = tables::described_metrics()
         .into_iter()
@@ -154,7 +163,7 @@ fn metrics_that_are_named_exist() {
     assert!(unknown.is_empty(), "no such metrics: {unknown:#?}");
 }
 
-/// An example whose field does not exist would be accepted by the API server with a warning and do
+/// An example with a field that does not exist would be accepted by the API server with a warning and do
 /// nothing.
 #[test]
 fn examples_of_fences_have_known_fields_only() {

@@ -1,6 +1,6 @@
-//! Holds the rules of the house that the compiler does not know: the core knows plain data only, its layers stand in
-//! order, and no file grows past what a reader can hold. What of the standard library the core must not use,
-//! `src/core/clippy.toml` says.
+//! Holds the rules of the house that the compiler does not know: the core knows plain data only, its layers
+//! stand in order, and no file grows past what a reader can hold. What of the standard library the core must
+//! not use, `src/core/clippy.toml` says.
 
 #[path = "purity/source.rs"]
 mod source;
@@ -45,6 +45,9 @@ const PURE: [&str; 12] = [
 ];
 
 const MOST_LINES: usize = 500;
+
+/// The width of comments, as the formatter has it for code.
+const WIDTH: usize = 110;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -168,7 +171,7 @@ fn an_arrow_up_is_seen() {
 }
 
 #[test]
-fn files_are_short_and_modules_are_named() {
+fn files_are_short_comments_narrow_and_modules_named() {
     let mut files = Vec::new();
     for folder in ["benches", "crd", "e2e", "src", "tests"] {
         collect(&root().join(folder), &mut files);
@@ -185,7 +188,18 @@ fn files_are_short_and_modules_are_named() {
     });
     let unnamed = files.iter().filter(|path| path.ends_with("mod.rs"));
     let unnamed = unnamed.map(|path| format!("{}: use `foo.rs` beside `foo/`", path.display()));
-    let found: Vec<_> = long.chain(unnamed).collect();
+    let wide = files.iter().flat_map(|path| {
+        let text = read(path);
+        // A link or a drawing cannot be broken.
+        let is_whole = |line: &str| line.contains("://") || line.contains('─');
+        let is_comment = |line: &str| line.trim_start().starts_with("//");
+        let is_wide = |line: &str| is_comment(line) && !is_whole(line) && line.chars().count() > WIDTH;
+        let lines = text.lines().enumerate().filter(|(_, line)| is_wide(line));
+        let wide =
+            lines.map(|(at, _)| format!("{}:{} is a comment wider than {WIDTH}", path.display(), at + 1));
+        wide.collect::<Vec<_>>()
+    });
+    let found: Vec<_> = long.chain(unnamed).chain(wide).collect();
     assert!(found.is_empty(), "{found:#?}");
 }
 

@@ -1,5 +1,5 @@
-//! The routes of [Gateway API](https://gateway-api.sigs.k8s.io/reference/spec/) that can be bound to a Service, with only
-//! the fields that the controller looks at.
+//! The routes of [Gateway API](https://gateway-api.sigs.k8s.io/reference/spec/) that can be bound to a
+//! Service, with only the fields that the controller looks at.
 
 use serde::Deserialize;
 

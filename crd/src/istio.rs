@@ -184,7 +184,7 @@ pub struct AuthorizationPolicySpec {
     /// The pods that it protects; absent: all of the namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<PodSelector>,
-    /// A Gateway or Service in front of which it stands instead, at a gateway or waypoint.
+    /// A Gateway or Service that it stands in front of instead, at a gateway or waypoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_ref: Option<Value>,
     /// The same, several.
@@ -198,8 +198,8 @@ pub struct AuthorizationPolicySpec {
     pub rules: Vec<AuthorizationRule>,
 }
 
-/// [RequestAuthentication](https://istio.io/latest/docs/reference/config/security/request_authentication/), as far as
-/// it says where keys come from.
+/// [RequestAuthentication](https://istio.io/latest/docs/reference/config/security/request_authentication/),
+/// as far as it says where keys come from.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[kube(
     group = "security.istio.io",
@@ -213,7 +213,7 @@ pub struct RequestAuthenticationSpec {
     /// The pods that it is for; absent: all of the namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<PodSelector>,
-    /// A Gateway or Service in front of which it stands instead, at a gateway or waypoint.
+    /// A Gateway or Service that it stands in front of instead, at a gateway or waypoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_ref: Option<Value>,
     /// The same, several.

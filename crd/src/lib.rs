@@ -1,5 +1,5 @@
-//! The `ServiceFence` API, the few types of Istio and Gateway API that the controller reads or writes, and the names
-//! that both share.
+//! The `ServiceFence` API, the few types of Istio and Gateway API that the controller reads or writes, and
+//! the names that both share.
 //!
 //! What stands here is what `kubectl explain servicefence` shows and what the chart installs:
 //! `crd/servicefence.yaml` is generated from [`ServiceFence`] by `servicefence crd`.

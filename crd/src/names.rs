@@ -1,7 +1,7 @@
 //! Fixed names: labels, ports and objects that the controller, the chart and Istio's configuration
 //! agree on.
 //!
-//! No key here contains `istio.io`: istiod pushes on every change of an object whose label or
+//! No key here contains `istio.io`: istiod pushes on every change of an object if a label or
 //! annotation keys do, even when its spec is equal (`config_compare.go` of Istio's pilot).
 
 /// Field manager of every server-side apply, and value of [`MANAGED_BY`] on every object we own.
@@ -41,6 +41,6 @@ pub const ORIGINAL_DST_HEADER: &str = "x-servicefence-original-dst";
 /// Request header with the calling pod, `namespace/name`.
 pub const SOURCE_HEADER: &str = "x-servicefence-source";
 
-/// Request header of what a caller's proxy looks at for the second time. An application that sends it itself gets what Istio
-/// does without ServiceFence.
+/// Request header of what a caller's proxy looks at for the second time. An application that sends it itself
+/// gets what Istio does without ServiceFence.
 pub const SECOND_LOOK_HEADER: &str = "x-servicefence-second-look";

@@ -122,8 +122,9 @@ pub struct ServiceFenceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub learning: Option<Learning>,
 
-    /// Who serves calls to hosts out of scope. Default: the label `servicefence.io/fallback` of the Namespace, else the
-    /// chart's `defaultFallback`. A namespace has one fallback: where any fence of it takes the gateway, all do.
+    /// Who serves calls to hosts out of scope. Default: the label `servicefence.io/fallback` of the
+    /// Namespace, else the chart's `defaultFallback`. A namespace has one fallback: where any fence of it
+    /// takes the gateway, all do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fallback: Option<Fallback>,
 }
@@ -170,9 +171,9 @@ impl Mode {
 ///
 /// `Gateway`: the fallback gateway. Calls succeed as they would without a fence, over mutual TLS.
 ///
-/// `Passthrough`: nobody. The caller's proxy sends the call on to its original address as it is, without mutual TLS and
-/// without the rules of any VirtualService. Where the destination takes mutual TLS only, the call fails until its host
-/// is learned.
+/// `Passthrough`: no gateway. The caller's proxy sends the call on to its original address as it is, without
+/// mutual TLS and without the rules of any VirtualService. Where the destination takes mutual TLS only, the
+/// call fails until its host is learned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize, JsonSchema)]
 pub enum Fallback {
     /// The fallback gateway.
@@ -246,8 +247,8 @@ pub struct Allow {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace_selector: Option<Selector>,
 
-    /// When it ends, as in `2027-01-31T00:00:00Z`. The hosts then leave the scope unless something else keeps them
-    /// in it. Only metrics tell of calls to a host in scope: without them the next one is a first call.
+    /// When it ends, as in `2027-01-31T00:00:00Z`. The hosts then leave the scope unless something else keeps
+    /// them in it. Only metrics tell of calls to a host in scope: without them the next one is a first call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub until: Option<Timestamp>,
@@ -274,8 +275,8 @@ pub struct Selector {
 }
 
 impl Selector {
-    /// Whether it selects an object whose labels have the values that `label` gives, as Kubernetes' label selectors do:
-    /// `NotIn` and `DoesNotExist` also hold where there is no such label.
+    /// Whether it selects an object with labels that have the values which `label` gives, as Kubernetes'
+    /// label selectors do: `NotIn` and `DoesNotExist` also hold where there is no such label.
     pub fn matches<'a>(&self, label: impl Fn(&str) -> Option<&'a String>) -> bool {
         let equal = |(key, value): (&String, &String)| label(key) == Some(value);
         self.match_labels.iter().all(equal)
@@ -337,8 +338,9 @@ pub struct Learning {
     #[schemars(length(min = 1, max = 3), extend("x-kubernetes-list-type" = "set"))]
     pub sources: Option<Vec<Source>>,
 
-    /// After how long without a call a learned host is forgotten, as in `336h`; `0s`: never. Default: the chart's
-    /// `learning.expireAfter`. Only where metrics are read, since nothing else tells that a host in scope is not called.
+    /// After how long without a call a learned host is forgotten, as in `336h`; `0s`: never. Default: the
+    /// chart's `learning.expireAfter`. Only where metrics are read, since nothing else tells that a host in
+    /// scope is not called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", length(max = 32))]
     #[x_kube(validation = Rule::new("self.matches('^([0-9]+(h|m|s))+$')").message("expireAfter is a duration in hours, minutes and seconds, for example: 336h"))]
@@ -361,9 +363,10 @@ pub struct Learning {
 /// What happens to services that are not HTTP. When such a host leaves a scope, Envoy closes the
 /// open connections to it 45 seconds later. Default: `Auto`.
 ///
-/// `Auto`: like `Keep` until metrics have shown all connections of the workload and their bytes for as long as
-/// `expireAfter`, then like `Learn`, without closing a connection that is in use. Stays like `Keep` where no metrics are
-/// read, with `fallback: Passthrough`, with `expireAfter: 0s`, and for `workload.namespaceDefault`.
+/// `Auto`: like `Keep` until metrics have shown all connections of the workload and their bytes for as long
+/// as `expireAfter`, then like `Learn`, without closing a connection that is in use. Stays like `Keep` where
+/// no metrics are read, with `fallback: Passthrough`, with `expireAfter: 0s`, and for
+/// `workload.namespaceDefault`.
 ///
 /// `Learn`: like HTTP, in scope once it has been called. Connections that were open when the
 /// workload was first scoped are closed once.
@@ -384,8 +387,9 @@ pub enum NonHttp {
 ///
 /// `Keep`: always in scope.
 ///
-/// `Learn`: like other Services, in scope once they have been called, where that is safe: all ports are HTTP, and a
-/// first call depends on no rule or identity. With `fallback: Passthrough` it also goes out without mutual TLS.
+/// `Learn`: like other Services, in scope once they have been called, where that is safe: all ports are HTTP,
+/// and a first call depends on no rule or identity. With `fallback: Passthrough` it also goes out without
+/// mutual TLS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
 pub enum Headless {
     /// Always in scope.
@@ -399,10 +403,11 @@ pub enum Headless {
 ///
 /// `Keep`: always in scope.
 ///
-/// `Learn`: in scope while metrics tell of calls or connections, once they have shown all connections of the workload and
-/// their bytes for as long as `expireAfter`. A first call later is passed through by Istio to where the caller's own DNS
-/// leads, and not seen, so such a host is brought back by `allow`. Those that depend on more than that stay: a host in a
-/// `REGISTRY_ONLY` mesh, with rules or a DestinationRule, with addresses or endpoints, inside the mesh, and others.
+/// `Learn`: in scope while metrics tell of calls or connections, once they have shown all connections of the
+/// workload and their bytes for as long as `expireAfter`. A first call later is passed through by Istio to
+/// where the caller's own DNS leads, and not seen, so such a host is brought back by `allow`. Those that
+/// depend on more than that stay: a host in a `REGISTRY_ONLY` mesh, with rules or a DestinationRule, with
+/// addresses or endpoints, inside the mesh, and others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
 pub enum ServiceEntries {
     /// Always in scope.
@@ -432,8 +437,8 @@ impl<'de> Deserialize<'de> for Duration {
 /// Where a fence learns from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize, JsonSchema)]
 pub enum Source {
-    /// The access log of the fallback gateway: calls to hosts out of scope. In mode `Observe`, where no metrics are
-    /// read, the access logs of the workload's own proxies: all calls.
+    /// The access log of the fallback gateway: calls to hosts out of scope. In mode `Observe`, where no
+    /// metrics are read, the access logs of the workload's own proxies: all calls.
     AccessLog,
     /// Istio's metrics, from a server that speaks PromQL: all calls, also those of the past.
     Prometheus,

@@ -1,5 +1,5 @@
-//! What a growing mesh costs a proxy, scoped and unscoped side by side: 190 Services with 5 endpoints each come in ten
-//! steps, and nobody calls them.
+//! What a growing mesh costs a proxy, scoped and unscoped side by side: 190 Services with 5 endpoints each
+//! come in ten steps, and no one calls them.
 //!
 //! `cargo bench -p servicefence-e2e --bench growth`; about two minutes.
 
@@ -132,7 +132,8 @@ async fn measure(mesh: Mesh) -> Result<Value> {
     }))
 }
 
-/// Waits until the unscoped proxy knows all Services with their endpoints, and istiod has nothing more to push.
+/// Waits until the unscoped proxy knows all Services with their endpoints, and istiod has nothing more to
+/// push.
 async fn pushed(mesh: &Mesh, unscoped: &Proxy, services: usize) -> Result<()> {
     until(
         format!("all {services} Services in the unscoped proxy"),

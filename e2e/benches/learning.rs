@@ -1,8 +1,9 @@
 //! How long learning takes: 200 new pairs one after another, with a settle time of 1 s and of 0, in one run.
 //!
-//! A call begins; the gateway answers it and logs it; the host is stored in `status.learned`; some time later a
-//! call on a new connection, one about every 10 ms, goes directly, as the destination's proxy sees it.
-//! `cargo bench -p servicefence-e2e --bench learning`; a number behind `--` sets how many pairs. About ten minutes.
+//! A call begins; the gateway answers it and logs it; the host is stored in `status.learned`; some time later
+//! a call on a new connection, one about every 10 ms, goes directly, as the destination's proxy sees it.
+//! `cargo bench -p servicefence-e2e --bench learning`; a number behind `--` sets how many pairs. About ten
+//! minutes.
 
 #[path = "figures/run.rs"]
 mod figures;

@@ -1,4 +1,5 @@
-//! What a cycle of the Prometheus source costs, with 10 fences and with 1,000: 1,000 Services that call 20 others each.
+//! What a cycle of the Prometheus source costs, with 10 fences and with 1,000: 1,000 Services that call 20
+//! others each.
 //!
 //! `cargo bench -p servicefence-e2e --bench prometheus`; about five minutes.
 

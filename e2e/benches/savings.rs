@@ -1,10 +1,10 @@
 //! What a scope is said to save, beside what Envoy's own memory says, in six shapes of mesh.
 //!
-//! Each shape is seen by a caller of its own. The estimate is the one of the fence's status in mode Observe; the
-//! measured figure is what the proxy has allocated before it is scoped and after.
+//! Each shape is seen by a caller of its own. The estimate is the one of the fence's status in mode Observe;
+//! the measured figure is what the proxy has allocated before it is scoped and after.
 //!
-//! `cargo test -p servicefence-e2e --bench savings`; about four minutes. What is measured is Envoy, so nothing need be
-//! optimized.
+//! `cargo test -p servicefence-e2e --bench savings`; about four minutes. What is measured is Envoy, so
+//! nothing need be optimized.
 
 #[path = "figures/run.rs"]
 mod figures;

@@ -1,8 +1,8 @@
 //! Transitions under load, in two steps and, in the same run and on the same mesh, plainly in one.
 //!
-//! `cargo bench -p servicefence-e2e --bench transitions`; a number behind `--` sets how many widenings by edits and
-//! by calls there are, and narrowings by edits and by forgetting (15). Two thirds as many times a caller gets its
-//! first Sidecar and loses it. About twelve minutes on two cores.
+//! `cargo bench -p servicefence-e2e --bench transitions`; a number behind `--` sets how many widenings by
+//! edits and by calls there are, and narrowings by edits and by forgetting (15). Two thirds as many times a
+//! caller gets its first Sidecar and loses it. About twelve minutes on two cores.
 
 #[path = "figures/run.rs"]
 mod figures;

@@ -1,4 +1,5 @@
-//! Plain HTTP GETs to the loopback ports of a namespace: Envoy's admin interface, istiod's debug pages, probes.
+//! Plain HTTP GETs to the loopback ports of a namespace: Envoy's admin interface, istiod's debug pages,
+//! probes.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! The app of a test pod: answers on its ports with who it is and what reached it. Runs inside the pod's namespace.
+//! The app of a test pod: answers on its ports with who it is and what reached it. Runs inside the pod's
+//! namespace.
 
 mod grpc;
 mod http_echo;

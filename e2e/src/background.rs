@@ -1,4 +1,4 @@
-//! The rest of a big mesh: Services that nobody calls, with endpoints that do not exist, made quickly.
+//! The rest of a big mesh: Services that no one calls, with endpoints that do not exist, made quickly.
 
 use anyhow::{Result, ensure};
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
@@ -17,7 +17,7 @@ use crate::service_vips::BACKGROUND_LABEL;
 const AT_ONCE: usize = 32;
 const SERVICES_PER_NAMESPACE: usize = 100;
 
-/// Services that nobody calls.
+/// Services that no one calls.
 #[derive(Clone, Debug)]
 pub struct Background {
     /// Their namespaces are called `<prefix>-0`, `<prefix>-1` …, with up to a hundred Services each.
@@ -88,7 +88,7 @@ async fn make(core: &Core, what: &Background, index: usize) -> Result<String> {
         .collect();
     let service: Service =
         serde_json::from_value(json!({"metadata": metadata, "spec": {"ports": service_ports}}))?;
-    // istiod leaves out an endpoint whose pod is not there; one Pod object serves all endpoints of a Service.
+    // istiod leaves out an endpoint without its pod; one Pod object serves all endpoints of a Service.
     let pod: Pod = serde_json::from_value(json!({
         "metadata": {"name": name, "namespace": namespace, "labels": {"app": name, "security.istio.io/tlsMode": "istio"}},
         "spec": {"nodeName": NODE_NAME, "automountServiceAccountToken": false,
@@ -117,7 +117,8 @@ async fn make(core: &Core, what: &Background, index: usize) -> Result<String> {
         Api::<EndpointSlice>::namespaced(client(), &namespace),
     );
     ignore_status(pods.create(&how, &pod).await.map(drop), 409)?;
-    // istiod may see the endpoints before the pod. It looks at them again when a pod with one of their addresses comes.
+    // istiod may see the endpoints before the pod. It looks at them again when a pod with one of their
+    // addresses comes.
     if let Some(ip) = endpoints_at.first() {
         let status = json!({"status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]}});
         pods.patch_status(&name, &PatchParams::default(), &Patch::Merge(status))

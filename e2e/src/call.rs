@@ -1,6 +1,8 @@
-//! Calls from a pod: sockets are made inside its network namespace, so its sidecar sees them as the app's own.
+//! Calls from a pod: sockets are made inside its network namespace, so its sidecar sees them as the app's
+//! own.
 //!
-//! In: a pod and a [`Call`]. Out: a [`Reply`] that never hides a failure: what came, what did not, and how long it took.
+//! In: a pod and a [`Call`]. Out: a [`Reply`] that never hides a failure: what came, what did not, and how
+//! long it took.
 
 mod grpc;
 mod http_client;
@@ -29,8 +31,9 @@ use crate::wait::{self, until};
 
 /// One call. `Call::get("http://reviews.books:8080/")` is complete.
 ///
-/// Schemes: `http` and `https` (HTTP/1.1), `h2` (HTTP/2 by prior knowledge), `grpc`, `ws`, `tcp`, `tcp-server-first`, `tls`
-/// (the same as `https`). Names are those of Services (`reviews`, `reviews.books`, …), addresses, or external hosts.
+/// Schemes: `http` and `https` (HTTP/1.1), `h2` (HTTP/2 by prior knowledge), `grpc`, `ws`, `tcp`,
+/// `tcp-server-first`, `tls` (the same as `https`). Names are those of Services (`reviews`, `reviews.books`,
+/// …), addresses, or external hosts.
 #[derive(Clone, Debug)]
 pub struct Call {
     url: String,
@@ -52,7 +55,8 @@ impl Call {
         }
     }
 
-    /// A POST. For TCP, WebSocket and gRPC the body is what is sent; gRPC sends each line as a message of a stream.
+    /// A POST. For TCP, WebSocket and gRPC the body is what is sent; gRPC sends each line as a message of a
+    /// stream.
     pub fn post(url: &str, body: impl Into<Bytes>) -> Self {
         Self {
             method: Method::POST,
@@ -230,8 +234,9 @@ impl Mesh {
         .await
     }
 
-    /// A call, and which clusters the proxies of these pods used for it: the proof of the way it took, also for TCP.
-    /// Ask the caller's pod and the gateways in question, and let nothing else run through them meanwhile.
+    /// A call, and which clusters the proxies of these pods used for it: the proof of the way it took, also
+    /// for TCP. Ask the caller's pod and the gateways in question, and let nothing else run through them
+    /// meanwhile.
     pub async fn call_seen_by(&self, from: &str, call: &Call, pods: &[&str]) -> Result<(Reply, Vec<Taken>)> {
         let mut before = Vec::new();
         for pod in pods {

@@ -17,7 +17,8 @@ use crate::app::{self, AppOptions};
 use crate::mesh::Mesh;
 use crate::state;
 
-/// A real Istio mesh on this machine, without containers: etcd, kube-apiserver, istiod and Envoys in network namespaces.
+/// A real Istio mesh on this machine, without containers: etcd, kube-apiserver, istiod and Envoys in network
+/// namespaces.
 #[derive(Debug, Parser)]
 #[command(name = "mesh", version, propagate_version = true, after_help = EXAMPLES)]
 struct Cli {

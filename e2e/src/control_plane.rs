@@ -1,8 +1,9 @@
 //! The control plane: one namespace `sf<id>-node` with a bridge, in which etcd, kube-apiserver,
 //! kube-controller-manager and istiod run as processes.
 //!
-//! In: the options of the mesh. Out: a ready API server with Istio's CRDs and webhook, reachable from the machine over
-//! a link of its own and from pods as 10.96.0.1:443. Ports are fixed, since nothing else lives in the namespace.
+//! In: the options of the mesh. Out: a ready API server with Istio's CRDs and webhook, reachable from the
+//! machine over a link of its own and from pods as 10.96.0.1:443. Ports are fixed, since nothing else lives
+//! in the namespace.
 
 mod istiod;
 mod kubernetes;

@@ -1,5 +1,5 @@
-//! What to look at when a test failed: the last words of every process, istiod's view of the proxies, each proxy's
-//! configuration. Needs no runtime, since it is also made while a test unwinds.
+//! What to look at when a test failed: the last words of every process, istiod's view of the proxies, each
+//! proxy's configuration. Needs no runtime, since it is also made while a test unwinds.
 
 use std::fmt::Write as _;
 use std::fs;

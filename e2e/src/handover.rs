@@ -1,5 +1,5 @@
-//! A mesh that stays after its starter has ended: its Service addresses and Deployments' pods become the task of a
-//! process of its own, `mesh node`, which lives in the node's namespace and so ends with the mesh.
+//! A mesh that stays after its starter has ended: its Service addresses and Deployments' pods become the task
+//! of a process of its own, `mesh node`, which lives in the node's namespace and so ends with the mesh.
 
 use std::fs;
 use std::path::PathBuf;
@@ -19,7 +19,8 @@ fn kubelets_file(id: &str) -> PathBuf {
     state::folder(id).join("kubelets.json")
 }
 
-/// Starts the process and makes the mesh nobody's. Needs no runtime: it happens when the last handle goes.
+/// Starts the process and leaves the mesh without an owner. Needs no runtime: it happens when the last handle
+/// goes.
 pub(crate) fn give_away(id: &str, kubelets: &[Kubelet]) -> Result<()> {
     fs::write(kubelets_file(id), serde_json::to_vec_pretty(kubelets)?)?;
     let folder = state::folder(id);

@@ -161,7 +161,8 @@ impl Mesh {
         Ok(page.text())
     }
 
-    /// Why a host is in the scope of a fence (`namespace/name`), or is not: what the controller's API answers.
+    /// Why a host is in the scope of a fence (`namespace/name`), or is not: what the controller's API
+    /// answers.
     pub async fn explain(&self, fence: &str, host: &str) -> Result<Value> {
         let pod = self.controller_pod().await?;
         let sockets = self.core().sockets(&self.core().pod(&pod)?.netns())?;

@@ -9,19 +9,20 @@ use crate::netns::Netns;
 use crate::pod::PodKind;
 use crate::process::PROXY_USER;
 
-/// How a pod's traffic gets to its proxy, as Istio's injector takes it from the annotation: by `REDIRECT` unless it says
-/// otherwise; with `NONE` only what is sent to the proxy.
+/// How a pod's traffic gets to its proxy, as Istio's injector takes it from the annotation: by `REDIRECT`
+/// unless it says otherwise; with `NONE` only what is sent to the proxy.
 pub(crate) fn interception(annotations: &BTreeMap<String, String>) -> &str {
     let mode = annotations.get("sidecar.istio.io/interceptionMode");
     mode.map_or("REDIRECT", String::as_str)
 }
 
-/// Sets up the namespace's rules. Service addresses are translated after the proxy, where kube-proxy would do it.
+/// Sets up the namespace's rules. Service addresses are translated after the proxy, where kube-proxy would do
+/// it.
 pub(crate) fn intercept(netns: &Netns, kind: PodKind, annotations: &BTreeMap<String, String>) -> Result<()> {
     let intercepts = kind == PodKind::Sidecar && interception(annotations) != "NONE";
     if kind != PodKind::Plain && !intercepts {
-        // Such a proxy binds to the ports that it serves, low ones too: Istio's template for gateways allows that, and so do
-        // container runtimes.
+        // Such a proxy binds to the ports that it serves, low ones too: Istio's template for gateways allows
+        // that, and so do container runtimes.
         netns.run("sysctl", &["-qw", "net.ipv4.ip_unprivileged_port_start=0"], "")?;
     }
     let mut text = "*nat\n:VIP - [0:0]\n".to_owned();

@@ -1,8 +1,9 @@
 //! The stand-in for the kubelet and the scheduler: runs the pods that Deployments and Jobs create.
 //!
-//! In: Pod objects that a controller made, and which program stands for which image. Out: each gets a network namespace,
-//! its containers' command lines as processes, a proxy if it asks for injection, and a status that comes from real
-//! probes. A deletion ends it with SIGTERM and grace. So `helm install --wait` means what it says.
+//! In: Pod objects that a controller made, and which program stands for which image. Out: each gets a network
+//! namespace, its containers' command lines as processes, a proxy if it asks for injection, and a status that
+//! comes from real probes. A deletion ends it with SIGTERM and grace. So `helm install --wait` means what it
+//! says.
 
 mod container;
 mod environment;
@@ -58,7 +59,7 @@ impl Mesh {
         self.spawn(keep(core, api, Arc::new(images)));
     }
 
-    /// Sends a signal to the processes of a pod whose command line contains `part`: a crash, a hang, a reload.
+    /// Sends a signal to the processes of a pod with `part` in their command line: a crash, a hang, a reload.
     pub fn signal(&self, pod: &str, part: &str, signal: Signal) -> Result<usize> {
         let record = self.core().pod(pod)?;
         let pids = netns::processes(&record.netns(), part);
@@ -72,7 +73,7 @@ impl Mesh {
         Ok(pids.len())
     }
 
-    /// Runs one pod that exists and that nobody runs yet, until it is deleted.
+    /// Runs one pod that exists and does not run yet, until it is deleted.
     pub async fn run_pod(&self, name: &str, images: Images) -> Result<()> {
         let (namespace, short) = name.split_once('/').context("a pod is named namespace/name")?;
         let core = Arc::clone(self.core());

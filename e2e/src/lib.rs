@@ -1,5 +1,5 @@
-//! A real Istio mesh on one machine, without containers: etcd, kube-apiserver, kube-controller-manager, istiod and Envoys
-//! as processes in network namespaces, as a library for tests and as the command `mesh`.
+//! A real Istio mesh on one machine, without containers: etcd, kube-apiserver, kube-controller-manager,
+//! istiod and Envoys as processes in network namespaces, as a library for tests and as the command `mesh`.
 //!
 //! ```text
 //!  tools ──▶ control_plane ──▶ pod (netns, iptables, pilot-agent, Envoy, app) ◀── kubelet ◀── Deployments

@@ -1,6 +1,8 @@
-//! A load generator: clients in a pod call a list of targets until they are stopped, and every failure is kept.
+//! A load generator: clients in a pod call a list of targets until they are stopped, and every failure is
+//! kept.
 //!
-//! Odd clients make a new connection for each call, even ones keep theirs, so both kinds are always in the mix.
+//! Odd clients make a new connection for each call, even ones keep theirs, so both kinds are always in the
+//! mix.
 
 mod report;
 

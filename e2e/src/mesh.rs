@@ -86,7 +86,8 @@ impl Drop for Guard {
 }
 
 impl Mesh {
-    /// Starts a mesh: control plane, Istio, Service addresses. About ten seconds, once the programs are built.
+    /// Starts a mesh: control plane, Istio, Service addresses. About ten seconds, once the programs are
+    /// built.
     pub async fn up(options: MeshOptions) -> Result<Self> {
         for id in state::clean_stale()? {
             eprintln!("cleaned up after mesh {id}, whose owner is gone");

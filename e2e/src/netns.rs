@@ -1,7 +1,8 @@
 //! Network namespaces: made, entered, listed and deleted. Every process and address of a mesh lives in one.
 //!
-//! A socket belongs to the namespace of the thread that makes it, wherever it is used later. So one small thread
-//! per namespace makes sockets for the whole harness, and thousands of calls from a pod need no process at all.
+//! A socket belongs to the namespace of the thread that makes it, wherever it is used later. So one small
+//! thread per namespace makes sockets for the whole harness, and thousands of calls from a pod need no
+//! process at all.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -72,7 +73,8 @@ impl Netns {
         run("nsenter", &all, stdin)
     }
 
-    /// What processes inside see as `/etc/hosts`. Written in place, since running processes hold the file itself.
+    /// What processes inside see as `/etc/hosts`. Written in place, since running processes hold the file
+    /// itself.
     pub fn write_hosts(&self, text: &str) -> Result<()> {
         let folder = PathBuf::from(CONFIGURED).join(&self.name);
         fs::create_dir_all(&folder)?;
@@ -158,7 +160,7 @@ impl Sockets {
     }
 }
 
-/// The namespaces whose names begin with `prefix`.
+/// The namespaces with names that begin with `prefix`.
 pub fn with_prefix(prefix: &str) -> Vec<Netns> {
     let Ok(entries) = fs::read_dir(MOUNTED) else {
         return Vec::new();
@@ -204,7 +206,7 @@ pub fn delete_all(all: &[Netns]) -> Result<()> {
     Ok(())
 }
 
-/// Processes whose network namespace is one of these. A namespace is known by its inode.
+/// Processes in one of these network namespaces. A namespace is known by its inode.
 fn pids_inside(all: &[Netns]) -> Vec<i32> {
     let inodes: Vec<u64> = all
         .iter()
@@ -238,7 +240,7 @@ pub async fn terminate(netns: &Netns, grace: Duration) {
     let _ = tokio::time::timeout(grace, empty).await;
 }
 
-/// The processes inside whose command line contains `part`.
+/// The processes inside with `part` in their command line.
 pub fn processes(netns: &Netns, part: &str) -> Vec<Pid> {
     let matches = |pid: &i32| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();

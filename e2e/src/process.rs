@@ -1,4 +1,5 @@
-//! Long-running programs of the mesh: started in a network namespace, each with a log file and a session of its own.
+//! Long-running programs of the mesh: started in a network namespace, each with a log file and a session of
+//! its own.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -75,7 +76,8 @@ impl Program {
         self
     }
 
-    /// Leaves it the machine's own mounts: a process that makes network namespaces must make them for all to see.
+    /// Leaves it the machine's own mounts: a process that makes network namespaces must make them for all to
+    /// see.
     #[must_use]
     pub fn with_machine_mounts(mut self) -> Self {
         self.sees_hosts_file = false;

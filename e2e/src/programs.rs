@@ -18,8 +18,8 @@ impl Mesh {
         self.program("kubectl", args).await
     }
 
-    /// Runs istioctl. What needs to reach into pods through a kubelet (`proxy-status`) does not work; `validate`,
-    /// `analyze` and `proxy-config … -f` do. Its verdicts are on standard error.
+    /// Runs istioctl. What needs to reach into pods through a kubelet (`proxy-status`) does not work;
+    /// `validate`, `analyze` and `proxy-config … -f` do. Its verdicts are on standard error.
     pub async fn istioctl(&self, args: &[&str]) -> Result<String> {
         let output = self.output("istioctl", args).await?;
         let said = String::from_utf8_lossy(&output.stderr);

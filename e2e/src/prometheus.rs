@@ -1,6 +1,7 @@
 //! A real Prometheus that scrapes the mesh's proxies, as a cluster's would.
 //!
-//! In: what the proxies count (by its module `exporter`), and a past that a test makes up, as a block of its store. Out: a server at
+//! In: what the proxies count (by its module `exporter`), and a past that a test makes up, as a block of its
+//! store. Out: a server at
 //! <https://10.1.0.1:9090> that wants a client certificate and a password, since stores of whole meshes usually do.
 
 mod exporter;
@@ -124,7 +125,8 @@ fn client(folder: &Path, url: &str) -> Result<Client> {
 }
 
 impl Prometheus {
-    /// Puts what one needs to ask it into a Secret of the chart's namespace, and gives the values that name it.
+    /// Puts what one needs to ask it into a Secret of the chart's namespace, and gives the values that name
+    /// it.
     pub async fn chart_values(&self) -> Result<[String; 4]> {
         let encoded = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
         let file = |name: &str| Ok::<_, std::io::Error>(encoded(&fs::read(self.folder.join(name))?));
@@ -152,7 +154,7 @@ impl Prometheus {
         Ok(())
     }
 
-    /// Ends it: nobody answers any more.
+    /// Ends it: nothing answers any more.
     pub async fn stop(&mut self) -> Result<()> {
         if let Some(mut process) = self.process.take() {
             process.terminate(Duration::from_secs(10)).await?;

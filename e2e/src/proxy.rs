@@ -58,7 +58,8 @@ pub type TrafficByCluster = BTreeMap<String, Traffic>;
 pub struct Taken(pub TrafficByCluster);
 
 impl Taken {
-    /// Whether a cluster of this host was used: `reviews.books.svc.cluster.local`, or any part of a cluster's name.
+    /// Whether a cluster of this host was used: `reviews.books.svc.cluster.local`, or any part of a cluster's
+    /// name.
     pub fn uses(&self, part: &str) -> bool {
         self.0.keys().any(|cluster| cluster.contains(part))
     }
@@ -90,7 +91,8 @@ impl Mesh {
         Proxy::of(self.core(), pod)
     }
 
-    /// Waits until the proxy of a pod knows a cluster whose name contains `part` (or, with `false`, no longer knows it).
+    /// Waits until the proxy of a pod knows a cluster with `part` in its name (or, with `false`, no longer
+    /// knows it).
     pub async fn wait_cluster(&self, pod: &str, part: &str, known: bool) -> Result<()> {
         let proxy = self.proxy(pod)?;
         until(
@@ -166,7 +168,8 @@ impl Proxy {
             .collect())
     }
 
-    /// Counters and gauges by name. `filter` is a regular expression; Istio keeps only some of Envoy's statistics.
+    /// Counters and gauges by name. `filter` is a regular expression; Istio keeps only some of Envoy's
+    /// statistics.
     pub async fn stats(&self, filter: &str) -> Result<BTreeMap<String, u64>> {
         let text = self
             .get(&format!("/stats?filter={}", percent(filter)))
@@ -205,7 +208,8 @@ impl Proxy {
         })
     }
 
-    /// What went where. From the counters of each host, which Envoy keeps whatever Istio's statistics filter says.
+    /// What went where. From the counters of each host, which Envoy keeps whatever Istio's statistics filter
+    /// says.
     pub async fn traffic(&self) -> Result<TrafficByCluster> {
         Ok(traffic(&self.get("/clusters").await?.text()))
     }

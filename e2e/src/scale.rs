@@ -1,5 +1,5 @@
-//! What ServiceFence costs in a large mesh: the controller alone, on a real API server that holds thousands of Services,
-//! pods and fences. istiod and proxies are left out: they would take the time of the machine.
+//! What ServiceFence costs in a large mesh: the controller alone, on a real API server that holds thousands
+//! of Services, pods and fences. istiod and proxies are left out: they would take the time of the machine.
 //!
 //! ```text
 //!  cluster ──▶ API server ◀── controller      what it takes: usage; what it writes: counted by the API server
@@ -7,8 +7,9 @@
 //!                 raw                         as many Sidecars again, by nothing but the client library
 //! ```
 //!
-//! In: how large, and how long to look at it. Out: a [`Report`]. Times depend on the machine and on who else uses it, so
-//! they are compared with the raw applies of the same run; [`Report::check`] knows only what is right on any machine.
+//! In: how large, and how long to look at it. Out: a [`Report`]. Times depend on the machine and on who else
+//! uses it, so they are compared with the raw applies of the same run; [`Report::check`] knows only what is
+//! right on any machine.
 
 mod cluster;
 mod controller;
@@ -108,7 +109,8 @@ pub struct Options {
     pub args: Vec<String>,
 }
 
-/// Fills a mesh that is nothing but an API server, and measures the controller on it. `say` is told each step.
+/// Fills a mesh that is nothing but an API server, and measures the controller on it. `say` is told each
+/// step.
 pub async fn run(mesh: &Mesh, options: &Options, say: impl Fn(&str)) -> Result<Report> {
     let size = options.size;
     size.check()?;

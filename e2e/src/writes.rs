@@ -18,7 +18,8 @@ const QUIET: Duration = Duration::from_secs(4);
 pub struct Writes(BTreeMap<(String, String), u64>);
 
 impl Writes {
-    /// All so far: Istio's objects, ours, Services and Events. Leases, pods and the rest are not the controller's.
+    /// All so far: Istio's objects, ours, Services and Events. Leases, pods and the rest are not the
+    /// controller's.
     pub async fn so_far(mesh: &Mesh) -> Result<Self> {
         let text = mesh
             .client()

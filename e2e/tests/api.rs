@@ -1,5 +1,5 @@
-//! The ServiceFence API as a real API server serves it: what it accepts, what it refuses with which sentence, and what
-//! kubectl shows of it.
+//! The ServiceFence API as a real API server serves it: what it accepts, what it refuses with which sentence,
+//! and what kubectl shows of it.
 
 #[path = "api/refused.rs"]
 mod refused;

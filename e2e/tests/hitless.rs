@@ -1,6 +1,6 @@
-//! Nothing fails while a scope changes: hosts join and leave it, and proxies get their first Sidecar and lose it,
-//! under load, on new and kept connections, HTTP and TCP. Longer runs, with figures and with
-//! plain one-step changes beside them: `cargo bench -p servicefence-e2e --bench transitions`.
+//! Nothing fails while a scope changes: hosts join and leave it, and proxies get their first Sidecar and lose
+//! it, under load, on new and kept connections, HTTP and TCP. Longer runs, with figures and with plain
+//! one-step changes beside them: `cargo bench -p servicefence-e2e --bench transitions`.
 
 #[path = "hitless/plan.rs"]
 mod plan;

@@ -1,4 +1,5 @@
-//! What the mesh itself promises: calls of each protocol, real admission, real Deployments, nothing left behind.
+//! What the mesh itself promises: calls of each protocol, real admission, real Deployments, nothing left
+//! behind.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -90,7 +91,8 @@ async fn the_app_tells_what_reached_it(mesh: &Mesh) {
         .host("other.example")
         .header("x-a", "1");
     let reply = mesh.call("shop/web", &post).await;
-    // A Host that nobody has is passed through to the address that was called, and STRICT refuses plaintext.
+    // A Host that no Service has is passed through to the address that was called, and STRICT refuses
+    // plaintext.
     assert_eq!(reply.status, Some(503), "{reply}");
     let post = Call::post("http://reviews.books:8080/a/b?c=d", vec![b'x'; 100_000]).header("x-a", "1");
     let reply = mesh.call("shop/web", &post).await;

@@ -1,8 +1,8 @@
-//! What is known before anything is narrowed: from a real Prometheus with a past (behind TLS, a client certificate and a
-//! password), or from the proxies' own access logs.
+//! What is known before anything is narrowed: from a real Prometheus with a past (behind TLS, a client
+//! certificate and a password), or from the proxies' own access logs.
 //!
-//! One namespace goes from unscoped to observed to enforced while six callers call on; what they call is in their scopes
-//! before anything is narrowed, so no call fails and none needs the gateway.
+//! One namespace goes from unscoped to observed to enforced while six callers call on; what they call is in
+//! their scopes before anything is narrowed, so no call fails and none needs the gateway.
 
 #[path = "observe/outside.rs"]
 mod outside;
@@ -31,7 +31,7 @@ async fn metrics_fill_a_scope_before_anything_is_narrowed() -> Result<()> {
         let (town, mut prometheus) = Town::with_prometheus(&mesh).await?;
         six_callers_go_from_unscoped_to_enforced_and_no_call_fails(&town, &prometheus).await?;
         what_was_called_days_ago_is_in_scope_and_only_of_who_called_it(&town).await?;
-        let before = what_nobody_is_connected_to_is_not_in_scope(&town).await?;
+        let before = what_has_no_connections_is_not_in_scope(&town).await?;
         a_call_that_only_the_gateway_saw_is_confirmed_by_metrics(&town).await?;
         while_the_past_cannot_be_read_nothing_is_narrowed(&town, &mut prometheus).await?;
         connections_from_before_are_still_open(&town, before).await?;
@@ -192,9 +192,9 @@ async fn what_was_called_days_ago_is_in_scope_and_only_of_who_called_it(town: &T
     Ok(())
 }
 
-/// Where metrics have shown all connections of a workload for as long as `expireAfter`, hosts that are not HTTP are learned
-/// like any other; where they have not, all are in scope.
-async fn what_nobody_is_connected_to_is_not_in_scope(town: &Town) -> Result<Before> {
+/// Where metrics have shown all connections of a workload for as long as `expireAfter`, hosts that are not
+/// HTTP are learned like any other; where they have not, all are in scope.
+async fn what_has_no_connections_is_not_in_scope(town: &Town) -> Result<Before> {
     let mesh = &town.mesh;
     let stream = format!("tcp-server-first://{}:9000", host("stream"));
     let mut connection = mesh.tcp_session("patient/web", &stream).await?;
@@ -336,7 +336,7 @@ async fn while_the_past_cannot_be_read_nothing_is_narrowed(
     Ok(())
 }
 
-/// The fence, the host as its owner writes it, and by whom it is in scope; nobody: it is not.
+/// The fence, the host as its owner writes it, and by whom it is in scope; none: it is not.
 const QUESTIONS: [(&str, &str, &[&str]); 11] = [
     ("shop/web-1", "http-0.books", &["Prometheus"]),
     ("shop/web-1", "quiet-shop.books", &["Prometheus"]),

@@ -1,7 +1,8 @@
-//! How the controller behaves while it is operated: restarts, rest, other people's hands on its objects, bad input,
-//! strangers at its log port, its own end, labels that change, what outlives them, and opting out.
+//! How the controller behaves while it is operated: restarts, rest, other people's hands on its objects, bad
+//! input, strangers at its log port, its own end, labels that change, what outlives them, and opting out.
 //!
-//! The steps run one after another in this order, in a mesh where nothing else happens, since most of them count writes.
+//! The steps run one after another in this order, in a mesh where nothing else happens, since most of them
+//! count writes.
 
 #[path = "operation/absence.rs"]
 mod absence;

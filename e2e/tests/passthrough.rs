@@ -1,4 +1,5 @@
-//! Fallback Passthrough on a real mesh: no gateway, no EnvoyFilter; what a call out of scope meets, and that it is learned.
+//! Fallback Passthrough on a real mesh: no gateway, no EnvoyFilter; what a call out of scope meets, and that
+//! it is learned.
 
 use anyhow::{Context as _, Result, ensure};
 use servicefence_e2e::install::{Build, SYSTEM};

@@ -1,5 +1,5 @@
-//! The scale run in small: all Sidecars are stored, a restart writes nothing, and nothing is written at rest. How long it
-//! takes is for `make scale`.
+//! The scale run in small: all Sidecars are stored, a restart writes nothing, and nothing is written at rest.
+//! How long it takes is for `make scale`.
 
 use std::time::Duration;
 

@@ -64,7 +64,7 @@ fn main() -> ExitCode {
             handle
                 .block_on(scenario(scene.clone()))
                 .map_err(|error| Failed::from(format!("{error:#}")))?;
-            // The pods of one that failed stay, to be looked at. Nobody waits for proxies that drain.
+            // The pods of one that failed stay, to be looked at. No test waits for proxies that drain.
             handle.spawn(async move {
                 if let Err(error) = scene.leave().await {
                     eprintln!("the pods of {name} stay: {error:#}");

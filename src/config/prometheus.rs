@@ -13,8 +13,8 @@ use crate::source::prometheus::{Header, Matcher, Settings};
 #[derive(Args, Clone, Debug)]
 #[group(skip)]
 pub struct PrometheusConfig {
-    /// A server that speaks PromQL and has Istio's standard metrics, as http://host:port; its API is below /api/v1.
-    /// Empty: metrics are not read.
+    /// A server that speaks PromQL and has Istio's standard metrics, as http://host:port; its API is below
+    /// /api/v1. Empty: metrics are not read.
     #[allow(rustdoc::bare_urls, reason = "help of a flag")]
     #[arg(long, env = "SERVICEFENCE_PROMETHEUS_URL", default_value = "", value_parser = url)]
     pub prometheus_url: String,
@@ -31,7 +31,8 @@ pub struct PrometheusConfig {
     #[arg(long, env = "SERVICEFENCE_PROMETHEUS_TIMEOUT", default_value = "30s", value_parser = interval)]
     pub prometheus_timeout: SignedDuration,
 
-    /// A label matcher for every query, such as cluster="east": for stores that hold several meshes. Repeatable.
+    /// A label matcher for every query, such as cluster="east": for stores that hold several meshes.
+    /// Repeatable.
     #[arg(long = "prometheus-matcher", env = "SERVICEFENCE_PROMETHEUS_MATCHER")]
     pub prometheus_matchers: Vec<Matcher>,
 

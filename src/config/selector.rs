@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use servicefence_crd::{Operator, Requirement, Selector};
 
-/// A LabelSelector as written. A field that is not one would otherwise count as absent, and a selector without fields
-/// matches everything.
+/// A LabelSelector as written. A field that is not one would otherwise count as absent, and a selector
+/// without fields matches everything.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Written {

@@ -1,8 +1,8 @@
 //! The engine: everything that is known, and what a change of it touches.
 //!
-//! Flows in: changes, by [`Engine::apply`]. Flows out: `Dirty`, the things whose plan may be another one now; what
-//! to do about them is said by `plan_*`. Invariant: the order in which changes arrive does not
-//! matter to any plan.
+//! Flows in: changes, by [`Engine::apply`]. Flows out: `Dirty`, the targets that may have another plan now;
+//! what to do about them is said by `plan_*`. Invariant: the order in which changes arrive does not matter to
+//! any plan.
 
 mod apply;
 mod change;
@@ -132,7 +132,7 @@ impl Engine {
         self.workloads.fences.get(key)
     }
 
-    /// Namespaces that have a fence: those whose pods must be known.
+    /// Namespaces that have a fence: their pods must be known.
     pub fn fenced_namespaces(&self) -> BTreeSet<Name> {
         self.workloads.fenced_namespaces()
     }
@@ -168,7 +168,7 @@ impl Engine {
         self.evidence.read.get(key)
     }
 
-    /// The fences whose past is to be read next: those that wait for it, and when there is none, the others.
+    /// The fences to read the past of next: those that wait for it, and when there is none, the others.
     pub fn history_wanted(&self) -> BTreeSet<FenceKey> {
         self.evidence.wanted(self.fenced())
     }
@@ -203,7 +203,7 @@ impl Engine {
         self.learning(now).learn_from_calls(calls, only)
     }
 
-    /// The fences of whose workloads there may be connections that metrics do not show.
+    /// The fences that may have connections which metrics do not show.
     pub fn uncounted(&self, counted: &Counted) -> BTreeSet<FenceKey> {
         uncounted(self.fenced(), counted)
     }
@@ -218,8 +218,8 @@ impl Engine {
         self.planning(now).plan_namespace(namespace)
     }
 
-    /// The plan of the routes to a namespace's Services; without the rules of Gateway API where Istio refused these very
-    /// routes with them.
+    /// The plan of the routes to a namespace's Services; without the rules of Gateway API where Istio refused
+    /// these very routes with them.
     pub fn plan_routes(&self, namespace: &Name, now: Timestamp) -> RoutesPlan {
         self.planning(now).plan_routes(namespace)
     }

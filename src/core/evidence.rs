@@ -32,7 +32,7 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// The fences whose past is to be read next: those that wait for it, and when there is none, the others.
+    /// The fences to read the past of next: those that wait for it, and when there is none, the others.
     pub fn wanted(&self, fenced: Fenced<'_>) -> BTreeSet<FenceKey> {
         let fences = fenced.workloads.fences.values();
         let wanted = fences.filter(|fence| fenced.has_a_past(fence) && !self.read.contains_key(&fence.key));

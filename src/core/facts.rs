@@ -1,7 +1,8 @@
-//! What the engine knows of the cluster's objects: one file for each kind, with the few fields that decisions need.
+//! What the engine knows of the cluster's objects: one file for each kind, with the few fields that decisions
+//! need.
 //!
-//! Flows in: specs and metadata, as their authors wrote them. Flows out: plain values. Invariant: nothing here knows of
-//! another object.
+//! Flows in: specs and metadata, as their authors wrote them. Flows out: plain values. Invariant: nothing
+//! here knows of another object.
 
 mod authorization_policy;
 mod endpoints;

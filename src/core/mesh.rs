@@ -1,8 +1,8 @@
 //! The mesh as istiod has it: a store for each kind of object, and the answers that need several of them.
 //!
-//! Flows in: objects as their authors wrote them, one at a time. Flows out: what was there, what is there now, and answers.
-//! Invariant: everything follows from the newest objects and the newest MeshConfig, in whatever order they came; `set_*` is
-//! the only way to change it.
+//! Flows in: objects as their authors wrote them, one at a time. Flows out: what was there, what is there
+//! now, and answers. Invariant: everything follows from the newest objects and the newest MeshConfig, in
+//! whatever order they came; `set_*` is the only way to change it.
 
 mod aliases;
 pub mod discovery;
@@ -83,7 +83,7 @@ pub struct Mesh {
 }
 
 impl Mesh {
-    /// A mesh of which nothing is known yet.
+    /// A mesh before anything is known of it.
     pub fn new(settings: &Settings) -> Self {
         Self {
             root_namespace: settings.root_namespace.clone(),
@@ -170,7 +170,7 @@ impl Mesh {
         Replaced { old, new }
     }
 
-    /// Adds, replaces or removes a VirtualService; returns those whose rules changed with that: it, and the roots that
+    /// Adds, replaces or removes a VirtualService; returns those with other rules now: it, and the roots that
     /// delegate to it.
     pub fn set_virtual_service(
         &mut self,
@@ -185,7 +185,8 @@ impl Mesh {
                 let exported_to = defaults.virtual_services.visibility(&key.namespace);
                 facts.visibility = facts.followed_by(exported_to, &key.namespace);
             }
-            // The DestinationRule with the subset is not read, and counts as one that does not say who sees it.
+            // The DestinationRule with the subset is not read, and counts as one that does not say who sees
+            // it.
             facts.private_subsets = defaults.destination_rules.is_private();
             facts.subset_elsewhere =
                 VirtualServiceFacts::subset_elsewhere(&facts.http, &key.namespace, facts.private_subsets);
@@ -201,7 +202,8 @@ impl Mesh {
         changed
     }
 
-    /// Adds, replaces or removes a route of Gateway API; returns the VirtualServices that istiod makes anew or no longer.
+    /// Adds, replaces or removes a route of Gateway API; returns the VirtualServices that istiod makes anew
+    /// or no longer.
     pub fn set_route(
         &mut self,
         key: &RouteKey,
@@ -269,9 +271,9 @@ impl Mesh {
         self.namespaces.get(name)
     }
 
-    /// Whether istiod looks into a namespace: it does into those that a selector of `discoverySelectors` matches, and
-    /// into all where there is none. No namespace is an exception, not even Istio's own, and one that is not known
-    /// matches nothing (Istio: `discoveryNamespacesFilter`).
+    /// Whether istiod looks into a namespace: it does into those that a selector of `discoverySelectors`
+    /// matches, and into all where there is none. No namespace is an exception, not even Istio's own, and one
+    /// that is not known matches nothing (Istio: `discoveryNamespacesFilter`).
     pub fn is_discovered(&self, namespace: &str) -> bool {
         let selectors = &self.config.discovery_selectors;
         selectors.is_empty()
@@ -303,8 +305,8 @@ impl Mesh {
         facts.map_or_else(Vec::new, |facts| facts.hosts.clone())
     }
 
-    /// Whether the mesh has a host: a Service, a ServiceEntry or a VirtualService names it. Those of namespaces that istiod
-    /// does not look into count, since a label brings them back.
+    /// Whether the mesh has a host: a Service, a ServiceEntry or a VirtualService names it. Those of
+    /// namespaces that istiod does not look into count, since a label brings them back.
     pub fn has_host(&self, host: &str) -> bool {
         let names = |(_, rules): (_, &VirtualServiceFacts)| rules.hosts.iter().any(|is| **is == *host);
         let is_service = ServiceKey::of_host(host)
@@ -342,9 +344,10 @@ impl Mesh {
         services.count() + entries.map(|(_, entry)| entry.hosts.len()).sum::<usize>()
     }
 
-    /// The Services that have a pod at an address, and its port: Istio finds a call there by the Host, among the Services
-    /// with a port of that number. None where they are of several namespaces: a pod is of one, so somebody claims the
-    /// address of a stranger, and nothing tells who. No pod has the address of a Service.
+    /// The Services that have a pod at an address, and its port: Istio finds a call there by the Host, among
+    /// the Services with a port of that number. None where they are of several namespaces: a pod is of one,
+    /// so somebody claims the address of a stranger, and nothing tells who. No pod has the address of a
+    /// Service.
     pub fn by_pod_at(&self, address: SocketAddr) -> BTreeSet<&ServiceKey> {
         let mut all = self.endpoints.at(address.ip());
         all.retain(|key| {
@@ -358,8 +361,8 @@ impl Mesh {
         all
     }
 
-    /// The Services that policies open for a caller, each with the policy. One of the root namespace counts where it
-    /// is for certain pods: else it would be the whole mesh.
+    /// The Services that policies open for a caller, each with the policy. One of the root namespace counts
+    /// where it is for certain pods: else it would be the whole mesh.
     pub fn opened_for<'a>(
         &'a self,
         caller: &'a Caller<'a>,
@@ -401,7 +404,7 @@ impl Mesh {
         service.map(ServiceKey::scope_host).into_iter().chain(declared)
     }
 
-    /// The Services whose clusters a proxy has by these hosts.
+    /// The Services that have clusters in a proxy by these hosts.
     pub fn carried(&self, namespace: &str, hosts: &BTreeSet<ScopeHost>) -> BTreeSet<ServiceKey> {
         let hosts = hosts.iter();
         hosts.flat_map(|host| self.brought_by(namespace, host)).collect()

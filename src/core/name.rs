@@ -15,14 +15,14 @@ pub type Name = Arc<str>;
 
 static CLUSTER_DOMAIN: OnceLock<Name> = OnceLock::new();
 
-/// The cluster's DNS domain where nobody says otherwise, as in istiod's `--domain`.
+/// The cluster's DNS domain unless it is set, as in istiod's `--domain`.
 pub const DEFAULT_CLUSTER_DOMAIN: &str = "cluster.local";
 
 /// The cluster's DNS domain: the end of every Service's host (Istio: `ServiceHostname`).
 ///
-/// It is one for the whole process and never changes. A cluster has one domain for its life, all of istiod's names end
-/// in it, and a host is made of a Service in so many places that passing it along would put it into every signature.
-/// Being written before the first read and never after, it cannot make two answers differ.
+/// It is one for the whole process and never changes. A cluster has one domain for its life, all of istiod's
+/// names end in it, and a host is made of a Service in so many places that passing it along would put it into
+/// every signature. Being written before the first read and never after, it cannot make two answers differ.
 pub fn cluster_domain() -> &'static str {
     CLUSTER_DOMAIN.get_or_init(|| DEFAULT_CLUSTER_DOMAIN.into())
 }

@@ -42,7 +42,8 @@ pub struct Unreadable {
     source: serde_json::Error,
 }
 
-/// Whether a VirtualService is named as those that an older version wrote. The chart lets the controller delete these.
+/// Whether a VirtualService is named as those that an older version wrote. The chart lets the controller
+/// delete these.
 fn is_leftover(name: &str) -> bool {
     let rest = name.strip_prefix(WARM);
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))

@@ -1,7 +1,7 @@
 //! What a fence's Sidecar imports, and why each host is there.
 //!
-//! Flows in: the fence's spec and learned list, the mesh, and what is known of calls. Flows out: a [`Scope`]. Invariants: the
-//! same inputs give the same scope, and everything that `allow` names is in.
+//! Flows in: the fence's spec and learned list, the mesh, and what is known of calls. Flows out: a [`Scope`].
+//! Invariants: the same inputs give the same scope, and everything that `allow` names is in.
 
 mod aliases;
 mod allowed;
@@ -29,7 +29,8 @@ pub use self::scoping::Scoping;
 pub use self::why::{Why, Whys};
 
 impl Scoping<'_> {
-    /// The scope that a fence should have: one rule after the other. The last four look at what the others brought.
+    /// The scope that a fence should have: one rule after the other. The last four look at what the others
+    /// brought.
     pub fn scope_of(self, fence: &Fence) -> Scope {
         let namespace = &fence.key.namespace;
         let mut scope = Scope::default();

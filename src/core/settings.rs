@@ -16,7 +16,7 @@ use crate::name::{Cidr, Name, ScopeHost};
 pub struct Settings {
     /// Namespace of the controller and the fallback gateway.
     pub system_namespace: Name,
-    /// Istio's root namespace, whose Sidecar without a selector is the mesh's default.
+    /// Istio's root namespace. Its Sidecar without a selector is the mesh's default.
     pub root_namespace: Name,
     /// Mode of workloads without any label.
     pub default_mode: Mode,
@@ -28,7 +28,7 @@ pub struct Settings {
     pub gateway_passes_on: bool,
     /// Namespaces in which nothing is fenced, the system and Istio's root namespace among them.
     pub excluded_namespaces: BTreeSet<Name>,
-    /// Namespaces whose labels it does not match are excluded as well; an empty one matches all.
+    /// Namespaces with labels that it does not match are excluded as well; an empty one matches all.
     pub namespace_selector: Selector,
     /// How long a host is warm before and after it moves; zero turns the warm phase off.
     pub settle_time: SignedDuration,
@@ -40,15 +40,15 @@ pub struct Settings {
     pub pod_cidrs: BTreeSet<Cidr>,
     /// After how long without a call learned hosts are forgotten; zero: never.
     pub expire_after: SignedDuration,
-    /// How long what was learned is kept without use: by a fence that no label asks for, and of hosts that the mesh does not
-    /// have; zero: for ever.
+    /// How long what was learned is kept without use: by a fence that no label asks for, and of hosts that
+    /// the mesh does not have; zero: for ever.
     pub retention: SignedDuration,
     /// Whether metrics tell of the past: no fence is enforced then before its past was read.
     pub reads_history: bool,
 }
 
 impl Default for Settings {
-    /// As the chart of a release named `servicefence` has them, in a mesh whose istiod is in `istio-system`.
+    /// As the chart of a release named `servicefence` has them, in a mesh with istiod in `istio-system`.
     fn default() -> Self {
         let (system, root) = (Name::from("servicefence-system"), Name::from("istio-system"));
         Self {

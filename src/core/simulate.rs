@@ -1,8 +1,8 @@
 //! Carries out plans in memory: an API server of maps, and a clock that stands still.
 //!
-//! Flows in: objects and changes, as a cluster would show them. Flows out: the writes, and what fences are told. Tests,
-//! benches and offline tools use it: it does with plans what the reconcilers do, and what was written is read back through
-//! the same reading of objects. Invariant: it decides nothing.
+//! Flows in: objects and changes, as a cluster would show them. Flows out: the writes, and what fences are
+//! told. Tests, benches and offline tools use it: it does with plans what the reconcilers do, and what was
+//! written is read back through the same reading of objects. Invariant: it decides nothing.
 
 mod carry;
 #[cfg(test)]
@@ -54,7 +54,7 @@ pub struct Simulation {
 }
 
 impl Simulation {
-    /// A cluster of which nothing is known at a moment.
+    /// A cluster before anything is known of it, at a moment.
     pub fn new(settings: Settings, now: Timestamp) -> Self {
         Self {
             system_namespace: settings.system_namespace.clone(),
@@ -75,8 +75,8 @@ impl Simulation {
         Ok(())
     }
 
-    /// Takes in a change. The pods of a namespace count as known while it has a fence, as in a cluster they are watched
-    /// then.
+    /// Takes in a change. The pods of a namespace count as known while it has a fence, as in a cluster they
+    /// are watched then.
     pub fn apply(&mut self, change: Change) {
         let of_fence = match &change {
             Change::Fence(key, fence) => Some((key.namespace.clone(), fence.is_some())),
@@ -99,8 +99,8 @@ impl Simulation {
         self.due.extend(targets.map(|target| (self.now, target)));
     }
 
-    /// Carries out plans until nothing is left to do for `longest_wait`, and lets time pass where a plan waits for it.
-    /// Answers with the writes.
+    /// Carries out plans until nothing is left to do for `longest_wait`, and lets time pass where a plan
+    /// waits for it. Answers with the writes.
     pub fn settle(&mut self, longest_wait: SignedDuration) -> Result<&[String], Stuck> {
         let from = self.writes.len();
         let until = self.now + longest_wait;

@@ -35,7 +35,7 @@ pub struct Workloads {
     pub fences: BTreeMap<FenceKey, Fence>,
     /// Pods by name.
     pub pods: BTreeMap<PodKey, PodFacts>,
-    /// Namespaces of which all pods are known.
+    /// Namespaces with all pods known.
     pub pods_known: BTreeSet<Name>,
     /// What labels ask for in each Namespace; found when first needed.
     pub asked: BTreeMap<Name, OnceLock<LabelDemand>>,
@@ -47,7 +47,7 @@ impl Workloads {
         in_namespace(&self.fences, namespace).map(|(_, fence)| fence)
     }
 
-    /// Namespaces that have a fence: those whose pods must be known.
+    /// Namespaces that have a fence: their pods must be known.
     pub fn fenced_namespaces(&self) -> BTreeSet<Name> {
         self.fences.keys().map(|key| key.namespace.clone()).collect()
     }

@@ -13,8 +13,8 @@ const LAST_RETRY: Duration = Duration::from_mins(1);
 
 type Due = (Rank, Instant);
 
-/// Targets, each at most once, the first rank and the earliest time winning. A target that is being reconciled waits
-/// until that is done.
+/// Targets, each at most once, the first rank and the earliest time winning. A target that is being
+/// reconciled waits until that is done.
 pub(super) struct Queue<T> {
     due: HashMap<T, Due>,
     order: BTreeMap<Rank, BTreeSet<(Instant, T)>>,
@@ -67,7 +67,8 @@ impl<T: Clone + Hash + Ord> Queue<T> {
         Some((rank, at))
     }
 
-    /// The first target of those that are due, of the ranks up to `lowest`. Cancelling the future loses nothing.
+    /// The first target of those that are due, of the ranks up to `lowest`. Cancelling the future loses
+    /// nothing.
     pub(super) async fn next(&mut self, lowest: Rank) -> (T, Rank) {
         loop {
             let firsts = self.order.range(..=lowest).filter_map(|(_, order)| order.first());

@@ -1,9 +1,10 @@
 //! The access-log intake: learns from what the fallback gateway serves.
 //!
-//! In: gRPC access logs (`envoy.service.accesslog.v3`) of the gateway's Envoys, one entry at the start of a miss
-//! and one at its end. Out: a [`Miss`] for each call that is new to a stream, handed to a [`Sink`]. Invariants: a
-//! known call costs no lock that streams share, no allocation and no API call; one bad entry never costs the
-//! others of its message; nothing that a stranger sends can panic, grow without bound or choose a metric label.
+//! In: gRPC access logs (`envoy.service.accesslog.v3`) of the gateway's Envoys, one entry at the start of a
+//! miss and one at its end. Out: a [`Miss`] for each call that is new to a stream, handed to a [`Sink`].
+//! Invariants: a known call costs no lock that streams share, no allocation and no API call; one bad entry
+//! never costs the others of its message; nothing that a stranger sends can panic, grow without bound or
+//! choose a metric label.
 //!
 //! ```text
 //! stream ─▶ identifier: is it our gateway? ─▶ wire: source, peer, destination ─▶ known? ─▶ done
@@ -11,19 +12,21 @@
 //!                                                                     Miss::parse ─▶ Sink::observe
 //! ```
 //!
-//! Start and end entries are treated alike. Envoy may lose or repeat either of them, so each one has to be enough.
+//! Start and end entries are treated alike. Envoy may lose or repeat either of them, so each one has to be
+//! enough.
 //!
 //! # The drain
 //!
-//! Streams live as long as the gateway, so something has to end them: a shutdown, or the age of the connection.
-//! Both do it in the same way. The server sends GOAWAY, so that no new stream comes on this connection. Each stream
-//! finishes the message that it has in hand and ends with OK. Envoy then opens a new stream, which the Service
-//! sends to any ready replica. Entries on their way at that moment are lost: access logs promise no more, and the
-//! caller's next miss tells the same. After [`Settings::drain_timeout`] a shutdown waits for nobody.
+//! Streams live as long as the gateway, so something has to end them: a shutdown, or the age of the
+//! connection. Both do it in the same way. The server sends GOAWAY, so that no new stream comes on this
+//! connection. Each stream finishes the message that it has in hand and ends with OK. Envoy then opens a new
+//! stream, which the Service sends to any ready replica. Entries on their way at that moment are lost: access
+//! logs promise no more, and the caller's next miss tells the same. After [`Settings::drain_timeout`] a
+//! shutdown waits no longer.
 //!
-//! By age, all connections of a gateway would leave at once, as they came at once. So each stream stays on a little
-//! longer, by a random time of its own: GOAWAY comes at [`Settings::max_connection_age`], the stream's end up to a
-//! fifth later.
+//! By age, all connections of a gateway would leave at once, as they came at once. So each stream stays on a
+//! little longer, by a random time of its own: GOAWAY comes at [`Settings::max_connection_age`], the stream's
+//! end up to a fifth later.
 
 mod complaints;
 mod excerpt;
@@ -56,15 +59,15 @@ pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 
 /// What the intake asks of the rest of the program.
 pub trait Sink: Send + Sync + 'static {
-    /// Moves whenever an answer of [`Sink::observe`] may change: a pod, a Service or a fence changed. Streams then
-    /// drop their caches.
+    /// Moves whenever an answer of [`Sink::observe`] may change: a pod, a Service or a fence changed. Streams
+    /// then drop their caches.
     ///
-    /// It has to move after the change can be seen by `observe`, not before: a stream that reads the new epoch
-    /// keeps the answers that it gets until the next one.
+    /// It has to move after the change can be seen by `observe`, not before: a stream that reads the new
+    /// epoch keeps the answers that it gets until the next one.
     fn epoch(&self) -> u64;
 
-    /// A miss that this stream has not seen since the epoch moved. Called off the hot path, by the task of the
-    /// stream: it must not block.
+    /// A miss that this stream has not seen since the epoch moved. Called off the hot path, by the task of
+    /// the stream: it must not block.
     fn observe(&self, miss: &Miss<'_>) -> Outcome;
 }
 
@@ -73,28 +76,29 @@ pub trait Sink: Send + Sync + 'static {
 pub enum Outcome {
     /// It is known or was handed on. The stream does not ask again until the epoch moves.
     Recorded,
-    /// It concerns no fence, for a reason out of a bounded list: not fenced, not a mesh address. The stream does
-    /// not ask again until the epoch moves, but counts each entry for this reason.
+    /// It concerns no fence, for a reason out of a bounded list: not fenced, not a mesh address. The stream
+    /// does not ask again until the epoch moves, but counts each entry for this reason.
     Ignored(&'static str),
-    /// It could not be handed on now, for instance because a queue is full. The stream asks again with the next
-    /// entry of the same call. Until then it counts as ignored, for the reason `busy`.
+    /// It could not be handed on now, for instance because a queue is full. The stream asks again with the
+    /// next entry of the same call. Until then it counts as ignored, for the reason `busy`.
     Busy,
 }
 
 /// Who may report calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reporters {
-    /// The fallback gateway in this namespace, on behalf of those who called it. Who may connect is for the mesh to see to.
+    /// The fallback gateway in this namespace, on behalf of those who called it. Who may connect is for the
+    /// mesh to see to.
     Gateway(String),
-    /// Sidecars, each of its own pod's calls: the namespace of the pod must be the one that the stream's certificate
-    /// proves.
+    /// Sidecars, each of its own pod's calls: the namespace of the pod must be the one that the stream's
+    /// certificate proves.
     Sidecars,
 }
 
 /// How the intake behaves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Whose streams are taken.
+    /// Who may send streams.
     pub reporters: Reporters,
     /// How long a stream may stay open before its first message.
     pub first_message_timeout: Duration,

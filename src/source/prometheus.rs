@@ -1,9 +1,9 @@
 //! Metrics in: who called whom, from a server that speaks PromQL.
 //!
-//! Flows in: Istio's standard metrics of the whole mesh, by one set of grouped queries a cycle, never one per fence.
-//! Flows out: observations, to [`crate::writer::Learning`], and the past of fences that are to be enforced
-//! ([`Change::HistoryRead`]). Invariants: what the server does not say, or says in part, is never taken for "nobody
-//! calls"; a past that was not read in full is not called read.
+//! Flows in: Istio's standard metrics of the whole mesh, by one set of grouped queries a cycle, never one per
+//! fence. Flows out: observations, to [`crate::writer::Learning`], and the past of fences that are to be
+//! enforced ([`Change::HistoryRead`]). Invariants: what the server does not say, or says in part, is never
+//! taken for "no one calls"; a past that was not read in full is not called read.
 //!
 //! ```text
 //! every interval      ─▶ what was called since the last good cycle          ─▶ observations
@@ -45,7 +45,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(15);
 /// How long a sample may take from a proxy into the store: scrape interval, staleness, ingestion.
 const LATE: SignedDuration = SignedDuration::from_mins(5);
 
-/// What was read of the past has a gap that nobody has looked into once metrics could not be read for so long.
+/// Once metrics could not be read for so long, what was read of the past has a gap that was not looked into.
 const GAP: SignedDuration = SignedDuration::from_mins(10);
 
 /// A clock that is further off than this is said.
@@ -91,7 +91,7 @@ impl Reader {
         }
     }
 
-    /// Runs once the mesh is known: before, it could not be said whose calls they are.
+    /// Runs once the mesh is known: before that, the callers' fences are not known.
     pub async fn run(mut self, readiness: Readiness) {
         readiness.ready().await;
         loop {
@@ -135,8 +135,8 @@ impl Reader {
         Ok(())
     }
 
-    /// A fence that has waited for its past once would be enforced now without what it called meanwhile, and silence
-    /// would be none.
+    /// A fence that has waited for its past once would be enforced now without what it called meanwhile, and
+    /// silence would be none.
     fn notice_gap(&mut self) {
         let gap = Timestamp::now().duration_since(self.read_until);
         if gap > GAP + self.settings.interval {
@@ -224,7 +224,7 @@ impl Reader {
                 observation,
                 sighting,
             };
-            // The receiver ends with the process; then there is nobody to tell.
+            // The receiver ends with the process, and then the result has no use.
             let _ = self.observations.send(seen).await;
         }
     }

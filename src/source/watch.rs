@@ -140,7 +140,7 @@ struct Watch {
     known: HashSet<Key>,
     listed: HashSet<Key>,
     synced: Option<Pending>,
-    /// The namespace whose pods it lists.
+    /// The namespace of the pods that it lists.
     pods_of: Option<Name>,
 }
 

@@ -168,7 +168,8 @@ impl Writer {
         }
     }
 
-    /// Takes what is `planned` to be forgotten out of the list: decided anew, on the state that is written over.
+    /// Takes what is `planned` to be forgotten out of the list: decided anew, on the state that is written
+    /// over.
     pub async fn forget(&self, key: &FenceKey, planned: &[Name], events: &Events) -> Result<(), WriteError> {
         let (version, uid, left, hosts, why) = {
             let engine = self.state.engine();

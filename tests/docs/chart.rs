@@ -104,7 +104,7 @@ pub fn values_of_flags() -> BTreeMap<String, String> {
         };
         let value = match argument {
             "{{ . }}" | "%s\" . | quote }}" => range,
-            // Made of several values, of which this one is the operator's.
+            // Made of several values. This one is the operator's.
             "{{ include \"servicefence.istiodMetricsUrl\" . }}" => Some("istio.metricsUrl"),
             "{{ include \"servicefence.meshConfigMap\" . }}" => Some("istio.meshConfigMap"),
             "%s=%s\" $alias.pattern . | replace \"$\" \"$$\" | quote }}" => Some("aliases"),

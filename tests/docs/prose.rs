@@ -219,3 +219,68 @@ pub fn assert_filled(rows: &[Vec<String>]) {
         assert!(row.iter().all(|cell| cell.len() > 1), "a cell is empty: {row:?}");
     }
 }
+
+/// Words that a plain sentence does without: it has a named subject, a verb, and at most one relative clause.
+const HARD_WORDS: [&str; 3] = ["nobody", "of which", "whose"];
+
+/// Where a text has hard words, as `path:line: word`.
+fn hard_words(path: &str, text: &str, is_read: impl Fn(&str) -> bool) -> Vec<String> {
+    let lines = text.lines().enumerate().filter(|(_, line)| is_read(line));
+    lines
+        .flat_map(|(at, line)| {
+            let words = line.to_lowercase().replace(|c: char| !c.is_alphabetic(), " ");
+            let words = format!(" {words} ");
+            let found = HARD_WORDS
+                .iter()
+                .filter(move |word| words.contains(&format!(" {word} ")));
+            found.map(move |word| format!("{path}:{}: {word}", at + 1))
+        })
+        .collect()
+}
+
+/// The comments and names of tests in `text`, and all of it where that is what users read.
+fn hard_words_of_code(path: &str, text: &str) -> Vec<String> {
+    let speaks_to_users = path.starts_with("src/") || path.starts_with("crd/");
+    let is_test = path.contains("/tests");
+    hard_words(path, text, |line| {
+        let line = line.trim_start();
+        let is_said = speaks_to_users && !is_test && line.contains('"');
+        is_said || line.starts_with("//") || line.contains("fn ")
+    })
+}
+
+/// Hard words in pages, in what the chart says, and in code.
+pub fn hard_words_anywhere(pages: &[Page]) -> Vec<String> {
+    let mut found: Vec<_> = pages
+        .iter()
+        .filter(|page| page.path != "CHANGELOG.md")
+        .flat_map(|page| hard_words(&page.path, &page.text, |_| true))
+        .collect();
+    for folder in ["benches", "charts", "crd", "e2e", "src", "tests"] {
+        let mut files = Vec::new();
+        collect(&root().join(folder), &mut files);
+        for file in files {
+            let (Ok(path), Ok(text)) = (file.strip_prefix(root()), std::fs::read_to_string(&file)) else {
+                continue;
+            };
+            let path = path.to_string_lossy();
+            match file.extension().and_then(|extension| extension.to_str()) {
+                Some("rs") => found.extend(hard_words_of_code(&path, &text)),
+                Some("json" | "tpl" | "yaml") => found.extend(hard_words(&path, &text, |_| true)),
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+fn collect(folder: &Path, into: &mut Vec<PathBuf>) {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    for path in entries.map(|entry| entry.path()) {
+        if path.is_dir() {
+            collect(&path, into);
+        } else {
+            into.push(path);
+        }
+    }
+}

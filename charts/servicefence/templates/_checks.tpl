@@ -23,7 +23,7 @@ cluster see nothing, and so pass, where helm has no cluster (helm template, helm
 {{- printf "fallback.autoscaling.minReplicas (%v) is greater than maxReplicas (%v)." $scaling.minReplicas $scaling.maxReplicas | fail -}}
 {{- end -}}
 {{- if and (not .Values.fallback.enabled) (ne .Values.defaultFallback "passthrough") -}}
-{{- fail "fallback.enabled is false, so nobody would serve calls to hosts out of scope: set defaultFallback to passthrough as well." -}}
+{{- fail "fallback.enabled is false, so no gateway would serve calls to hosts out of scope: set defaultFallback to passthrough as well." -}}
 {{- end -}}
 {{- $own := list "app" "helm.sh/chart" "istio.io/rev" "istio.io/dataplane-mode" "sidecar.istio.io/inject" -}}
 {{- range list "name" "component" "instance" "version" "managed-by" "part-of" -}}

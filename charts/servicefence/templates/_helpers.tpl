@@ -120,7 +120,7 @@ traffic.sidecar.istio.io/excludeOutboundPorts: "443"
 {{/*
 Annotations of the gateway's pods; fallback.podAnnotations win over them. Istio's default for client certificates,
 SANITIZE_SET, adds the caller's whole certificate, two kilobytes of a header that many servers limit to eight; the
-gateway's EnvoyFilter sets the caller's identity without it. A gateway that stops, or whose listeners change, waits for
+gateway's EnvoyFilter sets the caller's identity without it. A gateway that stops, or gets other listeners, waits for
 what still runs through it, since a tunnelled connection stays there for its life: Istio would cut after 5 and 45 s.
 */}}
 {{- define "servicefence.fallback.annotations" -}}

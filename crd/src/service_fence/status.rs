@@ -36,18 +36,18 @@ pub struct ServiceFenceStatus {
     pub forgot: Option<Forgot>,
 
     /// That metrics have shown all connections of the workload for as long as `expireAfter`: from then on
-    /// `learning.nonHttp: Auto` is like `Learn`, and hosts of ServiceEntries leave with `learning.serviceEntries: Learn`.
-    /// Absent before that, and where neither is asked for.
+    /// `learning.nonHttp: Auto` is like `Learn`, and hosts of ServiceEntries leave with
+    /// `learning.serviceEntries: Learn`. Absent before that, and where neither is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections: Option<Connections>,
 
-    /// The scope that the workload's Sidecar carries, or in mode `Observe` the one that it would. Absent while there is
-    /// neither.
+    /// The scope that the workload's Sidecar carries, or in mode `Observe` the one that it would. Absent
+    /// while there is neither.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<Scope>,
 
-    /// Since when no label asks for this generated fence. Its mode is `Off`; what it has learned is kept for the chart's
-    /// `learning.retention` and used again when a label asks for it. Absent while one does.
+    /// Since when no label asks for this generated fence. Its mode is `Off`; what it has learned is kept for
+    /// the chart's `learning.retention` and used again when a label asks for it. Absent while one does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub retained_since: Option<Timestamp>,
@@ -57,12 +57,13 @@ pub struct ServiceFenceStatus {
     #[schemars(length(max = 2000), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["host"]))]
     pub missing: Vec<MissingHost>,
 
-    /// What the scope saves, or in mode `Observe` would save. An estimate, renewed when the scope changes and at most once an hour.
+    /// What the scope saves, or in mode `Observe` would save. An estimate, renewed when the scope changes and
+    /// at most once an hour.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub savings: Option<Savings>,
 
-    /// `Ready`: the mesh is as this fence asks. `Enforced`: the workload's proxies are scoped. `Learning`: what it calls is seen and
-    /// kept. `Conflicted`: somebody else's object is in the way.
+    /// `Ready`: the mesh is as this fence asks. `Enforced`: the workload's proxies are scoped. `Learning`:
+    /// what it calls is seen and kept. `Conflicted`: somebody else's object is in the way.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -84,8 +85,8 @@ pub struct LearnedHost {
     /// When a call was first seen.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub first_seen: Timestamp,
-    /// When a call was last seen, to within an eighth of `expireAfter`, 42 hours by default. The gateway does not see
-    /// calls to hosts in scope, so without Prometheus this is when the host joined the scope.
+    /// When a call was last seen, to within an eighth of `expireAfter`, 42 hours by default. The gateway does
+    /// not see calls to hosts in scope, so without Prometheus this is when the host joined the scope.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub last_seen: Timestamp,
 }
@@ -102,7 +103,8 @@ pub struct MissingHost {
     pub since: Timestamp,
 }
 
-/// Hosts that were forgotten together: no call to them was seen for long, or the mesh has not had them for long.
+/// Hosts that were forgotten together: no call to them was seen for long, or the mesh has not had them for
+/// long.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Forgot {
@@ -126,8 +128,8 @@ pub struct Connections {
     pub pods: BTreeMap<String, String>,
 }
 
-/// What one proxy of the workload need not hold because of its scope: an estimate from the Services of the mesh and
-/// their endpoints. How far it is from what Envoy really allocates is measured in docs/figures.md.
+/// What one proxy of the workload need not hold because of its scope: an estimate from the Services of the
+/// mesh and their endpoints. How far it is from what Envoy really allocates is measured in docs/figures.md.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Savings {

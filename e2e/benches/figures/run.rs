@@ -1,4 +1,5 @@
-//! What every bench on the mesh does: start it, say how busy the machine is, print lines and keep them as JSON.
+//! What every bench on the mesh does: start it, say how busy the machine is, print lines and keep them as
+//! JSON.
 
 use std::process::ExitCode;
 

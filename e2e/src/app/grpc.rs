@@ -1,4 +1,5 @@
-//! The gRPC service `mesh.Echo`: one unary method, one bidirectional stream, errors by request. Messages by hand, no protoc.
+//! The gRPC service `mesh.Echo`: one unary method, one bidirectional stream, errors by request. Messages by
+//! hand, no protoc.
 
 use std::collections::HashMap;
 use std::pin::Pin;

@@ -1,5 +1,5 @@
-//! The HTTP server: tells in JSON what reached it, and can redirect, be slow, stream, send much, fail and talk WebSocket
-//! or gRPC. Answers that are not JSON tell in headers who answers and whose certificate came.
+//! The HTTP server: tells in JSON what reached it, and can redirect, be slow, stream, send much, fail and
+//! talk WebSocket or gRPC. Answers that are not JSON tell in headers who answers and which certificate came.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

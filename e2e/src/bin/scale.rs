@@ -1,7 +1,8 @@
 //! What ServiceFence costs in a large mesh: `make scale`.
 //!
-//! Standard output is the report, standard error the progress. The same figures go to `target/scale.json`. It ends with exit
-//! code 1 when not all Sidecars were stored, or when the controller wrote at rest or after a restart.
+//! Standard output is the report, standard error the progress. The same figures go to `target/scale.json`. It
+//! ends with exit code 1 when not all Sidecars were stored, or when the controller wrote at rest or after a
+//! restart.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,8 +19,8 @@ use tokio::signal::unix::{SignalKind, signal};
 /// Below so much free memory the run ends, before the kernel ends something else.
 const LEAST_FREE: u64 = 1 << 30;
 
-/// Measures the controller alone on an API server with thousands of Services, pods and fences (root; half an hour, up to
-/// 24 GB of memory).
+/// Measures the controller alone on an API server with thousands of Services, pods and fences (root; half an
+/// hour, up to 24 GB of memory).
 #[derive(Debug, Parser)]
 #[command(name = "scale")]
 struct Flags {

@@ -90,7 +90,8 @@ impl HttpClient {
         self.send(&Call::get(path)).await
     }
 
-    /// Sends a call on the connection there is, or on a new one. Only the path of its URL counts, and only if it is one.
+    /// Sends a call on the connection there is, or on a new one. Only the path of its URL counts, and only if
+    /// it is one.
     pub async fn send(&mut self, call: &Call) -> Reply {
         if call.url.starts_with('/') {
             call.url.clone_into(&mut self.target.path);
@@ -150,7 +151,8 @@ impl HttpClient {
     }
 }
 
-/// Reads the whole answer, noting when each piece came; what was read stands in the reply even if it breaks off.
+/// Reads the whole answer, noting when each piece came; what was read stands in the reply even if it breaks
+/// off.
 async fn read(response: Response<Incoming>, start: Instant, reply: &mut Reply) -> Result<()> {
     let (parts, mut body) = response.into_parts();
     reply.status = Some(parts.status.as_u16());

@@ -1,4 +1,5 @@
-//! Where a call goes: its URL taken apart, its host resolved as a pod's DNS would, and the sockets of the caller.
+//! Where a call goes: its URL taken apart, its host resolved as a pod's DNS would, and the sockets of the
+//! caller.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -146,7 +147,8 @@ fn split(url: &str) -> Result<Parts> {
     })
 }
 
-/// As cluster DNS answers: the address of the Service, a pod's for a headless one; external names from the mesh's table.
+/// As cluster DNS answers: the address of the Service, a pod's for a headless one; external names from the
+/// mesh's table.
 async fn resolve(core: &Core, home: &str, host: &str) -> Result<IpAddr> {
     if let Ok(ip) = host.parse() {
         return Ok(ip);

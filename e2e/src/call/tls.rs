@@ -1,4 +1,5 @@
-//! TLS from a pod to a server whose certificate nobody signed: the tests look at the way, not at the name.
+//! TLS from a pod to a server with a certificate that no authority signed: the tests look at the way, not at
+//! the name.
 
 use std::sync::Arc;
 

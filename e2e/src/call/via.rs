@@ -35,7 +35,8 @@ impl Via {
         Some(Self::of_chain(chain, caller))
     }
 
-    /// From the header `x-forwarded-client-cert`. Its last element is of the connection that reached the server.
+    /// From the header `x-forwarded-client-cert`. Its last element is of the connection that reached the
+    /// server.
     pub(super) fn of_chain(chain: Option<&str>, caller: &str) -> Self {
         let last = chain.and_then(|chain| chain.rsplit(',').next());
         let uri = last.and_then(|element| element.split(';').find_map(|pair| pair.strip_prefix("URI=")));

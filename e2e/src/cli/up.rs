@@ -20,7 +20,8 @@ pub(super) struct Up {
     /// A YAML file to merge over MeshConfig
     #[arg(long)]
     mesh_config: Vec<std::path::PathBuf>,
-    /// Run the containers of Deployments whose image is IMAGE as this program; with any, Deployments' pods are run
+    /// Run the containers of Deployments with the image IMAGE as this program; with any, Deployments' pods
+    /// are run
     #[arg(long, value_name = "IMAGE=PROGRAM")]
     image: Vec<String>,
 }

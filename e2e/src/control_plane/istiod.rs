@@ -186,7 +186,8 @@ pub(super) fn start(setup: &Setup<'_>) -> Result<Process> {
     program.start(&setup.node, &setup.logs())
 }
 
-/// istiod is ready when it says so, has published its root certificate, and refuses a bad object through its webhook.
+/// istiod is ready when it says so, has published its root certificate, and refuses a bad object through its
+/// webhook.
 pub(super) async fn wait_ready(setup: &Setup<'_>, client: &Client, processes: &[Process]) -> Result<()> {
     let objects = Objects::new(client.clone());
     service_vips::apply_once(client, &setup.folder).await?;

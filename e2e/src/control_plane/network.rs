@@ -1,4 +1,4 @@
-//! The node's network: a bridge for pods, and a link to the machine with a small subnet that nobody else uses.
+//! The node's network: a bridge for pods, and a link to the machine with a small subnet of its own.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -19,7 +19,7 @@ pub(super) fn create(id: &str) -> Result<(Netns, String)> {
          rule add iif lo to {SERVICE_RANGE} lookup 100\nroute add {SERVICE_RANGE} dev br0 table 100"
     ))?;
     intercept(&node, PodKind::Plain, &BTreeMap::new())?;
-    // Without forwarding, an address that nobody has would time out; with it, it is refused at once.
+    // Without forwarding, an address that no pod has would time out; with it, it is refused at once.
     let settings = [
         "net.ipv4.ip_forward=1",
         "net.ipv4.conf.all.send_redirects=0",

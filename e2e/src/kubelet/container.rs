@@ -115,7 +115,8 @@ impl Keeper {
         if kubeconfig.exists() {
             program = program.env("KUBECONFIG", kubeconfig.to_string_lossy());
         }
-        // The first word of a command is the program inside the image; here the image's program stands for it.
+        // The first word of a command is the program inside the image; here the image's program stands for
+        // it.
         let command = self.container.command.iter().flatten().skip(1);
         program = program.args(
             command
@@ -204,7 +205,7 @@ impl Keeper {
             ready,
             restarts,
         };
-        // The worker has left when the mesh ends; nobody needs the report then.
+        // The worker has left when the mesh ends; the report has no use then.
         let _ = self.reports.send(report);
     }
 }

@@ -1,4 +1,5 @@
-//! The proxy of a pod that asks for injection: a sidecar beside its containers, or a gateway in place of its one.
+//! The proxy of a pod that asks for injection: a sidecar beside its containers, or a gateway in place of its
+//! one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -165,7 +166,7 @@ impl Keeper {
 
     fn report(&self, state: State, ready: bool, restarts: u32) {
         let (container, image) = (CONTAINER.to_owned(), "istio-proxy".to_owned());
-        // The worker has left when the mesh ends; nobody needs the report then.
+        // The worker has left when the mesh ends; the report has no use then.
         let _ = self.reports.send(Report {
             container,
             image,

@@ -1,7 +1,7 @@
 //! The Secrets that a container mounts, as folders of files.
 //!
-//! The process sees the machine's own file system, so there is nothing to mount over: in its arguments and environment
-//! each mount path stands for the folder.
+//! The process sees the machine's own file system, so there is nothing to mount over: in its arguments and
+//! environment each mount path stands for the folder.
 
 use std::fs;
 use std::path::PathBuf;

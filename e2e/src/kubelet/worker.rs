@@ -1,4 +1,5 @@
-//! The life of one pod: bound, given a namespace, its containers kept, its status written, and in the end removed.
+//! The life of one pod: bound, given a namespace, its containers kept, its status written, and in the end
+//! removed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -251,7 +252,7 @@ impl Worker {
                 report = inbox.recv() => report,
                 why = gone(stop) => {
                     self.status.going = true;
-                    // Not ready at once: nobody is sent here any more while the containers end.
+                    // Not ready at once: no call is sent here any more while the containers end.
                     self.write_status(all).await?;
                     halt.send_replace(Some(why));
                     return Ok(());

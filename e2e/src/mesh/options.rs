@@ -60,7 +60,8 @@ pub struct MeshOptions {
     pub istiod_env: Vec<(String, String)>,
     /// The mesh outlives the last handle, until `mesh down`: a process of its own then keeps it.
     pub detached: bool,
-    /// Nothing but etcd and an API server that knows Istio's kinds: no istiod, no controllers, no Service addresses.
+    /// Nothing but etcd and an API server that knows Istio's kinds: no istiod, no controllers, no Service
+    /// addresses.
     pub api_server_only: bool,
     /// Print each step of the start to stderr.
     pub verbose: bool,

@@ -1,4 +1,4 @@
-//! Adding and removing pods whose apps are the harness's own.
+//! Adding and removing pods with apps of the harness.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -49,7 +49,7 @@ impl Mesh {
         PodRecord::all(&self.core().folder)
     }
 
-    /// Deletes a pod: first its object, so that nobody is sent there any more, then what runs in it.
+    /// Deletes a pod: first its object, so that no call is sent there any more, then what runs in it.
     pub async fn remove_pod(&self, name: &str) -> Result<()> {
         let core = self.core();
         let record = core.pod(name)?;
@@ -112,7 +112,8 @@ async fn add(core: &Arc<Core>, spec: PodSpec) -> Result<PodRecord> {
     Ok(record)
 }
 
-/// A network namespace with an address, interception and the Service addresses in force; and the record of it.
+/// A network namespace with an address, interception and the Service addresses in force; and the record of
+/// it.
 pub(crate) fn make_home(
     core: &Core,
     full_name: &str,

@@ -1,4 +1,5 @@
-//! A pod's network: its namespace on the node's bridge, and Istio's interception of TCP as `istio-iptables` sets it up.
+//! A pod's network: its namespace on the node's bridge, and Istio's interception of TCP as `istio-iptables`
+//! sets it up.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -63,7 +64,8 @@ pub(crate) fn namespace_of(id: &str, ip: &str) -> Option<Netns> {
     )))
 }
 
-/// Numbers are never used twice, so an address that was somebody's stays theirs. Making a folder is what takes one.
+/// Numbers are never used twice, so an address that was somebody's stays theirs. Making a folder is what
+/// takes one.
 fn next_number(folder: &Path, prefix: &str) -> Result<u16> {
     let taken = folder.join("net");
     fs::create_dir_all(&taken)?;

@@ -1,4 +1,5 @@
-//! Istio's own agent and the Envoy that it starts: the files and the environment that injection would give them.
+//! Istio's own agent and the Envoy that it starts: the files and the environment that injection would give
+//! them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

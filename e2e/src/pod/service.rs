@@ -17,7 +17,7 @@ pub struct ServiceSpec {
 }
 
 impl ServiceSpec {
-    /// Named `namespace/name`; it selects pods whose label `app` is the name.
+    /// Named `namespace/name`; it selects pods with the name as their label `app`.
     pub fn new(name: &str) -> Self {
         let (namespace, name) = name.split_once('/').unwrap_or(("default", name));
         Self {

@@ -129,8 +129,8 @@ impl PodSpec {
         self
     }
 
-    /// Adds an annotation. Istio's `traffic.sidecar.istio.io/exclude…`, `sidecar.istio.io/interceptionMode` and
-    /// `proxy.istio.io/config` have their effect.
+    /// Adds an annotation. Istio's `traffic.sidecar.istio.io/exclude…`, `sidecar.istio.io/interceptionMode`
+    /// and `proxy.istio.io/config` have their effect.
     #[must_use]
     pub fn annotation(mut self, name: &str, value: &str) -> Self {
         self.annotations.insert(name.to_owned(), value.to_owned());

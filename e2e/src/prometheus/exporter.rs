@@ -1,8 +1,9 @@
 //! Istio's standard metrics of the mesh's proxies, for Prometheus to scrape.
 //!
-//! The proxies are plain Envoys, without the filter that counts for Istio. What it would count comes from Envoy's own
-//! counters of each destination host and from what the proxy says of itself. The names, the labels and the life of the
-//! series are Istio's: one appears with the first request, only grows, and begins anew with its proxy.
+//! The proxies are plain Envoys, without the filter that counts for Istio. What it would count comes from
+//! Envoy's own counters of each destination host and from what the proxy says of itself. The names, the
+//! labels and the life of the series are Istio's: one appears with the first request, only grows, and begins
+//! anew with its proxy.
 //! <https://istio.io/latest/docs/reference/config/metrics/>
 
 use std::collections::BTreeMap;

@@ -1,7 +1,8 @@
 //! The objects of a large mesh, made by plain requests.
 //!
-//! Nothing but the API server runs, so what controllers would write is written here: service accounts, endpoint slices, the
-//! pods' statuses, and of the chart the fallback gateway's Service with a ready endpoint.
+//! Nothing but the API server runs, so what controllers would write is written here: service accounts,
+//! endpoint slices, the pods' statuses, and of the chart the fallback gateway's Service with a ready
+//! endpoint.
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
@@ -64,8 +65,8 @@ impl Cluster {
         self.read_istio_kinds().await
     }
 
-    /// Reads each of Istio's kinds once. The API server takes a second for the first request to a kind. In a mesh, istiod makes that
-    /// request long before.
+    /// Reads each of Istio's kinds once. The API server takes a second for the first request to a kind. In a
+    /// mesh, istiod makes that request long before.
     async fn read_istio_kinds(&self) -> Result<()> {
         for group in self.client.list_api_groups().await?.groups {
             let Some(version) = group
@@ -195,12 +196,12 @@ impl Cluster {
         let (namespace, name) = (namespace(number / size.services), service(number % size.services));
         let all = collection(FENCES, &namespace, "servicefences");
         create(&self.client, &all, &fences::fence(&name)).await?;
-        // As the controller itself says whose field it is.
+        // As the controller itself names the owner of the field.
         let path = format!("{all}/{name}/status?fieldManager=servicefence-learning");
         merge(&self.client, &path, &fences::status(size, number, second())).await
     }
 
-    /// One more Service, anywhere, that nobody calls.
+    /// One more Service, anywhere, that no one calls.
     pub(super) fn new_service(&self, number: usize) -> impl Future<Output = Result<()>> + Send + 'static {
         let this = self.clone();
         async move {

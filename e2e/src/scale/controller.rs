@@ -177,7 +177,8 @@ impl Controller {
         })
     }
 
-    /// What it does while something is made so many times a second. All of its work is counted, also what it does after.
+    /// What it does while something is made so many times a second. All of its work is counted, also what it
+    /// does after.
     pub(super) async fn during<F>(
         &self,
         per_second: u32,

@@ -1,4 +1,5 @@
-//! The same Sidecars again, applied by nothing but the client library: the least time in which they can be stored.
+//! The same Sidecars again, applied by nothing but the client library: the least time in which they can be
+//! stored.
 
 use std::time::Instant;
 
@@ -23,8 +24,9 @@ fn label() -> String {
     OURS.replace("servicefence", MANAGER)
 }
 
-/// Applies as many equal Sidecars with other names, and says how long it took until a watch had seen them all, by which the
-/// controller is measured too. Deletes them again, since to the controller they would be somebody else's.
+/// Applies as many equal Sidecars with other names, and says how long it took until a watch had seen them
+/// all, by which the controller is measured too. Deletes them again, since to the controller they would be
+/// somebody else's.
 pub(super) async fn apply(client: &Client, sidecars: &[DynamicObject]) -> Result<Raw> {
     let bodies: Vec<_> = sidecars.iter().map(body).collect::<Result<_>>()?;
     let bytes: usize = bodies.iter().map(|body| body.to_string().len()).sum();

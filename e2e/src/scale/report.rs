@@ -98,8 +98,8 @@ pub struct Churn {
 }
 
 impl Report {
-    /// What is right on any machine: the run itself has seen all Sidecars, a restart writes nothing, and so does rest. And
-    /// whatever comes or goes, no EnvoyFilter changes.
+    /// What is right on any machine: the run itself has seen all Sidecars, a restart writes nothing, and so
+    /// does rest. And whatever comes or goes, no EnvoyFilter changes.
     pub fn check(&self) -> Result<()> {
         let wrong = [
             ("after a restart", &self.restart.writes),
@@ -123,8 +123,8 @@ impl Report {
         Ok(())
     }
 
-    /// How many times as long as raw applies on average the controller took for all Sidecars: from its start, and from the
-    /// first one.
+    /// How many times as long as raw applies on average the controller took for all Sidecars: from its start,
+    /// and from the first one.
     pub fn times_raw(&self) -> Option<(f64, f64)> {
         let (first, all) = self.cold.first_sidecar.zip(self.cold.all_sidecars)?;
         let raw = self.raw.mean();

@@ -9,8 +9,8 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::interval;
 
-/// As many as the controller has under way at once (`MOST_RUNNING` of its reconciler), so that the raw applies are a
-/// measure for it.
+/// As many as the controller has under way at once (`MOST_RUNNING` of its reconciler), so that the raw
+/// applies are a measure for it.
 pub(super) const AT_ONCE: usize = 32;
 
 /// Runs a task for each item, [`AT_ONCE`] at a time. The first error ends it.
@@ -52,8 +52,9 @@ where
     Ok(start.elapsed())
 }
 
-/// Has the API server collect its garbage, and answers how often it had done that by itself. A collection halves the rate of the API
-/// server for seconds. So each measured part begins with nothing to collect, and pays only for the garbage that it makes.
+/// Has the API server collect its garbage, and answers how often it had done that by itself. A collection
+/// halves the rate of the API server for seconds. So each measured part begins with nothing to collect, and
+/// pays only for the garbage that it makes.
 pub(super) async fn collect_garbage(client: &Client) -> Result<u64> {
     let request = http::Request::get("/debug/pprof/heap?gc=1&debug=1").body(Vec::new())?;
     client.request_text(request).await?;
@@ -106,7 +107,7 @@ pub(super) async fn merge(client: &Client, path: &str, over: &Value) -> Result<(
 async fn send(client: &Client, to: http::request::Builder, kind: &str, body: &Value) -> Result<()> {
     let request = to.header("content-type", kind).body(serde_json::to_vec(body)?)?;
     let what = format!("{} {}", request.method(), request.uri());
-    // The answer is as large as the object, and nobody needs it.
+    // The answer is as large as the object, and is not needed.
     client
         .request::<IgnoredAny>(request)
         .await

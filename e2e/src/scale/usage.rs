@@ -35,7 +35,8 @@ impl Usage {
     }
 }
 
-/// Fields 14 and 15 of `/proc/<pid>/stat`; the name in field 2 may hold spaces, so count after its closing bracket.
+/// Fields 14 and 15 of `/proc/<pid>/stat`; the name in field 2 may hold spaces, so count after its closing
+/// bracket.
 fn cpu(pid: u32) -> Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let (_, fields) = stat.rsplit_once(')').context("no name in /proc/<pid>/stat")?;

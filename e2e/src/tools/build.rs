@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use super::{PROGRAMS, repository};
 use crate::hex::hex;
 
-/// Where Kubernetes' programs keep their version, which their own build scripts fill in. helm compares it with a chart's
-/// `kubeVersion`.
+/// Where Kubernetes' programs keep their version, which their own build scripts fill in. helm compares it
+/// with a chart's `kubeVersion`.
 const VERSION_PACKAGE: &str = "k8s.io/component-base/version";
 
 const PINS: [&str; 3] = ["go.mod", "go.sum", "envoy.txt"];

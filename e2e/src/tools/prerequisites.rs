@@ -1,4 +1,5 @@
-//! What the machine must have: root, Go and Python for the programs, and three Debian packages for the network.
+//! What the machine must have: root, Go and Python for the programs, and three Debian packages for the
+//! network.
 
 use std::fs;
 use std::path::Path;
@@ -40,8 +41,9 @@ pub fn missing() -> Vec<String> {
     wants
 }
 
-/// Every pilot-agent watches a handful of files, all as one user: the kernel's usual limit of 128 watchers a user is used up
-/// by some thirty pods. Raised until the machine restarts, as other local clusters ask one to do by hand.
+/// Every pilot-agent watches a handful of files, all as one user: the kernel's usual limit of 128 watchers a
+/// user is used up by some thirty pods. Raised until the machine restarts, as other local clusters ask one to
+/// do by hand.
 pub fn raise_limits() -> Result<()> {
     for (name, wanted) in [("max_user_instances", 8192), ("max_user_watches", 524_288)] {
         let path = Path::new("/proc/sys/fs/inotify").join(name);
@@ -112,7 +114,8 @@ fn succeeds(command: &[&str]) -> bool {
 /// For tests: whether a mesh can run here. If not, says so in one line, and in CI that is a failure.
 ///
 /// # Panics
-/// In CI (`CI` is set), when something is missing: there a test that does not run must not look like one that passed.
+/// In CI (`CI` is set), when something is missing: there a test that does not run must not look like one that
+/// passed.
 pub fn can_run() -> bool {
     let wants = missing();
     if wants.is_empty() {

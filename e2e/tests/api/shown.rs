@@ -155,7 +155,8 @@ async fn hosts(mesh: &Mesh) -> Result<()> {
     Ok(())
 }
 
-/// 512 entries as long as they may be: the cost of the rules stays within what the API server grants at run time too.
+/// 512 entries as long as they may be: the cost of the rules stays within what the API server grants at run
+/// time too.
 async fn largest(mesh: &Mesh) -> Result<()> {
     let label = "h".repeat(62);
     let host = format!("{label}.{label}.{label}.{label}.x");

@@ -1,5 +1,5 @@
-//! The plan: how often a scope is widened and narrowed, by editing `allow` and by calls, and how often a label
-//! scopes a caller and unscopes it.
+//! The plan: how often a scope is widened and narrowed, by editing `allow` and by calls, and how often a
+//! label scopes a caller and unscopes it.
 
 use std::time::{Duration, Instant};
 
@@ -80,8 +80,8 @@ pub(crate) async fn widen_and_narrow(
 ) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     stage.reset().await?;
-    // The kept connection to the TCP host that moves begins outside the scope, in the tunnel, where it stays: one
-    // that begins inside is cut when the host leaves, as `nonHttp: Learn` says.
+    // The kept connection to the TCP host that moves begins outside the scope, in the tunnel, where it stays:
+    // one that begins inside is cut when the host leaves, as `nonHttp: Learn` says.
     let traffic = Traffic::start(mesh, &stage.caller(), &FENCED).await?;
     let first = async {
         stage.wait_moving_learned().await?;
@@ -89,7 +89,8 @@ pub(crate) async fn widen_and_narrow(
     };
     outcome.during(&traffic, MOVING, first).await?;
     outcome.widened_by_call += 1;
-    // Envoy ends the connections of a filter chain that is gone after 45 s. The rest of the run takes longer than that.
+    // Envoy ends the connections of a filter chain that is gone after 45 s. The rest of the run takes longer
+    // than that.
     stage.further_range(&traffic, true).await?;
 
     stage.allow_moving(true).await?;

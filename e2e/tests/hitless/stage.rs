@@ -1,5 +1,6 @@
-//! The places of the transitions: a caller whose fence is widened and narrowed, and one that a label scopes and
-//! unscopes. Every step waits for its condition on the objects and on the traffic, never for a time.
+//! The places of the transitions: a caller with a fence that is widened and narrowed, and one that a label
+//! scopes and unscopes. Every step waits for its condition on the objects and on the traffic, never for a
+//! time.
 //!
 //! One server stands behind all hosts. The controller gathers what it learns for [`GATHER`], so that the
 //! clients use the gateway for a while before a call widens the scope.
@@ -30,8 +31,9 @@ pub(crate) const FENCED: [Destination; 4] = [
     Destination::new("tcp moves", "tcp-server-first://move-tcp.books:9001"),
 ];
 
-/// The hosts of the caller that a label scopes. With the default `nonHttp: Auto` both TCP hosts are in the scope. The last is
-/// outside the mesh and has a short name, so its calls take the second look while the EnvoyFilter is there.
+/// The hosts of the caller that a label scopes. With the default `nonHttp: Auto` both TCP hosts are in the
+/// scope. The last is outside the mesh and has a short name, so its calls take the second look while the
+/// EnvoyFilter is there.
 pub(crate) const LABELLED: [Destination; 5] = [
     Destination::new("http in scope", "http://stay-http.books:8080/"),
     Destination::new("http outside", "http://move-http.books:8080/").looked_at_twice(),
@@ -79,7 +81,7 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// The caller whose fence is edited; its scope starts with the hosts that stay.
+    /// The caller with the fence that is edited; its scope starts with the hosts that stay.
     pub(crate) async fn fenced(mesh: &Mesh) -> Result<Self> {
         let stage = Self {
             mesh: mesh.clone(),
@@ -209,8 +211,8 @@ impl Stage {
         .await
     }
 
-    /// Waits until the Sidecar has both moving hosts, or neither, nothing is warm any more, and the clients of
-    /// the moving hosts go that way.
+    /// Waits until the Sidecar has both moving hosts, or neither, nothing is warm any more, and the clients
+    /// of the moving hosts go that way.
     pub(crate) async fn wait_moved(&self, traffic: &Traffic, inside: bool) -> Result<()> {
         until(
             format!(
@@ -252,8 +254,8 @@ impl Stage {
         .await
     }
 
-    /// Labels the namespace, or takes the label away, and waits until the caller is scoped, or no longer, nothing
-    /// is warm any more, and the clients of the host outside the scope go that way.
+    /// Labels the namespace, or takes the label away, and waits until the caller is scoped, or no longer,
+    /// nothing is warm any more, and the clients of the host outside the scope go that way.
     pub(crate) async fn label(&self, traffic: &Traffic, enforce: bool) -> Result<()> {
         let label = if enforce {
             "servicefence.io/mode=enforce"
@@ -281,7 +283,8 @@ impl Stage {
         Ok(())
     }
 
-    /// Gives the mesh one more range of Services, or takes it away, and waits until the caller's proxy tells calls by it.
+    /// Gives the mesh one more range of Services, or takes it away, and waits until the caller's proxy tells
+    /// calls by it.
     pub(crate) async fn further_range(&self, traffic: &Traffic, there: bool) -> Result<()> {
         let range = json!({
             "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",

@@ -1,9 +1,9 @@
-//! The busy clients: for each host one that makes a new connection for every call, one that keeps its own, and for HTTP one
-//! that reads answers which take a minute.
+//! The busy clients: for each host one that makes a new connection for every call, one that keeps its own,
+//! and for HTTP one that reads answers which take a minute.
 //!
-//! In: a caller and hosts. Out: how many calls there were, every one that failed, and every kept connection and long answer
-//! that did not last. A failure is one of the mesh: names are resolved before the first call, calls under way are let
-//! finish at the end, and a kept connection is closed by nobody but the mesh.
+//! In: a caller and hosts. Out: how many calls there were, every one that failed, and every kept connection
+//! and long answer that did not last. A failure is one of the mesh: names are resolved before the first call,
+//! calls under way are let finish at the end, and only the mesh closes a kept connection.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -22,7 +22,8 @@ use tokio::time::timeout;
 const PAUSE: Duration = Duration::from_millis(5);
 /// No answer in this time is a failure.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// What is read for a minute: longer than the 45 s in which Envoy ends what a listener that changed still carries.
+/// What is read for a minute: longer than the 45 s in which Envoy ends what a listener that changed still
+/// carries.
 const LONG_ANSWER: &str = "stream?n=120&ms=500";
 /// Failures beyond this many are counted, not kept.
 const KEPT_FAILURES: usize = 200;
@@ -44,7 +45,8 @@ impl Destination {
         Self { name, url, lasts }
     }
 
-    /// Its calls take the second look. The listener of the second look goes with the last Sidecar and ends long answers.
+    /// Its calls take the second look. The listener of the second look goes with the last Sidecar and ends
+    /// long answers.
     pub(crate) const fn looked_at_twice(mut self) -> Self {
         self.lasts = false;
         self
@@ -66,7 +68,8 @@ pub(crate) struct Met {
     pub(crate) kept_calls: u64,
     /// Those that were not answered with success.
     pub(crate) kept_failed: u64,
-    /// How often the kept connection had ended and another one was needed, and how many long answers broke off.
+    /// How often the kept connection had ended and another one was needed, and how many long answers broke
+    /// off.
     pub(crate) cut: u64,
     /// What went wrong, with its time.
     pub(crate) failures: Vec<String>,

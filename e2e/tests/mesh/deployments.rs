@@ -51,7 +51,7 @@ async fn deployments_run_and_helm_waits_for_them() {
         .await
         .unwrap();
     let is_new = |reply: &Reply| {
-        // The old pods' preStop gives istiod time: nobody may see the change as a failure.
+        // The old pods' preStop gives istiod time: no caller may see the change as a failure.
         assert!(reply.is_ok(), "{reply}");
         reply
             .served_by

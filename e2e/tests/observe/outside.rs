@@ -1,4 +1,4 @@
-//! Hosts outside the mesh, of which a fence has in scope what it uses.
+//! Hosts outside the mesh: a fence has in scope those that it uses.
 
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -10,11 +10,12 @@ const CALLER: &str = "patient/web";
 
 /// Metrics tell of a connection to it, on a port number of its own.
 pub(crate) const USED: &str = "used.outside.example";
-/// Nobody calls it.
+/// No one calls it.
 pub(crate) const IDLE: &str = "idle.outside.example";
 /// The same; by their names they are the first, and keep the listeners of all their port numbers.
 const FIRST: [&str; 2] = ["a.outside.example", "b.outside.example"];
-/// No ServiceEntry has it: connections to it pass through a listener that is there for the first two and the idle one.
+/// No ServiceEntry has it: connections to it pass through a listener that is there for the first two and the
+/// idle one.
 const UNKNOWN: &str = "unknown.outside.example";
 
 /// Connections from before the first Sidecar.

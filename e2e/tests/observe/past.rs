@@ -17,7 +17,8 @@ pub(crate) struct Calls {
     pub(crate) host: String,
 }
 
-/// A workload whose metrics go back for more than a day, without a gap: it calls one host, and has connections to others.
+/// A workload with metrics that go back for more than a day, without a gap: it calls one host, and has
+/// connections to others.
 pub(crate) struct Steady {
     pub(crate) namespace: &'static str,
     pub(crate) workload: &'static str,
@@ -29,7 +30,8 @@ impl Steady {
     /// How far back.
     const HOURS: i64 = 26;
 
-    /// The samples of a counter that grows by `step` every four minutes, a little oftener than Prometheus forgets them.
+    /// The samples of a counter that grows by `step` every four minutes, a little oftener than Prometheus
+    /// forgets them.
     fn write(&self, text: &mut String, counter: &str, host: &str, step: i64, now: Timestamp) {
         let Self {
             namespace, workload, ..

@@ -1,4 +1,5 @@
-//! The mesh of these tests: six callers in `shop`, each with hosts of its own, and others that called only in the past.
+//! The mesh of these tests: six callers in `shop`, each with hosts of its own, and others that called only in
+//! the past.
 
 use anyhow::{Result, ensure};
 use futures_util::future::{join_all, try_join_all};
@@ -19,10 +20,10 @@ pub(crate) const SERVER: &str = "books/server";
 /// HTTP Services; caller number n calls three of them from n on.
 const HTTP: usize = 8;
 
-/// HTTP Services that nobody calls all the time.
+/// HTTP Services that no one calls all the time.
 const QUIET: [&str; 5] = ["quiet-shop", "quiet-store", "quiet-job", "quiet-evil", "fresh"];
 
-/// Services that are not HTTP: all callers have connections to one, nobody has one to the other.
+/// Services that are not HTTP: all callers have connections to one, none to the other.
 const TCP: [(&str, u16); 2] = [("stream", 9000), ("idle", 9001)];
 
 /// What makes an Envoy count the bytes of its clusters, as Istio's own filter always does.
@@ -188,7 +189,7 @@ async fn add_pods(mesh: &Mesh) -> Result<()> {
     mesh.wait_endpoint("books/stream").await
 }
 
-/// A caller whose connections are known for more than a day.
+/// A caller with connections that are known for more than a day.
 fn steady() -> past::Steady {
     past::Steady {
         namespace: "patient",

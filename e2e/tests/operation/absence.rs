@@ -1,5 +1,6 @@
-//! The controller is away while the mesh goes on changing: Services, namespaces and ports come and go, and after each
-//! change a fenced caller gets the answer that an unscoped one gets, while both go on with what they did before.
+//! The controller is away while the mesh goes on changing: Services, namespaces and ports come and go, and
+//! after each change a fenced caller gets the answer that an unscoped one gets, while both go on with what
+//! they did before.
 //!
 //! `CHANGES` says how many changes there are; `make absence` makes as many as an hour has seconds.
 
@@ -122,8 +123,9 @@ async fn while_away(mesh: &Mesh, changes: usize) -> Result<()> {
     .await
 }
 
-/// All along: before any proxy has heard of it, and while the fallback gateway gets its cluster and its routes. The
-/// gateways' nodes know its address before, and go on knowing it, so no call depends on how fast nodes are.
+/// All along: before any proxy has heard of it, and while the fallback gateway gets its cluster and its
+/// routes. The gateways' nodes know its address before, and go on knowing it, so no call depends on how fast
+/// nodes are.
 async fn a_fenced_caller_reaches_what_comes_from_its_first_moment_on(mesh: Mesh) -> Result<()> {
     mesh.wait_at_rest("shop").await?;
     let app = mesh.pod(APP)?.ip;
@@ -166,7 +168,8 @@ async fn a_fenced_caller_reaches_what_comes_from_its_first_moment_on(mesh: Mesh)
     Ok(())
 }
 
-/// The next Service: in an old namespace or a new one, on a port number that the mesh knows or a new one, of each protocol.
+/// The next Service: in an old namespace or a new one, on a port number that the mesh knows or a new one, of
+/// each protocol.
 async fn arrive(mesh: &Mesh, number: usize) -> Result<Arrived> {
     let name = format!("new-{number}");
     let port = u16::try_from(20_000 + number % 10_000)?;
@@ -241,8 +244,8 @@ async fn arrive_in_new_namespace(mesh: &Mesh, number: usize) -> Result<Arrived> 
     })
 }
 
-/// Leads a Service to other pods than before. The fallback gateway serves it for the fenced caller, and follows a second
-/// later at most.
+/// Leads a Service to other pods than before. The fallback gateway serves it for the fenced caller, and
+/// follows a second later at most.
 async fn switch(mesh: &Mesh, to_app: bool) -> Result<()> {
     let (app, pod) = if to_app { ("app", APP) } else { ("bare", BARE) };
     let service = ServiceSpec::new("crowd/switched").selects(app);
@@ -250,8 +253,8 @@ async fn switch(mesh: &Mesh, to_app: bool) -> Result<()> {
     soon(mesh, &Call::get("http://switched.crowd:8080/"), pod).await
 }
 
-/// Both callers reach this pod. Addresses lead to new places in one network namespace after another, as kube-proxies of
-/// nodes are not equally fast, so one of them may be later.
+/// Both callers reach this pod. Addresses lead to new places in one network namespace after another, as
+/// kube-proxies of nodes are not equally fast, so one of them may be later.
 async fn soon(mesh: &Mesh, call: &Call, pod: &str) -> Result<()> {
     let call = call.clone().timeout(Duration::from_millis(500));
     for caller in [FREE, shop::WEB] {
@@ -281,7 +284,8 @@ async fn leave(mesh: &Mesh, gone: &Arrived, compare: bool) -> Result<usize> {
         return Ok(0);
     };
     let call = Call::get(&format!("http://{address}:{}/", port["port"]));
-    // A call before that would make a proxy open a connection to the address. It would stay open and lead to the pod.
+    // A call before that would make a proxy open a connection to the address. It would stay open and lead to
+    // the pod.
     mesh.wait_no_service(&format!("{}/{}", gone.namespace, gone.name))
         .await?;
     let host = format!("{}.{}:{}", gone.name, gone.namespace, port["port"]);

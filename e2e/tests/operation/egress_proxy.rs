@@ -63,8 +63,8 @@ spec:
     mesh.wait_at_rest("shop").await
 }
 
-/// istiod keeps the routes that it has made, for unscoped proxies too. It makes them anew when a Service in them changes, and not
-/// when a Sidecar does. So this changes a label of the Services.
+/// istiod keeps the routes that it has made, for unscoped proxies too. It makes them anew when a Service in
+/// them changes, and not when a Sidecar does. So this changes a label of the Services.
 async fn make_routes_anew(mesh: &Mesh, label: &str) -> Result<()> {
     for (namespace, name) in [("edge", "out"), (SYSTEM, "servicefence-fallback")] {
         mesh.kubectl(&["-n", namespace, "label", "service", name, label])

@@ -1,4 +1,5 @@
-//! Labels, fences and Sidecars that are not as they should be, or not ours: the owner is told, nothing is overwritten.
+//! Labels, fences and Sidecars that are not as they should be, or not ours: the owner is told, nothing is
+//! overwritten.
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -40,7 +41,7 @@ spec: {selector: {app: web}, ports: [{name: http, port: 80}]}
     ensure!(said == meaningless("Namespace typo"), "{said}");
     let said = warning(&mesh, "typo", "UnknownLabel", ("Service", "web")).await?;
     ensure!(said == meaningless("Service web"), "{said}");
-    // Where their authors look; `kubectl describe namespace` shows no Events, of nobody.
+    // Where their authors look; `kubectl describe namespace` shows no Events of anyone.
     let shown = mesh
         .kubectl(&["-n", "typo", "describe", "service", "web"])
         .await?;

@@ -111,7 +111,8 @@ async fn istioctl_validates_the_chart(mesh: Mesh) -> Result<()> {
         );
     }
     let complaints = complaints(&mesh, "chart", &manifest).await?;
-    // A port name without a protocol is what makes proxies keep the protocol of the caller: HTTP/1 stays HTTP/1.
+    // A port name without a protocol is what makes proxies keep the protocol of the caller: HTTP/1 stays
+    // HTTP/1.
     let wanted = format!("Service/{SYSTEM}/servicefence-fallback: ");
     ensure!(
         complaints.len() == 1

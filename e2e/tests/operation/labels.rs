@@ -75,8 +75,8 @@ spec: {mode: Enforce, allow: [{host: cart}]}
     Ok(())
 }
 
-/// A fence that was written by hand replaces a generated one. It has learned nothing, and the pods go on to call a host that only the
-/// generated one had in scope.
+/// A fence that was written by hand replaces a generated one. It has learned nothing, and the pods go on to
+/// call a host that only the generated one had in scope.
 async fn no_call_fails_while_another_fence_takes_the_pods(mesh: Mesh) -> Result<()> {
     let caller = "heir/web";
     mesh.add_app(PodSpec::new(caller).http(8080)).await?;
@@ -110,7 +110,8 @@ spec: {mode: Enforce, workload: {service: web}}
     Ok(())
 }
 
-/// Back and forth, while the pods that it takes and those that it leaves call a Service in scope and one out of it.
+/// Back and forth, while the pods that it takes and those that it leaves call a Service in scope and one out
+/// of it.
 async fn a9_no_call_fails_while_a_service_changes_its_pods(mesh: Mesh) -> Result<()> {
     let pods = ["swap/blue", "swap/green"];
     for pod in pods {

@@ -1,11 +1,12 @@
-//! Who may talk to the log port: the fallback gateway and nobody else, since what is logged there widens scopes.
+//! Who may talk to the log port: the fallback gateway and no one else, since what is logged there widens
+//! scopes.
 
 use anyhow::{Result, bail, ensure};
 use servicefence_e2e::install::SYSTEM;
 use servicefence_e2e::wait::{SHORT, until};
 use servicefence_e2e::{Call, Mesh, PodSpec, Reply};
 
-crate::steps![nobody_but_the_gateway_reaches_the_log_port];
+crate::steps![only_the_gateway_reaches_the_log_port];
 
 const PORT: u16 = 18090;
 
@@ -39,7 +40,7 @@ fn denied(reply: &Reply) -> Result<()> {
 fn cut_off(reply: &Reply) -> Result<()> {
     match (reply.status, grpc_status(reply)) {
         (None, None) if reply.error.is_some() => Ok(()),
-        // What a sidecar says whose upstream connection is reset.
+        // What a sidecar says when its upstream connection is reset.
         (Some(502..=504), _) | (_, Some("14")) => Ok(()),
         (status, grpc) => bail!("it got through: {status:?}, grpc-status {grpc:?}, {reply}"),
     }
@@ -54,13 +55,13 @@ async fn streams_refused(mesh: &Mesh) -> Result<Vec<String>> {
     Ok(refused.map(str::to_owned).collect())
 }
 
-async fn nobody_but_the_gateway_reaches_the_log_port(mesh: Mesh) -> Result<()> {
+async fn only_the_gateway_reaches_the_log_port(mesh: Mesh) -> Result<()> {
     let controller = mesh.controller_pod().await?;
     let ip = mesh.pod(&controller)?.ip;
     let (to_pod, to_service) = (format!("{ip}:{PORT}"), format!("servicefence.{SYSTEM}:{PORT}"));
     let before = streams_refused(&mesh).await?;
 
-    // A neighbour in the system namespace, whose proxy knows the Service and speaks mTLS to it.
+    // A neighbour in the system namespace, with a proxy that knows the Service and speaks mTLS to it.
     let insider = format!("{SYSTEM}/insider");
     mesh.add_pod(PodSpec::new(&insider)).await?;
     until("the neighbour to be denied", SHORT, async || {
@@ -68,7 +69,8 @@ async fn nobody_but_the_gateway_reaches_the_log_port(mesh: Mesh) -> Result<()> {
     })
     .await?;
 
-    // A pod elsewhere, under the gateway's account name, that brings its own way to speak mTLS to the controller's pod.
+    // A pod elsewhere, under the gateway's account name, that brings its own way to speak mTLS to the
+    // controller's pod.
     let intruder = "intruder/forger";
     mesh.add_pod(PodSpec::new(intruder).service_account("servicefence-fallback"))
         .await?;
@@ -104,7 +106,7 @@ spec:
         cut_off(&mesh.call(intruder, &log_call(authority)).await)?;
     }
 
-    // A fenced caller, whose misses the gateway serves with the identity that the log port trusts.
+    // A fenced caller: the gateway serves its misses with the identity that the log port trusts.
     let fenced = crate::shop::WEB;
     for call in [
         log_call(&to_service),

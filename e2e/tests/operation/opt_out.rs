@@ -21,7 +21,8 @@ const KINDS: [(&str, &str, &str); 3] = [
     ("networking.istio.io", "v1alpha3", "EnvoyFilter"),
 ];
 
-/// Deletions of one kind in the namespace, by name. The API server numbers all changes of all kinds in one order.
+/// Deletions of one kind in the namespace, by name. The API server numbers all changes of all kinds in one
+/// order.
 async fn deletions(api: Api<DynamicObject>, since: String) -> Result<BTreeMap<String, u64>> {
     let mut found = BTreeMap::new();
     // Ends by itself after this long; a watch has no other end.
@@ -59,8 +60,8 @@ async fn opting_out_by_label_takes_everything_back(mesh: Mesh) -> Result<()> {
     shop::learn_reviews(&mesh, "leave").await?;
 
     let watches = watch(&mesh).await?;
-    // A host in scope and one out of it, which the gateway serves until the proxy knows it; calls to it are learned
-    // too, so hosts join while all is taken back.
+    // A host in scope and one out of it, which the gateway serves until the proxy knows it; calls to it are
+    // learned too, so hosts join while all is taken back.
     let load = LoadSpec::new(caller)
         .get("http://reviews.books:8080/")
         .get("http://leave.books:8080/")
@@ -104,7 +105,8 @@ async fn opting_out_by_label_takes_everything_back(mesh: Mesh) -> Result<()> {
         "{learned}"
     );
     ensure!(retained["status"]["mode"] == "Off", "{retained}");
-    // A fence lives until its proxies have the whole mesh back; what serves misses lives until nobody has a scope.
+    // A fence lives until its proxies have the whole mesh back; what serves misses lives until no workload
+    // has a scope.
     for (fence, version) in &fences {
         let sidecar = sidecars
             .get(&format!("servicefence-{fence}"))

@@ -1,4 +1,5 @@
-//! A mesh that refuses what Istio does not know: misses inside the mesh still work, everything else is refused as before.
+//! A mesh that refuses what Istio does not know: misses inside the mesh still work, everything else is
+//! refused as before.
 
 use std::time::Duration;
 
@@ -105,7 +106,8 @@ spec: {mode: Enforce, learning: {nonHttp: Learn}}
     stopped::what_comes_is_reached(mesh).await
 }
 
-/// Of hosts that look like names of the mesh the address decides, and nothing that the application sends changes that.
+/// Of hosts that look like names of the mesh the address decides, and nothing that the application sends
+/// changes that.
 async fn names_of_the_mesh(mesh: &Mesh) -> Result<()> {
     let proxy = mesh.proxy("shop/web")?;
     for host in ["nothing", "nothing.books", "nothing.books.svc.cluster.local"] {

@@ -158,7 +158,8 @@ async fn a7_a_changed_selector_goes_back_in_three_steps(mesh: Mesh) -> Result<()
     .await
 }
 
-/// Server-side apply does not take away what another field manager has added, so this one needs more than that.
+/// Server-side apply does not take away what another field manager has added, so this one needs more than
+/// that.
 async fn a7_a_label_added_to_the_selector_goes(mesh: Mesh) -> Result<()> {
     let before = sidecar(&mesh).await?;
     let patch = async |op: &str| {

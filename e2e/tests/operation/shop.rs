@@ -8,13 +8,13 @@ use servicefence_e2e::{Call, Mesh, MeshOptions, PodSpec, Protocol, ServiceSpec};
 
 crate::steps![kubectl_shows_a_working_fence];
 
-/// The calling pod, whose fence is `shop/web`.
+/// The calling pod; its fence is `shop/web`.
 pub(crate) const WEB: &str = "shop/web";
 
 /// The pod behind every Service of the namespace `books`.
 pub(crate) const BOOKS: &str = "books/reviews";
 
-/// Services of `books` that nobody has called yet; each step that needs a first call has its own.
+/// Services of `books` that no one has called yet; each step that needs a first call has its own.
 pub(crate) const UNCALLED: [&str; 8] = [
     "warm", "repair", "fences", "istio", "logs", "shutdown", "late", "leave",
 ];
@@ -77,7 +77,8 @@ pub(crate) async fn first_call(mesh: &Mesh, service: &str) -> Result<()> {
     mesh.wait_learned("shop", "web", &host(service)).await
 }
 
-/// `web` of another namespace calls `reviews` until that is the first host that its fence has learned, and is in its scope.
+/// `web` of another namespace calls `reviews` until that is the first host that its fence has learned, and is
+/// in its scope.
 pub(crate) async fn learn_reviews(mesh: &Mesh, namespace: &str) -> Result<()> {
     // Until the proxy has its first Sidecar calls are no misses.
     until("a call to be learned", LONG, async || {

@@ -1,8 +1,8 @@
 //! The controller's end.
 //!
-//! What is guaranteed: every log entry that has reached the controller is in `status.learned` before its process ends.
-//! An entry that the gateway sends while no controller listens may be lost with its connection; the call itself works
-//! all the same, and the next miss, once a controller is there, is learned.
+//! What is guaranteed: every log entry that has reached the controller is in `status.learned` before its
+//! process ends. An entry that the gateway sends while no controller listens may be lost with its connection;
+//! the call itself works all the same, and the next miss, once a controller is there, is learned.
 
 use std::time::{Duration, Instant};
 
@@ -138,7 +138,7 @@ async fn what_arrived_is_learned_before_the_controller_ends(mesh: Mesh) -> Resul
     ensure!(code == 0, "it ended with {code}");
     let grace = Duration::from_secs(grace.as_u64().context("a grace period")?);
     ensure!(took < grace, "it took {took:?} of {grace:?}");
-    // Nobody else runs who could have written it.
+    // Nothing else runs that could have written it.
     ensure!(learned(&mesh, "shutdown").await?, "what had arrived is lost");
 
     upgrade(&mesh, &["debounce.quiet=50ms", "debounce.max=500ms"]).await?;

@@ -1,4 +1,5 @@
-//! An API server that is slow to take statuses, or refuses them: Sidecars do not wait for them, and a metric tells.
+//! An API server that is slow to take statuses, or refuses them: Sidecars do not wait for them, and a metric
+//! tells.
 
 use std::net::TcpListener;
 
@@ -86,7 +87,8 @@ spec: {mode: 'Off'}
     Ok(())
 }
 
-/// Has the API server ask somebody about each status of the namespace who takes connections and never answers.
+/// Has the API server ask somebody about each status of the namespace who takes connections and never
+/// answers.
 async fn be_asked_of_statuses(mesh: &Mesh) -> Result<TcpListener> {
     let silent = node_namespace(mesh.id()).enter(|| TcpListener::bind("127.0.0.1:0"))??;
     mesh.apply(&json!({

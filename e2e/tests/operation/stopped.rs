@@ -1,4 +1,5 @@
-//! What comes into the mesh while the controller is stopped: nobody makes rules for it, and calls to it succeed.
+//! What comes into the mesh while the controller is stopped: no rules are made for it, and calls to it
+//! succeed.
 
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ crate::steps![what_comes_while_the_controller_is_stopped_is_reached];
 /// A caller like `shop/web`, and not fenced.
 const FREE: &str = "free/web";
 
-/// Of each new pod: known and new ports, and who speaks first. `NEW` is what is new: a pod, one without a proxy, a namespace.
+/// Of each new pod: known and new ports, and who speaks first. `NEW` is what is new: a pod, one without a
+/// proxy, a namespace.
 const CALLS: [(&str, &str); 13] = [
     ("books/NEW", "http://NEW.books:8080/"),
     ("books/NEW", "http://NEW.books.svc.cluster.local:18090/"),
@@ -64,8 +66,8 @@ pub(crate) async fn stop(mesh: &Mesh) -> Result<()> {
     .await
 }
 
-/// Pods and Services come, and `shop/web` reaches each as the unscoped `free/web` does: where servers take mutual TLS only,
-/// and where they take plain text too.
+/// Pods and Services come, and `shop/web` reaches each as the unscoped `free/web` does: where servers take
+/// mutual TLS only, and where they take plain text too.
 pub(crate) async fn what_comes_is_reached(mesh: &Mesh) -> Result<()> {
     is_reached(mesh, "arrived").await?;
     mesh.apply(&Mtls::Permissive.object()).await?;
@@ -92,7 +94,8 @@ async fn is_reached(mesh: &Mesh, new: &str) -> Result<()> {
     Ok(())
 }
 
-/// The nodes of the gateway hear of a Service after the caller's proxy: until then its address refuses connections there.
+/// The nodes of the gateway hear of a Service after the caller's proxy: until then its address refuses
+/// connections there.
 async fn is_reached_when_refused_at_first(mesh: &Mesh) -> Result<()> {
     // That it was never called means that the gateway has no connection to it.
     let later = ServiceSpec::new("arrived/later").selects("attic");
@@ -148,7 +151,8 @@ async fn is_reached_when_refused_at_first(mesh: &Mesh) -> Result<()> {
 
 /// An unscoped caller reaches this pod by a call, and so does `shop/web` after it.
 pub(crate) async fn alike(mesh: &Mesh, unscoped: &str, call: &Call, pod: &str) -> Result<()> {
-    // Short, since a connect to an address that leads nowhere yet is not tried again for a second, and then longer.
+    // Short, since a connect to an address that leads nowhere yet is not tried again for a second, and then
+    // longer.
     let short = call.clone().timeout(Duration::from_millis(500));
     until(format!("{call:?} without a scope"), SOON, async || {
         let reply = mesh.call(unscoped, &short).await;

@@ -1,4 +1,5 @@
-//! A pod whose traffic nothing intercepts: its application calls the proxy itself, which never sees the address of a Service.
+//! A pod without interception of its traffic: its application calls the proxy itself, which never sees the
+//! address of a Service.
 
 use anyhow::{Result, ensure};
 use servicefence_e2e::{Call, Mesh, PodSpec};
@@ -22,7 +23,8 @@ spec: {mode: Enforce, workload: {selector: {app: app}}}
         .kubectl(&["-n", "loose", "get", "sf", "app", "-o", "yaml"])
         .await?;
     ensure!(fence.contains("reason: PodsUncaptured"), "{fence}");
-    // With a scope it would be 503: what is not in it goes to the address that was dialled, which is this one.
+    // With a scope it would be 503: what is not in it goes to the address that was dialled, which is this
+    // one.
     let call = Call::get("http://127.0.0.1:8080/").host("reviews.books:8080");
     let reply = mesh.call("loose/app", &call).await;
     ensure!(reply.is_from("books/reviews"), "{reply}");

@@ -1,7 +1,7 @@
 //! Objects that the controller cannot read: their author is told, and everything else goes on.
 //!
-//! Such objects come from other versions of a CRD. Here the schema of a CRD is taken away for a moment, and for Istio's
-//! kinds istiod's webhook with it.
+//! Such objects come from other versions of a CRD. Here the schema of a CRD is taken away for a moment, and
+//! for Istio's kinds istiod's webhook with it.
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};

@@ -1,4 +1,5 @@
-//! Routes of Gateway API that are bound to Services: what they say holds on the first call as on every later one.
+//! Routes of Gateway API that are bound to Services: what they say holds on the first call as on every later
+//! one.
 
 use anyhow::{Result, anyhow, ensure};
 use serde_json::json;
@@ -12,7 +13,8 @@ use crate::scene::Scene;
 
 crate::scenarios![a6_routes_of_gateway_api_hold_on_first_calls_and_later];
 
-/// A route of the Service's own namespace, for all callers, and one of a caller's namespace, for the callers there.
+/// A route of the Service's own namespace, for all callers, and one of a caller's namespace, for the callers
+/// there.
 const ROUTES: &str = "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, \
                       metadata: {name: producer, namespace: $P-bound-books}, spec: {\
                       parentRefs: [{group: '', kind: Service, name: producer, port: 8080}], rules: [\
@@ -93,11 +95,11 @@ async fn a6_routes_of_gateway_api_hold_on_first_calls_and_later(scene: Scene) ->
     a_rule_that_is_refused_stops_no_route(&scene).await
 }
 
-/// A header of which this cluster wants nothing to be in a VirtualService.
+/// A header that this cluster wants in no VirtualService.
 const REFUSED: &str = "x-refused";
 
-/// The API server refuses a rule, as Istio's webhook may one that nobody foresaw: the routes of its namespace follow the Services
-/// all the same, and the author of the rule is told.
+/// The API server refuses a rule, as Istio's webhook may one that was not foreseen: the routes of its
+/// namespace follow the Services all the same, and the author of the rule is told.
 async fn a_rule_that_is_refused_stops_no_route(scene: &Scene) -> Result<()> {
     let carried = format!("fallback-{}", scene.ns("bound-books"));
     refuse(scene, &carried).await?;

@@ -1,5 +1,5 @@
-//! Calls to the addresses of pods, for which the gateway has no route: headless Services, which stay in scope or are
-//! learned, and other Services whose callers balance by themselves.
+//! Calls to the addresses of pods, for which the gateway has no route: headless Services, which stay in scope
+//! or are learned, and other Services with callers that balance by themselves.
 
 use std::time::{Duration, Instant};
 
@@ -74,7 +74,7 @@ async fn headless(scene: &Scene, pod: &str, name: &str) -> Result<()> {
     scene.mesh.add_service(&service.port(Protocol::Http, 8080)).await
 }
 
-/// The same twice, in namespace `soft`, whose pods take plain text too.
+/// The same twice, in namespace `soft`, where pods take plain text too.
 async fn permissive(scene: &Scene, pods: [(&str, &str); 2]) -> Result<()> {
     for (pod, name) in pods {
         headless(scene, &format!("soft/{pod}"), name).await?;
@@ -158,8 +158,8 @@ async fn peers_behind_a_headless_service_are_learned(scene: Scene) -> Result<()>
     Ok(())
 }
 
-/// gRPC clients that resolve Services by themselves, and network plugins that balance sockets, dial pods and keep the
-/// Service's name as Host.
+/// gRPC clients that resolve Services by themselves, and network plugins that balance sockets, dial pods and
+/// keep the Service's name as Host.
 async fn balanced_by_the_caller_a_service_is_served_and_learned(scene: Scene) -> Result<()> {
     scene
         .add([
@@ -177,7 +177,8 @@ async fn balanced_by_the_caller_a_service_is_served_and_learned(scene: Scene) ->
     Ok(())
 }
 
-/// One is called all the time, so it is learned as it leaves. Of the other, one call is under way until its clusters are gone.
+/// One is called all the time, so it is learned as it leaves. Of the other, one call is under way until its
+/// clusters are gone.
 async fn traffic_to_headless_services_survives_their_way_out_of_a_scope_and_back(scene: Scene) -> Result<()> {
     // Milliseconds: several times as long as hosts take to leave.
     const UNDER_WAY: &str = "25000";

@@ -11,11 +11,11 @@ use crate::scene::Scene;
 
 crate::scenarios![
     a11_the_dialled_address_counts_whatever_the_host_says,
-    a11_forged_headers_credit_nobody,
+    a11_forged_headers_credit_no_one,
     a13_external_names_never_go_through_the_gateway,
 ];
 
-/// The Host of a call to the fresh Service `name`, whose address is `ip`.
+/// The Host of a call to the fresh Service `name` with the address `ip`.
 type Host = fn(scene: &Scene, name: &str, ip: &str) -> String;
 
 /// Each is sent to a fresh Service, so each is a first call.
@@ -59,9 +59,9 @@ fn dial(ip: &str, host: &str) -> Call {
     Call::get(&format!("http://{ip}:8080/")).host(host)
 }
 
-/// Two Hosts are Istio's own matter. That of a Service in scope has a route at the caller's proxy, so the call goes to
-/// that Service: Istio routes HTTP by Host. One that has not the form of a name of the mesh is passed through as without a
-/// fence.
+/// Two Hosts are Istio's own matter. That of a Service in scope has a route at the caller's proxy, so the
+/// call goes to that Service: Istio routes HTTP by Host. One that has not the form of a name of the mesh is
+/// passed through as without a fence.
 async fn a11_the_dialled_address_counts_whatever_the_host_says(scene: Scene) -> Result<()> {
     let server = |name: &str| scene.app(&format!("host-books/{name}")).http(8080);
     scene
@@ -118,7 +118,8 @@ async fn a11_the_dialled_address_counts_whatever_the_host_says(scene: Scene) -> 
     .await?;
     let learned = scene.learned_hosts("host/web").await?;
     ensure!(learned == dialled, "learned: {learned:?}, dialled: {dialled:?}");
-    // Names that have a route now go direct; those of nobody and of Services out of scope stay with the gateway.
+    // Names that have a route now go direct; unknown ones and those of Services out of scope stay with the
+    // gateway.
     for (name, host) in HOSTS {
         let ip = scene.address(&format!("host-books/{name}")).await?;
         let call = dial(&ip, &host(&scene, name, &ip));
@@ -149,9 +150,10 @@ async fn direct(scene: &Scene, name: &str, call: &Call) -> Result<()> {
     .await
 }
 
-/// `web` sends our two headers by itself: as if `cart`, its neighbour, had called `third`; and the same straight to the
-/// gateway's own address, where no proxy of a caller overwrites them, in the name of another namespace.
-async fn a11_forged_headers_credit_nobody(scene: Scene) -> Result<()> {
+/// `web` sends our two headers by itself: as if `cart`, its neighbour, had called `third`; and the same
+/// straight to the gateway's own address, where no proxy of a caller overwrites them, in the name of another
+/// namespace.
+async fn a11_forged_headers_credit_no_one(scene: Scene) -> Result<()> {
     let app = |name: &str| scene.app(name).http(8080);
     scene
         .add([
@@ -237,7 +239,7 @@ async fn rejected(scene: &Scene) -> Result<f64> {
     Ok(value.map(str::parse).transpose()?.unwrap_or(0.0))
 }
 
-/// The last is known to nobody.
+/// The last is not known.
 const NAMES: [&str; 4] = [
     "dns.a13.example",
     "static.a13.example",
@@ -248,7 +250,7 @@ const NAMES: [&str; 4] = [
 /// Namespaces of the ServiceEntries for all but the last.
 const DECLARED_IN: [&str; 3] = ["shop", "shop", "egress"];
 
-/// `address` is that of the second, whose entry says it.
+/// `address` is that of the second; its entry says it.
 async fn declare(scene: &Scene, address: &str) -> Result<()> {
     let ports = "[{number: 80, name: http, protocol: HTTP}, {number: 443, name: tls, protocol: TLS}]";
     let fixed = format!("resolution: STATIC, endpoints: [{{address: {address}}}]");
@@ -266,8 +268,8 @@ async fn declare(scene: &Scene, address: &str) -> Result<()> {
     Ok(())
 }
 
-/// Names outside the mesh, as each of them is known to Istio: by a ServiceEntry that resolves by DNS or has addresses,
-/// in the caller's namespace or exported to it, for plain HTTP and for TLS; or not at all.
+/// Names outside the mesh, as each of them is known to Istio: by a ServiceEntry that resolves by DNS or has
+/// addresses, in the caller's namespace or exported to it, for plain HTTP and for TLS; or not at all.
 async fn a13_external_names_never_go_through_the_gateway(scene: Scene) -> Result<()> {
     let servers = [
         Server {

@@ -37,8 +37,9 @@ struct Pair {
 }
 
 impl Pair {
-    /// In namespaces named after `topic`. The Service `direct` is in scope from the start, `fresh` ones are not. All are
-    /// of one protocol, since the server's own proxy takes it from the oldest Service of the port.
+    /// In namespaces named after `topic`. The Service `direct` is in scope from the start, `fresh` ones are
+    /// not. All are of one protocol, since the server's own proxy takes it from the oldest Service of the
+    /// port.
     async fn new(scene: Scene, topic: &str, protocol: Protocol, fresh: &[&str]) -> Result<Self> {
         let pair = Self {
             caller: format!("{topic}/web"),
@@ -436,9 +437,9 @@ async fn a8_first_calls_arrive_with_the_headers_of_direct_ones(scene: Scene) -> 
     Ok(())
 }
 
-/// Envoy answers 431 to more headers than 100, as many servers do, and to larger ones than 60 KiB. Both limits can be raised.
-/// The caller's proxy adds headers for the gateway. These must not count against the application, and the gateway must have
-/// no lower limit.
+/// Envoy answers 431 to more headers than 100, as many servers do, and to larger ones than 60 KiB. Both
+/// limits can be raised. The caller's proxy adds headers for the gateway. These must not count against the
+/// application, and the gateway must have no lower limit.
 async fn a8_first_calls_may_have_as_many_headers_as_direct_ones(scene: Scene) -> Result<()> {
     let pair = Pair::new(scene, "limits", Protocol::Http, &["many", "large"]).await?;
     let call = |service: &str, count: usize, bytes: usize| {

@@ -1,7 +1,7 @@
 //! The users' own VirtualServices: what they say holds on the first call as on every later one.
 //!
-//! Two servers, `c` and `d`. Services in front of `c` have rules that send their callers to `d`, change the request,
-//! or answer themselves.
+//! Two servers, `c` and `d`. Services in front of `c` have rules that send their callers to `d`, change the
+//! request, or answer themselves.
 
 use anyhow::{Result, anyhow, ensure};
 use futures_util::future::try_join_all;
@@ -314,7 +314,8 @@ async fn a6_rules_for_requests_hold_on_first_calls_and_later(scene: Scene) -> Re
     Ok(())
 }
 
-/// A rule that stands in a caller's namespace with `exportTo: ["."]` concerns the callers there and nobody else.
+/// A rule that stands in a caller's namespace with `exportTo: ["."]` concerns the callers there and no
+/// others.
 async fn a6_rules_of_the_callers_namespace_hold_for_its_callers_only(scene: Scene) -> Result<()> {
     let other = async { scene.add([scene.app("private-other/web").http(8080)]).await };
     tokio::try_join!(books(&scene, "private", &["host"]), other)?;

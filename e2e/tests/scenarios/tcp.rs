@@ -1,4 +1,5 @@
-//! Services that are not HTTP: TCP where the client or the server speaks first, and TLS of the application's own.
+//! Services that are not HTTP: TCP where the client or the server speaks first, and TLS of the application's
+//! own.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,7 @@ crate::scenarios![
 ];
 
 /// What is not HTTP, each with its scheme and its port in a server of [`server`]. The ports are
-/// nobody's HTTP ports: an HTTP port in scope would take such a Service into scope with it.
+/// no Service's HTTP ports: an HTTP port in scope would take such a Service into scope with it.
 const KINDS: [(&str, Protocol, &str, u16); 3] = [
     ("client-first", Protocol::Tcp, "tcp", 19_001),
     (

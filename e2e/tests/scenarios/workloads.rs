@@ -1,5 +1,5 @@
-//! Which pods a fence is about: those that are not ready, those of two Services, those of a Service that selects others
-//! now, and those that have no fence of their own.
+//! Which pods a fence is about: those that are not ready, those of two Services, those of a Service that
+//! selects others now, and those that have no fence of their own.
 
 use anyhow::{Context as _, Result, ensure};
 use servicefence_e2e::install::SOON;
@@ -204,7 +204,7 @@ async fn a9_a_service_that_selects_other_pods_takes_its_sidecar_along(scene: Sce
     for service in ["reviews", "ratings"] {
         until_direct(&scene, "moved", "moved/green", service).await?;
     }
-    // `blue` has no scope, so a Service that nobody has called is called directly.
+    // `blue` has no scope, so a Service without calls so far is called directly.
     scene
         .service("moved-books/fresh", "reviews", Protocol::Http, 8080)
         .await?;

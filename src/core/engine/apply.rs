@@ -61,7 +61,8 @@ impl Engine {
         dirty
     }
 
-    /// Whether a change that is not taken in yet can alter how a miss is attributed: its caller, or its destination.
+    /// Whether a change that is not taken in yet can alter how a miss is attributed: its caller, or its
+    /// destination.
     fn may_attribute_otherwise(&self, change: &Change) -> bool {
         match change {
             Change::Service(..)

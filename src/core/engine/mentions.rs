@@ -1,7 +1,7 @@
 //! Which fences mention a host, so that a change of one Service looks at those alone.
 //!
-//! Flows in: the hosts of a fence, before and after. Flows out: the fences of a host. Invariant: a fence is listed for just
-//! the hosts that it was last said to have.
+//! Flows in: the hosts of a fence, before and after. Flows out: the fences of a host. Invariant: a fence is
+//! listed for just the hosts that it was last said to have.
 
 use std::collections::{BTreeSet, HashMap};
 

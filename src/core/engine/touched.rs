@@ -132,7 +132,7 @@ impl Engine {
         dirty.targets.insert(Target::Ports);
     }
 
-    /// Namespaces whose Telemetry may be another one, and their fences, which say so.
+    /// Namespaces that may need another Telemetry, and their fences, which say so.
     pub fn dirty_observing(&self, namespaces: BTreeSet<Name>, dirty: &mut Dirty) {
         for namespace in namespaces {
             self.dirty_fences_in(&namespace, dirty);
@@ -164,8 +164,8 @@ impl Engine {
         }
     }
 
-    /// Fences that have a Service in their scope by their own doing, or by rules of their namespace, with any of
-    /// these facts.
+    /// Fences that have a Service in their scope by their own doing, or by rules of their namespace, with any
+    /// of these facts.
     pub(super) fn dirty_fences_naming(&self, key: &ServiceKey, facts: &[&ServiceFacts], dirty: &mut Dirty) {
         let host = key.host();
         self.dirty_fences_having(&host, dirty);
@@ -183,14 +183,14 @@ impl Engine {
         dirty.targets.extend(allowing.cloned().map(Target::Fence));
     }
 
-    /// Fences that have learned a host, or whose Sidecar imports it, for whatever reason.
+    /// Fences that have learned a host, or import it by their Sidecar for whatever reason.
     pub(super) fn dirty_fences_having(&self, host: &str, dirty: &mut Dirty) {
         let having = self.learned_by.of(host).iter().chain(self.imported_by.of(host));
         dirty.targets.extend(having.cloned().map(Target::Fence));
     }
 
-    /// Fences whose aliases may be others because hosts came or went: they have one of these in scope, or one whose alias
-    /// it is. What a fence without a Sidecar has in scope stands nowhere.
+    /// Fences that may have other aliases because hosts came or went: they have one of these in scope, or one
+    /// with an alias that it is. What a fence without a Sidecar has in scope stands nowhere.
     pub(super) fn dirty_fences_by_alias<'a>(
         &self,
         hosts: impl IntoIterator<Item = &'a Name>,

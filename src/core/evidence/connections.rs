@@ -1,10 +1,12 @@
 //! Connections: whether it is known to which hosts that are not HTTP a workload is connected.
 //!
-//! Flows in: what metrics tell, and what hides it. Flows out: whether such hosts are in a fence's scope by rule, and what
-//! its status remembers. Invariant: with `nonHttp: Auto` none of them leaves before metrics have shown all connections
-//! of the workload, with their bytes, for the whole time of its silence: its open connections would be cut.
+//! Flows in: what metrics tell, and what hides it. Flows out: whether such hosts are in a fence's scope by
+//! rule, and what its status remembers. Invariant: with `nonHttp: Auto` none of them leaves before metrics
+//! have shown all connections of the workload, with their bytes, for the whole time of its silence: its open
+//! connections would be cut.
 //!
-//! Once that is known, it stays in the status: after a restart, or while metrics cannot be read, what has left stays out.
+//! Once that is known, it stays in the status: after a restart, or while metrics cannot be read, what has
+//! left stays out.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -68,8 +70,8 @@ impl<'a> Known<'a> {
             && (!self.fenced.is_unscoped(&fence.key) || self.connections_known_since(fence).is_ok())
     }
 
-    /// Those of `leaving` to which the workload may be connected, whatever they were in scope for: calls to them were no
-    /// misses, so only metrics would have told of them.
+    /// Those of `leaving` to which the workload may be connected, whatever they were in scope for: calls to
+    /// them were no misses, so only metrics would have told of them.
     pub fn maybe_connected(self, fence: &Fence, leaving: &BTreeSet<ServiceKey>) -> BTreeSet<ServiceKey> {
         let is_concerned = |service: &&ServiceKey| {
             let facts = self.mesh.services.get(service);
@@ -114,8 +116,8 @@ impl<'a> Known<'a> {
         })
     }
 
-    /// Whether something is known of connections that the status does not say yet. Hosts are out of scope by what is stored,
-    /// so a first Sidecar waits for it.
+    /// Whether something is known of connections that the status does not say yet. Hosts are out of scope by
+    /// what is stored, so a first Sidecar waits for it.
     pub fn connections_unstored(self, fence: &Fence) -> bool {
         self.connections_stored(fence).is_none() && self.connections(fence).is_some()
     }
@@ -172,7 +174,8 @@ impl<'a> Known<'a> {
         }
     }
 
-    /// Since when silence about a host that is not HTTP says that it is not used; `None` where it does not say so.
+    /// Since when silence about a host that is not HTTP says that it is not used; `None` where it does not
+    /// say so.
     pub fn silence_of_connections_since(self, fence: &Fence, past: &CallHistory) -> Option<Timestamp> {
         match fence.non_http() {
             NonHttp::Keep => None,
@@ -189,8 +192,8 @@ impl<'a> Known<'a> {
         shown.then_some(past.connections_known_since.max(stored.known_since))
     }
 
-    /// A Telemetry that may hide connections of a fence's workload. Which of several applies to which pods is not looked
-    /// into: in doubt nothing leaves.
+    /// A Telemetry that may hide connections of a fence's workload. Which of several applies to which pods is
+    /// not looked into: in doubt nothing leaves.
     fn hides_connections(self, key: &FenceKey) -> Option<&'a ConfigKey> {
         [&key.namespace, &self.settings.root_namespace]
             .into_iter()

@@ -1,8 +1,9 @@
 //! Forgetting: which learned hosts leave, and on what evidence.
 //!
-//! Flows in: the learned list, what metrics have told of the past, and the time. Flows out: the hosts to be forgotten now.
-//! Invariants: a host that the mesh has (for others see `retention`) leaves only after metrics were read without a gap for the whole time of its silence, and only from
-//! a fence of which they tell; a fence loses no more than a tenth of its hosts, or one, in an hour. A host that is called again is an
+//! Flows in: the learned list, what metrics have told of the past, and the time. Flows out: the hosts to be
+//! forgotten now. Invariants: a host that the mesh has (for others see `retention`) leaves only after metrics
+//! were read without a gap for the whole time of its silence, and only from a fence that they mention; a
+//! fence loses no more than a tenth of its hosts, or one, in an hour. A host that is called again is an
 //! ordinary miss.
 
 use jiff::{SignedDuration, Timestamp};
@@ -90,8 +91,8 @@ impl Known<'_> {
         begin.checked_add(silence).ok().map(seconds)
     }
 
-    /// Whether metrics name a host when it is called. They name the one that answers, so not one that rules lead
-    /// elsewhere.
+    /// Whether metrics name a host when it is called. They name the one that answers, so not one that rules
+    /// lead elsewhere.
     fn is_told_of(self, host: &LearnedHost) -> bool {
         host.sources.contains(&Source::Prometheus) && self.mesh.rules.of_host(&host.host).next().is_none()
     }

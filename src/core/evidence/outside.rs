@@ -9,12 +9,13 @@ use crate::evidence::known::Known;
 use crate::name::{FenceKey, ScopeHost};
 use crate::workloads::Fence;
 
-/// So long the way to such a host must have been as it is before it leaves a Sidecar: far longer than a cycle of the metrics.
+/// So long the way to such a host must have been as it is before it leaves a Sidecar: far longer than a cycle
+/// of the metrics.
 pub const SETTLED: SignedDuration = SignedDuration::from_hours(1);
 
 impl Known<'_> {
-    /// Hosts of ServiceEntries that a fence's Sidecar has and its scope no longer: those to which the workload may be
-    /// connected, whatever they were in scope for. And when that may be over.
+    /// Hosts of ServiceEntries that a fence's Sidecar has and its scope no longer: those to which the
+    /// workload may be connected, whatever they were in scope for. And when that may be over.
     pub fn maybe_connected_outside(
         self,
         fence: &Fence,

@@ -1,8 +1,9 @@
-//! The past of each fence, as metrics tell it: read before a fence is enforced, and the ground on which hosts are forgotten.
+//! The past of each fence, as metrics tell it: read before a fence is enforced, and the ground on which hosts
+//! are forgotten.
 //!
-//! Flows in: how far the reading is, which fences have theirs, and that there is a gap. Flows out: what a first Sidecar
-//! waits for, and since when a fence's calls are known without a gap. Invariant: a fence is not enforced, and forgets
-//! nothing, before all that metrics tell of its past is in its learned list.
+//! Flows in: how far the reading is, which fences have theirs, and that there is a gap. Flows out: what a
+//! first Sidecar waits for, and since when a fence's calls are known without a gap. Invariant: a fence is not
+//! enforced, and forgets nothing, before all that metrics tell of its past is in its learned list.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,7 +27,8 @@ pub struct BackfillProgress {
 /// What the past of a fence has told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallHistory {
-    /// Hosts that were called, with the last call, that are not in the learned list yet, or with an older one.
+    /// Hosts that were called, with the last call, that are not in the learned list yet, or with an older
+    /// one.
     pub unstored: BTreeMap<Name, Timestamp>,
     /// Since when there are metrics of this fence without a gap.
     pub known_since: Timestamp,
@@ -34,8 +36,8 @@ pub struct CallHistory {
     pub connections_known_since: Timestamp,
     /// When they last told of a call of this fence.
     pub told: Timestamp,
-    /// Since when they have told of each of its workloads again and again, and when they did last: a Service may have the
-    /// pods of several, and not all need be scraped.
+    /// Since when they have told of each of its workloads again and again, and when they did last: a Service
+    /// may have the pods of several, and not all need be scraped.
     pub told_by: BTreeMap<Name, ToldBy>,
 }
 
@@ -51,10 +53,10 @@ pub struct ToldBy {
 /// So long may metrics be silent about a fence, without a doubt that they tell of it at all.
 pub const MOST_SILENT: SignedDuration = SignedDuration::from_hours(84);
 
-/// Fences whose past was read.
+/// What the past of fences has told, where it was read.
 pub type CallHistories = BTreeMap<FenceKey, CallHistory>;
 
-/// Fences of which metrics tell, with the names of the workloads that they name.
+/// Fences that metrics mention, with the names of their workloads.
 pub type Told = BTreeMap<FenceKey, BTreeSet<Name>>;
 
 impl<'a> Known<'a> {
@@ -74,8 +76,8 @@ impl<'a> Known<'a> {
         since
     }
 
-    /// Whether metrics tell of this fence's workload at all: where its proxies are no longer scraped, or it does not run,
-    /// silence says nothing.
+    /// Whether metrics tell of this fence's workload at all: where its proxies are no longer scraped, or it
+    /// does not run, silence says nothing.
     pub fn is_seen(self, key: &FenceKey) -> bool {
         let told = self
             .past(key)

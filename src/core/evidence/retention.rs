@@ -1,9 +1,10 @@
-//! Retention: how long what was learned outlives what it is about: the fence that labels asked for, or the host that was called.
+//! Retention: how long what was learned outlives what it is about: the fence that labels asked for, or the
+//! host that was called.
 //!
-//! Flows in: fences with their statuses, the mesh, the time. Flows out: which fences and hosts go, and when. Invariant: what
-//! was learned goes only after a status has said for the whole retention time that it is of no use. So nothing is lost by a
-//! label that is taken away and set again, or by a Service that is deleted and made again, whether or not the controller is
-//! restarted meanwhile.
+//! Flows in: fences with their statuses, the mesh, the time. Flows out: which fences and hosts go, and when.
+//! Invariant: what was learned goes only after a status has said for the whole retention time that it is of
+//! no use. So nothing is lost by a label that is taken away and set again, or by a Service that is deleted
+//! and made again, whether or not the controller is restarted meanwhile.
 
 use std::collections::BTreeMap;
 
@@ -43,8 +44,8 @@ impl Known<'_> {
         self.ends(self.retained_since(fence)?)
     }
 
-    /// Whether a generated fence is to be deleted: no label asks for it, and it has nothing to remember or has done so for long
-    /// enough.
+    /// Whether a generated fence is to be deleted: no label asks for it, and it has nothing to remember or
+    /// has done so for long enough.
     pub fn is_released(self, fence: &Fence) -> bool {
         let is_over = || self.retained_until(fence).is_some_and(|until| until <= self.now);
         self.is_retained(fence) && (fence.learned().is_empty() || is_over())
@@ -69,8 +70,8 @@ impl Known<'_> {
             .collect()
     }
 
-    /// The hosts that a fence forgets now because the mesh has not had them for long. Nobody can call them, so it does not
-    /// matter how many go at once; one that comes back is learned by its next first call.
+    /// The hosts that a fence forgets now because the mesh has not had them for long. They cannot be called,
+    /// so it does not matter how many go at once; one that comes back is learned by its next first call.
     pub fn missing_for_long(self, fence: &Fence) -> Vec<Name> {
         let is_over = |host: &&MissingHost| self.ends(host.since).is_some_and(|until| until <= self.now);
         let missing = missing_before(fence).iter().filter(is_over);

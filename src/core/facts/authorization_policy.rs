@@ -1,10 +1,10 @@
 //! AuthorizationPolicies as declared dependencies.
 //!
-//! An ALLOW policy that names certain callers refuses everybody else, the fallback gateway among them. So a caller that
-//! it names must reach the destination directly from the first call on, and the policy says which. Any policy that asks who
-//! calls may refuse a call without mutual TLS, which says nothing of that.
-//! Flows in: policies, read for whom they name and what they protect. Flows out: whether one names a caller, and
-//! whether it protects a Service. In doubt the answer is yes: a host too many in a scope harms nobody.
+//! An ALLOW policy that names certain callers refuses everybody else, the fallback gateway among them. So a
+//! caller that it names must reach the destination directly from the first call on, and the policy says
+//! which. Any policy that asks who calls may refuse a call without mutual TLS, which says nothing of that.
+//! Flows in: policies, read for whom they name and what they protect. Flows out: whether one names a caller,
+//! and whether it protects a Service. In doubt the answer is yes: one host too many in a scope does no harm.
 //!
 //! <https://istio.io/latest/docs/reference/config/security/authorization-policy/>
 
@@ -44,7 +44,7 @@ impl PolicyFacts {
             return None;
         }
         let asks = |rule: &AuthorizationRule| !rule.from.is_empty() || !rule.when.is_empty();
-        // Whom a provider of the user's lets in, nobody else knows.
+        // Only a user's own provider knows whom it lets in.
         let asks = spec.action == "CUSTOM" || spec.rules.iter().any(asks);
         let allows = spec.action.is_empty() || spec.action == "ALLOW";
         let rules = spec.rules.iter().filter(|_| allows);
@@ -143,8 +143,8 @@ pub(crate) fn matches(pattern: &str, value: &str) -> bool {
     }
 }
 
-/// Whether a pattern of principals, `<trust domain>/ns/<namespace>/sa/<account>`, can mean an account in whatever trust
-/// domain.
+/// Whether a pattern of principals, `<trust domain>/ns/<namespace>/sa/<account>`, can mean an account in
+/// whatever trust domain.
 fn is_principal(pattern: &str, namespace: &str, account: &str) -> bool {
     let rest = format!("/ns/{namespace}/sa/{account}");
     if let Some(suffix) = pattern.strip_prefix('*') {

@@ -10,14 +10,14 @@ use crate::name::ServiceKey;
 /// An EndpointSlice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointsFacts {
-    /// Whose endpoints.
+    /// The Service that has these endpoints.
     pub service: ServiceKey,
     /// How many are ready.
     pub ready: u64,
-    /// Of which kind their addresses are.
+    /// Whether their addresses are of IPv6.
     pub ipv6: bool,
-    /// Their addresses, ready or not, as Kubernetes itself tells them: callers of headless Services dial them, and clients
-    /// that balance by themselves.
+    /// Their addresses, ready or not, as Kubernetes itself tells them: callers of headless Services dial
+    /// them, and clients that balance by themselves.
     pub addresses: Vec<IpAddr>,
 }
 

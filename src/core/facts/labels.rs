@@ -4,7 +4,8 @@ use litemap::LiteMap;
 use servicefence_crd::istio::PodSelector;
 use servicefence_crd::{Fallback, Mode, names};
 
-/// Labels or a label selector. There are two for each Service of the mesh and few entries in each, so they are lists.
+/// Labels or a label selector. There are two for each Service of the mesh and few entries in each, so they
+/// are lists.
 pub type Labels = LiteMap<String, String>;
 
 /// A label by which a Namespace or Service asks for something.
@@ -52,7 +53,8 @@ impl<T: ByLabel> LabelValue<T> {
         known.map_or_else(|| Self::Unknown(value.to_owned()), |(_, is)| Self::Is(*is))
     }
 
-    /// What the label asks for, or `absent` where there is none; `None`: what is in force stays, since the value means nothing.
+    /// What the label asks for, or `absent` where there is none; `None`: what is in force stays, since the
+    /// value means nothing.
     pub fn or(&self, absent: impl FnOnce() -> Option<T>) -> Option<T> {
         match self {
             Self::Is(value) => Some(*value),

@@ -23,8 +23,8 @@ pub struct MeshConfigFacts {
     pub access_log_file: String,
     /// Whether what the mesh does not know is refused (`outboundTrafficPolicy.mode`).
     pub registry_only: bool,
-    /// Services of the other extension providers: external authorization, tracing, access logs. Proxies call them by
-    /// themselves, and Istio does not import them into a Sidecar by itself.
+    /// Services of the other extension providers: external authorization, tracing, access logs. Proxies call
+    /// them by themselves, and Istio does not import them into a Sidecar by itself.
     pub provider_hosts: BTreeSet<ScopeHost>,
     /// Who sees what does not say it.
     pub default_exports: DefaultExports,
@@ -59,8 +59,8 @@ pub struct DefaultExports {
     pub services: DefaultExport,
     /// VirtualServices.
     pub virtual_services: DefaultExport,
-    /// DestinationRules. Of none is more read than the host; but where they stay in their namespace, the fallback gateway
-    /// does not know the subsets that they define.
+    /// DestinationRules. Of none is more read than the host; but where they stay in their namespace, the
+    /// fallback gateway does not know the subsets that they define.
     pub destination_rules: DefaultExport,
 }
 
@@ -130,8 +130,8 @@ struct Provider {
 }
 
 impl Provider {
-    /// The Service that it calls, which every kind with one names alike: as a host, or as `namespace/host`. What
-    /// ServiceEntries declare is in every scope anyway.
+    /// The Service that it calls, which every kind with one names alike: as a host, or as `namespace/host`.
+    /// What ServiceEntries declare is in every scope anyway.
     fn host(&self) -> Option<ScopeHost> {
         let service = self.kinds.values().find_map(|kind| kind["service"].as_str())?;
         match service.split_once('/') {

@@ -21,7 +21,8 @@ pub struct PodFacts {
     pub proxied: bool,
     /// Whether its proxy may answer DNS queries itself, ServiceEntries included.
     pub captures_dns: bool,
-    /// Whether its proxy gets only what the application sends to it, and so never the address that a call was meant for.
+    /// Whether its proxy gets only what the application sends to it, and so never the address that a call was
+    /// meant for.
     pub uncaptured: bool,
 }
 
@@ -46,7 +47,7 @@ pub type TrimmedPod = kube::core::Object<TrimmedPodSpec, kube::core::NotUsed>;
 #[derive(Clone, Debug, Default, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TrimmedPodSpec {
-    /// The account whose certificate the pod's proxy has.
+    /// The service account in the certificate of the pod's proxy.
     #[serde(default)]
     pub service_account_name: String,
     #[serde(default)]
@@ -61,7 +62,8 @@ struct Proxy {
     /// It answers DNS queries itself.
     /// <https://istio.io/latest/docs/ops/configuration/traffic-management/dns-proxy/>
     captures_dns: bool,
-    /// It intercepts nothing (`interceptionMode` of ProxyConfig, or the annotation): the injector's template says so.
+    /// It intercepts nothing (`interceptionMode` of ProxyConfig, or the annotation): the injector's template
+    /// says so.
     /// <https://istio.io/latest/docs/reference/config/istio.mesh.v1alpha1/#ProxyConfig-InboundInterceptionMode>
     uncaptured: bool,
 }
@@ -85,8 +87,8 @@ impl<'de> serde::Deserialize<'de> for Proxy {
     }
 }
 
-/// Whether a variable of a proxy's environment turns on that it answers DNS queries: itself, or as part of its whole
-/// configuration. What cannot be read may do so.
+/// Whether a variable of a proxy's environment turns on that it answers DNS queries: itself, or as part of
+/// its whole configuration. What cannot be read may do so.
 fn captures_dns(variable: &EnvVar) -> bool {
     const NAME: &str = "ISTIO_META_DNS_CAPTURE";
     let is_on = |value: Option<&str>| !value.is_some_and(|value| matches!(value, "" | "false" | "0"));

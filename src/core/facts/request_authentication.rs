@@ -19,8 +19,8 @@ pub struct JwksFacts {
 
 impl JwksFacts {
     /// Reads one; `None` where it has no keys elsewhere, or where it is for a gateway or waypoint (Istio:
-    /// `ShouldAttachPolicy`). What is not an address of the web is not looked up (Istio: `ParseJwksURI`), and a host is as
-    /// it stands (`LookupCluster`), so a short name is no Service.
+    /// `ShouldAttachPolicy`). What is not an address of the web is not looked up (Istio: `ParseJwksURI`), and
+    /// a host is as it stands (`LookupCluster`), so a short name is no Service.
     pub fn of(spec: &RequestAuthenticationSpec) -> Option<Self> {
         if spec.target_ref.is_some() || !spec.target_refs.is_empty() {
             return None;

@@ -74,7 +74,8 @@ impl Parent {
         let is_service = parent.group.as_deref() == Some("") && parent.kind.as_deref() == Some("Service");
         let namespace = parent.namespace.as_deref().unwrap_or(namespace);
         let service = ServiceKey::new(namespace, parent.name.as_str());
-        // A name may be any text. One that no Service can have would be taken for a wildcard, or for another namespace.
+        // A name may be any text. One that no Service can have would be taken for a wildcard, or for another
+        // namespace.
         let is_name = |name: &str| {
             let is_in_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '-';
             !name.is_empty() && name.chars().all(is_in_name)
@@ -85,8 +86,8 @@ impl Parent {
         })
     }
 
-    /// The VirtualService that routes of `namespace` bound to this are merged into. It has istiod's name, which no
-    /// VirtualService of a user can have.
+    /// The VirtualService that routes of `namespace` bound to this are merged into. It has istiod's name,
+    /// which no VirtualService of a user can have.
     pub(crate) fn virtual_service(&self, namespace: &str) -> ConfigKey {
         let port = self.port.map(|port| format!("~{port}"));
         let host = self.service.host();

@@ -132,8 +132,9 @@ impl ServiceFacts {
         self.ports.iter().all(|port| port.protocol == Protocol::Http)
     }
 
-    /// Whether it is headless and a call to the address of one of its pods can be told to be to it: HTTP is taken where
-    /// its listener is, whatever the address, and Kubernetes itself tells the addresses of what has a selector.
+    /// Whether it is headless and a call to the address of one of its pods can be told to be to it: HTTP is
+    /// taken where its listener is, whatever the address, and Kubernetes itself tells the addresses of what
+    /// has a selector.
     pub fn is_told_by_pods(&self) -> bool {
         self.kind == ServiceKind::Headless && self.is_http() && !self.selector.is_empty()
     }

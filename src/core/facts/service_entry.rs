@@ -12,8 +12,8 @@ use crate::name::Name;
 pub struct ServiceEntryFacts {
     /// The names that it adds.
     pub hosts: Vec<Name>,
-    /// Its ports whose listener takes every address of the port number: those of HTTP, and all where it has no addresses of
-    /// its own.
+    /// Its ports with a listener that takes every address of the port number: those of HTTP, and all where it
+    /// has no addresses of its own.
     pub listeners: BTreeSet<(u16, Names)>,
     /// What of its own keeps its hosts in every scope.
     pub bound: Option<Bound>,
@@ -34,7 +34,8 @@ pub enum Bound {
     Endpoints,
     /// It leads a port to another one.
     TargetPort,
-    /// A port is neither HTTP nor TLS: no name is in what is sent there, so its listener leads all connections to the host.
+    /// A port is neither HTTP nor TLS: no name is in what is sent there, so its listener leads all
+    /// connections to the host.
     Nameless,
     /// A port is HTTP/2, which the proxy speaks to the host whatever the caller speaks.
     Http2,

@@ -17,7 +17,7 @@ pub struct SidecarFacts {
     pub selector: Option<Labels>,
     /// What it imports.
     pub hosts: BTreeSet<ScopeHost>,
-    /// Hosts of which proxies have the clusters by it, and no route; ours only.
+    /// Warm hosts: proxies have their clusters by it, and no route. Ours only.
     pub warm: BTreeSet<ScopeHost>,
     /// What it says besides about the proxies: `outboundTrafficPolicy`, `inboundConnectionPool`.
     pub proxy: Map<String, Value>,
@@ -34,7 +34,7 @@ pub struct SidecarFacts {
 pub struct Egress {
     /// The scope: proxies have clusters, routes and listeners of these hosts.
     pub hosts: BTreeSet<ScopeHost>,
-    /// Hosts of which they have the clusters alone.
+    /// Warm hosts: proxies have only their clusters.
     pub warm: BTreeSet<ScopeHost>,
 }
 
@@ -55,7 +55,7 @@ impl SidecarFacts {
             && self.proxy == *proxy
     }
 
-    /// All of which its proxies have the clusters.
+    /// All hosts with a cluster in its proxies.
     pub fn known(&self) -> impl Iterator<Item = &ScopeHost> {
         self.hosts.iter().chain(&self.warm)
     }

@@ -83,8 +83,9 @@ const OF_OTHERS: [&str; 7] = [
     "GRPC_RESPONSE_MESSAGES",
 ];
 
-/// Whether an entry of `spec.metrics` takes connections or their bytes out of what Prometheus gets from callers, or the
-/// labels by which they are known. <https://istio.io/latest/docs/reference/config/telemetry/#Metrics>
+/// Whether an entry of `spec.metrics` takes connections or their bytes out of what Prometheus gets from
+/// callers, or the labels by which they are known.
+/// <https://istio.io/latest/docs/reference/config/telemetry/#Metrics>
 pub(crate) fn hides_connections(entry: &Value) -> bool {
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let providers = list(&entry["providers"]);

@@ -30,8 +30,8 @@ pub struct VirtualServiceFacts {
     pub destinations: BTreeSet<ServiceKey>,
     /// Whether they name a subset that the fallback gateway may not know: see [`has_subset_elsewhere`].
     pub subset_elsewhere: bool,
-    /// Whether DestinationRules that do not say who sees them stay in their namespace, so that the gateway may not know
-    /// any subset: MeshConfig says it.
+    /// Whether DestinationRules that do not say who sees them stay in their namespace, so that the gateway
+    /// may not know any subset: MeshConfig says it.
     pub private_subsets: bool,
     /// Among several for one host Istio takes the oldest.
     pub created: Timestamp,
@@ -121,8 +121,9 @@ impl VirtualServiceFacts {
         }
     }
 
-    /// Who sees one in `namespace`, of those to whom it is exported. Istio follows a route of Gateway API for calls out of
-    /// its own namespace, and where that is the Service's, for all (`buildSidecarVirtualHostsForVirtualService`).
+    /// Who sees one in `namespace`, of those to whom it is exported. Istio follows a route of Gateway API for
+    /// calls out of its own namespace, and where that is the Service's, for all
+    /// (`buildSidecarVirtualHostsForVirtualService`).
     pub fn followed_by(&self, exported_to: Visibility, namespace: &str) -> Visibility {
         let of_producer = self
             .hosts
@@ -136,8 +137,9 @@ impl VirtualServiceFacts {
         Visibility::Only(own.into_iter().collect())
     }
 
-    /// Whether these rules, of a VirtualService in `namespace`, name a subset that the fallback gateway may not know.
-    /// `private`: no DestinationRule that does not say who sees it is seen outside its own namespace.
+    /// Whether these rules, of a VirtualService in `namespace`, name a subset that the fallback gateway may
+    /// not know. `private`: no DestinationRule that does not say who sees it is seen outside its own
+    /// namespace.
     pub fn subset_elsewhere(http: &[Map<String, Value>], namespace: &str, private: bool) -> bool {
         if private {
             has_subset(http)

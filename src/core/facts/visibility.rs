@@ -15,8 +15,9 @@ pub enum Visibility {
 }
 
 impl Visibility {
-    /// Reads Istio's `exportTo` of an object in `namespace`: `*` is every namespace, `.` the object's own, `~` nobody,
-    /// whatever else is there (Istio: `initServiceRegistry`, `initVirtualServices`). `None` where it says nothing.
+    /// Reads Istio's `exportTo` of an object in `namespace`: `*` is every namespace, `.` the object's own,
+    /// `~` none, whatever else is there (Istio: `initServiceRegistry`, `initVirtualServices`). `None` where
+    /// it says nothing.
     pub fn parse<'a>(export_to: impl IntoIterator<Item = &'a str>, namespace: &str) -> Option<Self> {
         let entries: BTreeSet<&str> = export_to.into_iter().map(str::trim).collect();
         if entries.is_empty() {
@@ -52,7 +53,7 @@ mod tests {
         assert_eq!(Visibility::parse([], "a"), None);
         assert_eq!(Visibility::parse([".", " b"], "a"), only(&["a", "b"]));
         assert_eq!(Visibility::parse(["~"], "a"), only(&[]));
-        assert_eq!(Visibility::parse([".", "~"], "a"), only(&[]), "nobody is nobody");
+        assert_eq!(Visibility::parse([".", "~"], "a"), only(&[]), "none is none");
         assert_eq!(Visibility::parse(["~", "*"], "a"), Some(Visibility::All));
     }
 }

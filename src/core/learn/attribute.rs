@@ -62,8 +62,9 @@ impl<'a> Learning<'a> {
         }
     }
 
-    /// The Services that a miss may be to, of those that the caller sees: the one whose address it is, or those with that
-    /// pod. Which of these was called, only the caller tells. Headless ones that are in its scope were not missed.
+    /// The Services that a miss may be to, of those that the caller sees: the one with that address, or those
+    /// with that pod. Which of these was called, only the caller tells. Headless ones that are in its scope
+    /// were not missed.
     fn called(self, miss: &Miss<'_>, caller: Option<&Fence>) -> Vec<&'a ServiceKey> {
         let visible = |service: &ServiceKey| {
             let facts = self.mesh.services.get(service);

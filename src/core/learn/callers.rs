@@ -1,4 +1,4 @@
-//! Whose proxies tell of a call, and to which fences they belong.
+//! The workload that metrics name as the caller, and its fences.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +6,7 @@ use crate::facts::Labels;
 use crate::name::{FenceKey, Name};
 use crate::workloads::{Fenced, Workload};
 
-/// Whose proxies tell, in the words of Istio's standard metrics.
+/// The caller of a call, in the words of Istio's standard metrics.
 /// <https://istio.io/latest/docs/reference/config/metrics/>
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Teller {
@@ -25,8 +25,8 @@ pub struct Teller {
 /// How far metrics tell of connections, in some period.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counted {
-    /// Namespaces of which some workload tells its bytes, in both directions. Of others they may be dropped, and all that
-    /// there is of connections with them.
+    /// Namespaces with a workload that tells its bytes, in both directions. In others they may be dropped,
+    /// and all that there is of connections with them.
     pub namespaces: BTreeSet<Name>,
     /// Who has connections without bytes.
     pub without_bytes: BTreeSet<Teller>,
@@ -82,8 +82,8 @@ impl<'a> Callers<'a> {
         fences.unwrap_or_else(|| self.of_absent(teller))
     }
 
-    /// The fences of a workload that has no pod now, such as a job between two runs: by the labels that metrics tell,
-    /// else by name, else the default of the namespace.
+    /// The fences of a workload that has no pod now, such as a job between two runs: by the labels that
+    /// metrics tell, else by name, else the default of the namespace.
     fn of_absent(&self, teller: &Teller) -> BTreeSet<&'a FenceKey> {
         let of = |chosen: &dyn Fn(&FenceKey, Option<&Labels>) -> bool| -> BTreeSet<&'a FenceKey> {
             self.fenced
@@ -109,7 +109,7 @@ impl<'a> Callers<'a> {
     }
 }
 
-/// The fences of whose workloads there may be connections that metrics do not show.
+/// The fences that may have connections which metrics do not show.
 pub fn uncounted(fenced: Fenced<'_>, counted: &Counted) -> BTreeSet<FenceKey> {
     let silent = fenced.workloads.fences.keys();
     let silent = silent.filter(|fence| !counted.namespaces.contains(&fence.namespace));

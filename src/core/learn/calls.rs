@@ -1,8 +1,8 @@
 //! From what metrics tell to what fences learn.
 //!
-//! Flows in: calls, as Istio's standard metrics name them. Flows out: [`Traffic`], the observations among them that
-//! are news. Invariants: a call teaches only fences of its own namespace, and only hosts of the mesh: Services, and what
-//! ServiceEntries declare.
+//! Flows in: calls, as Istio's standard metrics name them. Flows out: [`Traffic`], the observations among
+//! them that are news. Invariants: a call teaches only fences of its own namespace, and only hosts of the
+//! mesh: Services, and what ServiceEntries declare.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,7 +31,7 @@ pub struct Traffic {
     pub observations: BTreeMap<Observation, Period>,
     /// Hosts that a fence has not learned yet and will by these observations.
     pub joining: BTreeMap<FenceKey, BTreeSet<Name>>,
-    /// Fences of which there was any call, news or not, with the workloads that called.
+    /// Fences with any call, news or not, and the workloads that called.
     pub told: Told,
     /// How many calls teach nothing, by reason.
     pub unattributed: BTreeMap<Unattributed, usize>,
@@ -125,8 +125,8 @@ impl Learning<'_> {
             .or_insert(period);
     }
 
-    /// The host that answered a call, and Services whose rules may have led the call to it: metrics do not tell which
-    /// name was called.
+    /// The host that answered a call, and Services with rules that may have led the call to it: metrics do
+    /// not tell which name was called.
     fn hosts_called(self, call: &Call) -> BTreeSet<ScopeHost> {
         let Some(answered) = ServiceKey::of_host(&call.host) else {
             return self

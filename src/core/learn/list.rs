@@ -6,8 +6,8 @@ use crate::learn::observation::{Observation, Period};
 use crate::time::seconds;
 use crate::workloads::{Expiry, MOST_LEARNED};
 
-/// A learned list with observations added, sorted by host; `None` where they say nothing that is worth a write. A write
-/// carries all that is known by then.
+/// A learned list with observations added, sorted by host; `None` where they say nothing that is worth a
+/// write. A write carries all that is known by then.
 pub fn learn<'a>(
     learned: &[LearnedHost],
     expiry: Expiry,

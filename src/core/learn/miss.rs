@@ -1,11 +1,11 @@
 //! One call to a destination outside the caller's scope.
 //!
-//! In: three strings of an access-log entry, each of which a hostile pod may have written. Out: a [`Miss`] whose
-//! parts are known to be well formed, or a [`Reject`] that says which part is not. Invariant: the namespace of a
-//! `Miss` is one that the caller's certificate proves.
+//! In: three strings of an access-log entry; a hostile pod may have written each of them. Out: a [`Miss`]
+//! with parts that are well formed, or a [`Reject`] that says which part is not. Invariant: the namespace of
+//! a `Miss` is one that the caller's certificate proves.
 //!
-//! The destination is an address, never a name. So nothing that a caller writes into its Host header can add a
-//! host to a scope: only an address that a Service really has can.
+//! The destination is an address, never a name. So nothing that a caller writes into its Host header can add
+//! a host to a scope: only an address that a Service really has can.
 
 use std::net::SocketAddr;
 
@@ -94,7 +94,8 @@ impl<'a> Miss<'a> {
     /// The longest destination that [`Miss::parse`] can accept, in bytes: a mapped IPv6 address, spelled out.
     pub const MAX_DESTINATION: usize = "[0000:0000:0000:0000:0000:ffff:255.255.255.255]:65535".len();
 
-    /// Reads a miss from the source header, the URI name of the caller's certificate and the original destination.
+    /// Reads a miss from the source header, the URI name of the caller's certificate and the original
+    /// destination.
     pub fn parse(source: &'a str, peer: Option<&str>, destination: &str) -> Result<Self, Reject> {
         let (namespace, pod) = parse_source(source)?;
         let proven = match peer {
@@ -181,7 +182,8 @@ pub fn is_label(name: &str) -> bool {
     name.len() <= MAX_LABEL && is_alphanumeric_with_dashes(name)
 }
 
-/// A DNS-1123 subdomain: what Kubernetes takes as the name of a pod. Its labels have no limit of their own there.
+/// A DNS-1123 subdomain: what Kubernetes takes as the name of a pod. Its labels have no limit of their own
+/// there.
 pub fn is_subdomain(name: &str) -> bool {
     name.len() <= MAX_SUBDOMAIN && name.split('.').all(is_alphanumeric_with_dashes)
 }
@@ -295,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_speaks_for_another_namespace() {
+    fn no_caller_speaks_for_another_namespace() {
         let other = Some("spiffe://cluster.local/ns/books/sa/web");
         assert_eq!(parse("shop/web", other, "10.0.0.1:80"), Err("namespace_mismatch"));
     }

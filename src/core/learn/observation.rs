@@ -51,7 +51,8 @@ pub enum Unattributed {
     UnknownPod,
     /// No fence that is enforced or observes has the pod.
     NotFenced,
-    /// No Service that the caller sees has the address and port, or those of several namespaces claim a pod's.
+    /// No Service that the caller sees has the address and port, or those of several namespaces claim a
+    /// pod's.
     NotMesh,
     /// The fence's `deny` names the Service.
     Denied,

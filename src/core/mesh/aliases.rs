@@ -102,8 +102,8 @@ impl Aliases {
         self.of_host.get(host).map_or(&[], Vec::as_slice)
     }
 
-    /// The hosts whose presence in a scope decides what it means that one of these came or went: it is an alias of them,
-    /// or it is there itself and the mesh has one of its aliases.
+    /// The hosts that decide, by being in a scope, what it means that one of these came or went: it is an
+    /// alias of them, or it is there itself and the mesh has one of its aliases.
     pub fn tied<'a>(&self, hosts: impl IntoIterator<Item = &'a Name>) -> BTreeSet<Name> {
         let Aliases {
             written,

@@ -1,8 +1,9 @@
 //! What istiod makes of the cluster's objects: which of them it takes, and who sees those that leave it open.
 //!
-//! Flows in: MeshConfig, Namespaces, and objects as their authors wrote them. Flows out: the same objects as istiod has
-//! them. What it does not take stands aside, since a label of its Namespace may bring it back. Invariant: the stores hold
-//! what follows from the newest objects and the newest MeshConfig, in whatever order they came.
+//! Flows in: MeshConfig, Namespaces, and objects as their authors wrote them. Flows out: the same objects as
+//! istiod has them. What it does not take stands aside, since a label of its Namespace may bring it back.
+//! Invariant: the stores hold what follows from the newest objects and the newest MeshConfig, in whatever
+//! order they came.
 
 use std::collections::BTreeMap;
 

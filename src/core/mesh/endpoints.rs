@@ -13,8 +13,8 @@ pub struct Endpoints {
     slices: BTreeMap<ConfigKey, EndpointsFacts>,
     /// Of IPv4 and of IPv6: one endpoint has an address of each in a dual-stack cluster.
     of_service: HashMap<ServiceKey, [u64; 2]>,
-    /// The slices that an address stands in: several while endpoints move from one to another, and where Services share
-    /// their pods.
+    /// The slices that an address stands in: several while endpoints move from one to another, and where
+    /// Services share their pods.
     by_address: BTreeSet<(IpAddr, ConfigKey)>,
     /// See [`Endpoints::pod_ranges`]; how many addresses are in each.
     ranges: BTreeMap<Cidr, usize>,
@@ -50,7 +50,7 @@ impl Endpoints {
         moves
     }
 
-    /// Whose endpoints a slice is known to have.
+    /// The Service that a slice belongs to.
     pub(super) fn service_of(&self, key: &ConfigKey) -> Option<&ServiceKey> {
         self.slices.get(key).map(|facts| &facts.service)
     }
@@ -85,8 +85,9 @@ impl Endpoints {
         told(self.slices.get(key)) != told(facts)
     }
 
-    /// The ranges in which the addresses of pods are, as far as the pods of Services tell: of each address the first 20 bits,
-    /// of IPv6 48. Nodes have ranges of their own, often with 24 bits, of IPv6 64: several of them share one of these.
+    /// The ranges in which the addresses of pods are, as far as the pods of Services tell: of each address
+    /// the first 20 bits, of IPv6 48. Nodes have ranges of their own, often with 24 bits, of IPv6 64: several
+    /// of them share one of these.
     pub fn pod_ranges(&self) -> impl Iterator<Item = &Cidr> {
         self.ranges.keys()
     }

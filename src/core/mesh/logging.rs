@@ -9,8 +9,8 @@ const STDOUT_PROVIDER: &str = "envoy";
 const STDOUT: &str = "/dev/stdout";
 
 impl Mesh {
-    /// What applies to a namespace without a Telemetry, each entry with its providers. `None`: a file that no provider
-    /// that there always is writes to.
+    /// What applies to a namespace without a Telemetry, each entry with its providers. `None`: a file that no
+    /// provider that there always is writes to.
     pub fn logging_of_mesh(&self) -> Option<Vec<Value>> {
         let config = &self.config;
         let of = |names: &[String]| names.iter().map(|name| json!({"name": name})).collect::<Value>();

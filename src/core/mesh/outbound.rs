@@ -10,7 +10,8 @@ use crate::name::{ConfigKey, Name, ScopeHost, ServiceKey};
 const REGISTRY_ONLY: &str = "REGISTRY_ONLY";
 
 impl Mesh {
-    /// The Sidecar that Istio applies where a pod has no other: the oldest of the root namespace without a selector.
+    /// The Sidecar that Istio applies where a pod has no other: the oldest of the root namespace without a
+    /// selector.
     pub fn default_sidecar(&self) -> Option<(&ConfigKey, &SidecarFacts)> {
         self.sidecars
             .in_namespace(&self.root_namespace)
@@ -47,8 +48,9 @@ impl Mesh {
         self.egress_proxy_host().is_some()
     }
 
-    /// The `egressProxy` of the mesh's default Sidecar, as a fence in `namespace` imports it. istiod does not import it into a
-    /// Sidecar, and a proxy without its cluster answers 503 to every call to a host that the mesh does not know.
+    /// The `egressProxy` of the mesh's default Sidecar, as a fence in `namespace` imports it. istiod does not
+    /// import it into a Sidecar, and a proxy without its cluster answers 503 to every call to a host that the
+    /// mesh does not know.
     pub fn egress_proxy(&self, namespace: &Name) -> Vec<ScopeHost> {
         let host = self.egress_proxy_host().into_iter();
         host.flat_map(|host| self.service_entries.imports_for(namespace, host))

@@ -1,8 +1,8 @@
 //! Which destinations take mutual TLS only.
 //!
-//! A call that Istio or the gateway passes through goes out as it is: such a destination refuses it.
-//! Flows in: PeerAuthentications. Flows out: whether a Service may refuse plain text, and where in the mesh that is so,
-//! in words. In doubt the answer is that it may.
+//! A call that Istio or the gateway passes through goes out as it is: such a destination refuses it. Flows
+//! in: PeerAuthentications. Flows out: whether a Service may refuse plain text, and where in the mesh that is
+//! so, in words. In doubt the answer is that it may.
 //!
 //! <https://istio.io/latest/docs/reference/config/security/peer_authentication/>
 

@@ -1,8 +1,8 @@
 //! Routes of Gateway API that are bound to Services: HTTPRoutes and GRPCRoutes of the mesh.
 //!
 //! Flows in: routes, one at a time. Flows out: the VirtualServices that istiod makes of them for itself
-//! (`HTTPRouteCollection`, `mergeHTTPRoutes`), so that the rest knows one kind of rules. Invariant: they follow from all
-//! routes, in whatever order these came.
+//! (`HTTPRouteCollection`, `mergeHTTPRoutes`), so that the rest knows one kind of rules. Invariant: they
+//! follow from all routes, in whatever order these came.
 
 mod fit;
 mod merge;
@@ -25,7 +25,8 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// Adds, replaces or removes a route; returns the VirtualServices that istiod now makes anew or no longer makes.
+    /// Adds, replaces or removes a route; returns the VirtualServices that istiod now makes anew or no longer
+    /// makes.
     pub fn set(
         &mut self,
         key: &RouteKey,

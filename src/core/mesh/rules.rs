@@ -1,4 +1,5 @@
-//! All VirtualServices that are not ours: as written, and as they apply once delegates are merged into their roots.
+//! All VirtualServices that are not ours: as written, and as they apply once delegates are merged into their
+//! roots.
 //!
 //! Invariant: what is said of rules follows from all VirtualServices as written, in whatever order they came.
 
@@ -19,7 +20,7 @@ pub(super) struct Roots {
     by_delegate: HashMap<ConfigKey, BTreeSet<ConfigKey>>,
 }
 
-/// A VirtualService whose rules are others now.
+/// A VirtualService with other rules than before.
 pub struct ChangedRules {
     /// Which.
     pub key: ConfigKey,
@@ -40,8 +41,8 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Adds, replaces or removes a user's VirtualService; returns those whose rules changed with that: it, and the roots
-    /// that delegate to it.
+    /// Adds, replaces or removes a user's VirtualService; returns those with other rules now: it, and the
+    /// roots that delegate to it.
     pub(super) fn set(&mut self, key: &ConfigKey, facts: Option<VirtualServiceFacts>) -> Vec<ChangedRules> {
         let mut changed = vec![self.replace_rules(key, facts)];
         let roots = self.roots.by_delegate.get(key).cloned().unwrap_or_default();
@@ -93,7 +94,8 @@ impl Rules {
         }
     }
 
-    /// A root with the rules of its delegates. Those must be exported to it. Their `gateways` do not count: the root's do.
+    /// A root with the rules of its delegates. Those must be exported to it. Their `gateways` do not count:
+    /// the root's do.
     fn merged(&self, key: &ConfigKey, written: &VirtualServiceFacts) -> VirtualServiceFacts {
         let http = delegate::effective(&written.http, &key.namespace, |delegate| {
             let facts = self.all.get(delegate)?;
@@ -139,7 +141,7 @@ impl Rules {
             .filter(|(_, rules)| rules.mesh)
     }
 
-    /// The hosts whose rules send or mirror requests to a Service.
+    /// The hosts with rules that send or mirror requests to a Service.
     pub fn hosts_routed_to(&self, service: &ServiceKey) -> impl Iterator<Item = &Name> {
         let rules = self.by_destination.get(service).into_iter().flatten();
         rules

@@ -71,7 +71,8 @@ impl ServiceEntries {
             .any(|(_, entry)| entry.visibility.to(namespace))
     }
 
-    /// What proxies of `namespace` import for a host of ServiceEntries: one for each namespace that declares it.
+    /// What proxies of `namespace` import for a host of ServiceEntries: one for each namespace that declares
+    /// it.
     pub fn declared<'a>(&'a self, namespace: &'a str, host: &'a str) -> impl Iterator<Item = ScopeHost> + 'a {
         let seen = self
             .of_host(host)
@@ -79,7 +80,8 @@ impl ServiceEntries {
         seen.map(move |(key, _)| ScopeHost::new(key.namespace.clone(), host))
     }
 
-    /// What proxies of `namespace` import for a host that configuration names in full: a Service, or a host of ServiceEntries.
+    /// What proxies of `namespace` import for a host that configuration names in full: a Service, or a host
+    /// of ServiceEntries.
     pub fn imports_for<'a>(
         &'a self,
         namespace: &'a str,
@@ -89,7 +91,7 @@ impl ServiceEntries {
         service.into_iter().chain(self.declared(namespace, host))
     }
 
-    /// Adds, replaces or removes a DestinationRule, of which only the host is known; returns what was there.
+    /// Adds, replaces or removes a DestinationRule, known by its host alone; returns what was there.
     pub fn set_destination_rule(&mut self, key: &ConfigKey, host: Option<Name>) -> Option<Name> {
         let old = self.destination_rules.remove(key);
         if let Some(old) = &old {

@@ -1,7 +1,8 @@
 //! All Services, with what is asked of them.
 //!
-//! Flows in: Services, one at a time. Flows out: answers to "which Service has this address", "which ports does the mesh
-//! have". Invariant: every index follows from the map beside it; `set` is the only way to change either.
+//! Flows in: Services, one at a time. Flows out: answers to "which Service has this address", "which ports
+//! does the mesh have". Invariant: every index follows from the map beside it; `set` is the only way to
+//! change either.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -28,7 +29,7 @@ pub struct Services {
 }
 
 impl Services {
-    /// None yet, of a mesh whose fallback gateway is in this namespace.
+    /// No Services yet, in a mesh with its fallback gateway in this namespace.
     pub(super) fn new(system_namespace: Name) -> Self {
         Self {
             system_namespace,
@@ -169,7 +170,7 @@ impl Services {
         self.by_address.contains_key(&address)
     }
 
-    /// The Services of `namespace` whose fences may be generated: they have a selector and are not
+    /// The Services of `namespace` that may get a generated fence: they have a selector and are not
     /// an alias. Grouped by selector, since a proxy has one Sidecar only.
     pub fn workloads_in<'a>(
         &'a self,

@@ -6,8 +6,8 @@ use std::ops::{Add, Sub};
 use crate::facts::{Protocol, ServiceFacts, ServiceKind, Visibility};
 use crate::name::ServiceKey;
 
-/// Bytes that Envoy allocates, fitted to five shapes of mesh on a real one: the bench `savings` of the e2e crate, whose
-/// result docs/figures.md holds.
+/// Bytes that Envoy allocates, fitted to five shapes of mesh on a real one: the bench `savings` of the e2e
+/// crate. docs/figures.md has its result.
 mod bytes {
     pub const HTTP_PORT: u64 = 68_000;
     pub const OTHER_PORT: u64 = 65_000;

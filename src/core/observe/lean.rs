@@ -1,7 +1,7 @@
 //! Objects as watches decode them: what no decision needs is dropped before it takes memory.
 //!
-//! Most of it is `managedFields`, which are often larger than the object. A list comes in pages of many objects, and
-//! all of a page is decoded at once.
+//! Most of it is `managedFields`, which are often larger than the object. A list comes in pages of many
+//! objects, and all of a page is decoded at once.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -170,7 +170,8 @@ impl<'de> Deserialize<'de> for Lean<TrimmedPod> {
     }
 }
 
-/// A custom resource: its text, which is a fraction of what it takes when it is read. It is read when it is looked at.
+/// A custom resource: its text, which is a fraction of what it takes when it is read. It is read when it is
+/// looked at.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Custom {

@@ -1,6 +1,6 @@
-//! Ports of Services that have just come. istiod needs a moment to give the fallback gateway their clusters, and a route
-//! that is written meanwhile comes with them: Envoy may use it first, and answers 503 then. Until that is over the gateway
-//! sends calls to them on by address.
+//! Ports of Services that have just come. istiod needs a moment to give the fallback gateway their clusters,
+//! and a route that is written meanwhile comes with them: Envoy may use it first, and answers 503 then. Until
+//! that is over the gateway sends calls to them on by address.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -67,13 +67,14 @@ impl Planning<'_> {
         plan.delete = case.current.is_none() && self.known.is_released(fence);
         let ends = self.known.retention_ends(fence);
         plan.again_at = plan.again_at.into_iter().chain(ends).min();
-        // What is being written is followed by a plan of its own, which sees what it did, unless it is refused.
+        // What is being written is followed by a plan of its own, which sees what it did, unless it is
+        // refused.
         let is_passing = plan.sidecar.is_some() || plan.delete || matches!(held, Some(NotScoped::Pending(_)));
-        if !is_passing || self.write_error(key, held.as_ref()).is_some() {
-            if let Some(new) = self.status(&case, held.as_ref(), scope.as_ref()) {
-                plan.status = Some(new.status);
-                plan.said = new.said;
-            }
+        let is_due = !is_passing || self.write_error(key, held.as_ref()).is_some();
+        let new = is_due.then(|| self.status(&case, held.as_ref(), scope.as_ref()));
+        if let Some(new) = new.flatten() {
+            plan.status = Some(new.status);
+            plan.said = new.said;
         }
         Some(plan)
     }

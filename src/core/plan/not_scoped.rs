@@ -31,7 +31,8 @@ pub enum NotScoped {
     NoGateway,
     /// The fallback gateway has no ready endpoint any more, and the Sidecar is there.
     GatewayGone,
-    /// What a first Sidecar needs is being written: the placeholder Service, or its namespace's EnvoyFilter or Telemetry.
+    /// What a first Sidecar needs is being written: the placeholder Service, or its namespace's EnvoyFilter
+    /// or Telemetry.
     Pending(Target),
     /// Nothing says which addresses Services have.
     NoServiceRanges,

@@ -23,8 +23,8 @@ pub fn rank(fenced: Fenced<'_>, written: &Written, target: &Target) -> Rank {
     }
 }
 
-/// Whether a namespace's first routes add nothing to what the gateway does by itself: the gateway passes on what it has no
-/// rule for, and no user has rules for these Services.
+/// Whether a namespace's first routes add nothing to what the gateway does by itself: the gateway passes on
+/// what it has no rule for, and no user has rules for these Services.
 fn adds_no_rule(fenced: Fenced<'_>, written: &Written, namespace: &Name) -> bool {
     let mesh = fenced.mesh;
     let mut hosts = mesh.services.in_namespace(namespace).map(|(key, _)| key.host());

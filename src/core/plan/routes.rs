@@ -8,8 +8,8 @@ use crate::plan::plans::RoutesPlan;
 use crate::render::{self, Carry, Kind, Object, Write};
 
 impl Planning<'_> {
-    /// The plan of the routes to a namespace's Services; without the rules of Gateway API where Istio refused these very
-    /// routes with them.
+    /// The plan of the routes to a namespace's Services; without the rules of Gateway API where Istio refused
+    /// these very routes with them.
     pub fn plan_routes(self, namespace: &Name) -> RoutesPlan {
         let fingerprints =
             |routes: &render::Routes| -> Vec<_> { routes.objects.iter().map(Object::fingerprint).collect() };

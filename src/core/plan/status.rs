@@ -21,7 +21,8 @@ use crate::workloads::Fence;
 
 pub use self::reason::{Reason, Said};
 
-/// Whether two say the same but for what another writer writes: the learned list is too long to copy for the question.
+/// Whether two say the same but for what another writer writes: the learned list is too long to copy for the
+/// question.
 fn says_the_same(one: &ServiceFenceStatus, other: &ServiceFenceStatus) -> bool {
     let ServiceFenceStatus {
         observed_generation,
@@ -42,7 +43,8 @@ fn says_the_same(one: &ServiceFenceStatus, other: &ServiceFenceStatus) -> bool {
         && (savings, conditions) == (&other.savings, &other.conditions)
 }
 
-/// Whether the owner of a fence has to hear a sentence: the reason was another one before, and it does not pass by itself.
+/// Whether the owner of a fence has to hear a sentence: the reason was another one before, and it does not
+/// pass by itself.
 fn is_news(before: &ServiceFenceStatus, said: &Said) -> bool {
     let mut conditions = before.conditions.iter();
     let was = conditions.find(|condition| condition.type_ == "Ready");
@@ -60,7 +62,8 @@ pub struct NewStatus {
 }
 
 impl Planning<'_> {
-    /// The status of a fence, which says what is so and not what is about to be; `None` where it says that already.
+    /// The status of a fence, which says what is so and not what is about to be; `None` where it says that
+    /// already.
     pub fn status(
         self,
         case: &Case<'_>,
@@ -112,7 +115,8 @@ impl Planning<'_> {
         })
     }
 
-    /// Whether a fence is ready, and the sentence that comes first: what stands in the way before what is meant to be.
+    /// Whether a fence is ready, and the sentence that comes first: what stands in the way before what is
+    /// meant to be.
     fn headline(
         self,
         case: &Case<'_>,
@@ -184,7 +188,8 @@ impl Planning<'_> {
         Some(hosts)
     }
 
-    /// The size of the mesh is that of the last change, so that the mesh may grow without a write to every fence.
+    /// The size of the mesh is that of the last change, so that the mesh may grow without a write to every
+    /// fence.
     fn scope_status(self, fence: &Fence, hosts: &BTreeSet<ScopeHost>, before: Option<&Scope>) -> Scope {
         let names: BTreeSet<_> = hosts.iter().map(|host| &host.name).collect();
         let hosts = i32::try_from(names.len()).unwrap_or(i32::MAX);

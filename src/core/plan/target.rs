@@ -2,8 +2,8 @@
 
 use crate::name::{FenceKey, Name};
 
-/// Something whose plan may have changed. In the order in which they are planned where several of one [`Rank`] are due at
-/// once: what a first Sidecar waits for comes before it.
+/// What is planned at once. In the order in which targets are planned where several of one [`Rank`] are due
+/// at once: what a first Sidecar waits for comes before it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Target {
     /// The placeholder Service.

@@ -1,14 +1,15 @@
 //! Hitless transitions: clusters come before routes and go after them.
 //!
-//! istiod adds and removes clusters and routes in one push and Envoy applies them a moment apart, so a plain change of a
-//! Sidecar fails a few requests. A Sidecar of ours therefore has two lists of hosts: the scope, and the hosts that are
-//! *warm*: their clusters are in the proxies and their routes are not. A host that joins is warm for a settle time before
-//! it is in the scope; a host that leaves is warm for a settle time after.
+//! istiod adds and removes clusters and routes in one push and Envoy applies them a moment apart, so a plain
+//! change of a Sidecar fails a few requests. A Sidecar of ours therefore has two lists of hosts: the scope,
+//! and the hosts that are *warm*: their clusters are in the proxies and their routes are not. A host that
+//! joins is warm for a settle time before it is in the scope; a host that leaves is warm for a settle time
+//! after.
 //!
-//! Flows in: what a Sidecar says, since when each of its hosts has been warm, and the scope that it should have. Flows
-//! out: what the Sidecar should say next. Invariant: no host goes from one list to nothing, or from nothing into the
-//! scope, before its settle time. All of it follows from the Sidecar as observed: after a restart the settle time begins
-//! again, and nothing else is lost.
+//! Flows in: what a Sidecar says, since when each of its hosts has been warm, and the scope that it should
+//! have. Flows out: what the Sidecar should say next. Invariant: no host goes from one list to nothing, or
+//! from nothing into the scope, before its settle time. All of it follows from the Sidecar as observed: after
+//! a restart the settle time begins again, and nothing else is lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -51,8 +52,8 @@ pub fn observe(warm: &mut Warm, hosts: &BTreeSet<ScopeHost>, now: Timestamp) {
 }
 
 impl Standing<'_> {
-    /// The next step towards the scope `target`. A host `may_wait` to join where calls to it are served meanwhile; one
-    /// that leaves `has_clusters` or need not be warm.
+    /// The next step towards the scope `target`. A host `may_wait` to join where calls to it are served
+    /// meanwhile; one that leaves `has_clusters` or need not be warm.
     pub fn towards(
         &self,
         target: &BTreeSet<ScopeHost>,
@@ -91,7 +92,8 @@ impl Standing<'_> {
         next
     }
 
-    /// The next step towards a proxy that knows all of `whole`, by another Sidecar or none. `None`: it may be taken.
+    /// The next step towards a proxy that knows all of `whole`, by another Sidecar or none. `None`: it may be
+    /// taken.
     pub fn towards_release(&self, whole: &BTreeSet<ScopeHost>) -> Option<Next> {
         if self.settle.is_zero() {
             return None;
@@ -277,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_nobody_serves_meanwhile_joins_at_once_and_one_without_clusters_leaves_so() {
+    fn a_host_that_is_not_served_meanwhile_joins_at_once_and_one_without_clusters_leaves_so() {
         let sidecar = Sidecar::of(&["b/gone"]);
         let next = sidecar
             .standing(0)

@@ -32,8 +32,9 @@ fn ipv4_pattern(address: Ipv4Addr, prefix: u8) -> String {
     octets.collect::<Vec<_>>().join(r"\.")
 }
 
-/// What the groups say that are fixed as a whole; a range that ends within a group is taken as wide as the groups before it.
-/// The longest run of zeros is written as `::`. Where that is, the groups behind decide, so each place is an alternative.
+/// What the groups say that are fixed as a whole; a range that ends within a group is taken as wide as the
+/// groups before it. The longest run of zeros is written as `::`. Where that is, the groups behind decide, so
+/// each place is an alternative.
 fn ipv6_pattern(address: Ipv6Addr, prefix: u8) -> String {
     let groups = address.segments();
     let fixed = &groups[..usize::from(prefix / 16).min(7)];
@@ -122,7 +123,7 @@ mod tests {
                     let mut groups = groups;
                     groups[outside] ^= 0x3;
                     let address = Ipv6Addr::from(groups);
-                    // IPv4 in IPv6 is written with dots, and is nobody's range here.
+                    // IPv4 in IPv6 is written with dots, and no range here is of that kind.
                     assert!(!is_in(range, address), "{range} {address}");
                 }
             }

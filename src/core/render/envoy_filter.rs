@@ -1,9 +1,9 @@
 //! The callers' EnvoyFilter: where a miss goes. One object per namespace, the same in all of them.
 //!
-//! A miss is told by the address that was dialled. Envoy's routes cannot match that address, but they can write it into a
-//! header: so what may be a miss goes once more through the same proxy, by a listener inside it whose routes match the header.
-//! A network filter in front of the connection manager could tell them too (`set_filter_state`), but to add or remove it
-//! ends every HTTP connection of the namespace's pods.
+//! A miss is told by the address that was dialled. Envoy's routes cannot match that address, but they can
+//! write it into a header: so what may be a miss goes once more through the same proxy, by a listener inside
+//! it with routes that match the header. A network filter in front of the connection manager could tell them
+//! too (`set_filter_state`), but to add or remove it ends every HTTP connection of the namespace's pods.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -25,11 +25,11 @@ pub fn envoy_filter(namespace: &Name, spec: &Value) -> Object {
 
 /// The spec, the same in every namespace.
 ///
-/// Known hosts have a virtual host of their own and never reach `allow_any` (or `block_all` where
-/// the mesh is `REGISTRY_ONLY`), so the inserted routes see misses only. Those whose Host may be one of the mesh
-/// are looked at by address: to the gateway, or on as Istio would have sent them. All other external names keep Istio's
-/// own path. Connections that are not HTTP and go to a Service address are tunnelled by HTTP/2 CONNECT, so that they too
-/// are authenticated and arrive under STRICT mutual TLS.
+/// Known hosts have a virtual host of their own and never reach `allow_any` (or `block_all` where the mesh is
+/// `REGISTRY_ONLY`), so the inserted routes see misses only. Those with a Host that may be one of the mesh
+/// are looked at by address: to the gateway, or on as Istio would have sent them. All other external names
+/// keep Istio's own path. Connections that are not HTTP and go to a Service address are tunnelled by HTTP/2
+/// CONNECT, so that they too are authenticated and arrive under STRICT mutual TLS.
 pub fn envoy_filter_spec(system_namespace: &Name, ranges: &Ranges<'_>) -> Value {
     let mut patches = vec![
         http_miss(ALLOW_ANY, ranges.services),
@@ -45,8 +45,9 @@ pub fn envoy_filter_spec(system_namespace: &Name, ranges: &Ranges<'_>) -> Value 
     json!({"configPatches": patches})
 }
 
-/// The spec for a while before and after: the second look is there, and nothing leads to it. Istio takes a cluster and a
-/// listener from a proxy before the routes that lead to them, and a listener that came is ready after them.
+/// The spec for a while before and after: the second look is there, and nothing leads to it. Istio takes a
+/// cluster and a listener from a proxy before the routes that lead to them, and a listener that came is ready
+/// after them.
 pub fn envoy_filter_standby_spec(system_namespace: &Name, ranges: &Ranges<'_>) -> Value {
     json!({"configPatches": second_look(system_namespace, ranges)})
 }
@@ -66,8 +67,8 @@ fn header(key: &str, value: &str) -> Value {
     })
 }
 
-/// Leads to the second look what Istio would let pass or refuse, where the Host may be one of the mesh. The route has the
-/// catch-all's name, because Istio's metrics take the destination from that name.
+/// Leads to the second look what Istio would let pass or refuse, where the Host may be one of the mesh. The
+/// route has the catch-all's name, because Istio's metrics take the destination from that name.
 fn http_miss(catch_all: &str, services: &BTreeSet<Cidr>) -> Value {
     json!({
         "applyTo": "HTTP_ROUTE",
@@ -95,8 +96,8 @@ fn http_miss(catch_all: &str, services: &BTreeSet<Cidr>) -> Value {
     })
 }
 
-/// Leads the tunnelled connections of one range to the gateway. Envoy ends the connections of a filter chain that changes, so each
-/// range has a filter chain of its own.
+/// Leads the tunnelled connections of one range to the gateway. Envoy ends the connections of a filter chain
+/// that changes, so each range has a filter chain of its own.
 fn tcp_miss(system_namespace: &Name, range: &Cidr) -> Value {
     let prefix = json!({"address_prefix": range.address.to_string(), "prefix_len": range.prefix});
     json!({

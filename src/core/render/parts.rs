@@ -22,14 +22,15 @@ pub fn cluster(system_namespace: &Name, port: u16) -> String {
     )
 }
 
-/// Matches, in whole, what may name a Service or a pod behind it: `reviews`, `reviews.books`, `reviews.books.svc`,
-/// `….svc.cluster.local`, with the name of a pod in front, a dot or a port behind, and in any case.
+/// Matches, in whole, what may name a Service or a pod behind it: `reviews`, `reviews.books`,
+/// `reviews.books.svc`, `….svc.cluster.local`, with the name of a pod in front, a dot or a port behind, and
+/// in any case.
 pub fn name_pattern() -> String {
     let domain = cluster_domain().replace('.', r"\.");
     format!(r"(?i)({LABEL}(\.{LABEL}){{0,2}}|({LABEL}\.){{2,3}}svc(\.{domain})?)\.?(:[0-9]+)?")
 }
 
-/// Matches calls whose authority is like this, in whole.
+/// Matches calls with an authority that is like this, in whole.
 pub fn authority(pattern: &str) -> Value {
     json!({"name": ":authority", "string_match": {"safe_regex": {"regex": pattern}}})
 }

@@ -46,8 +46,8 @@ pub struct Routes {
 pub enum Carry {
     /// All that can be carried over.
     All,
-    /// Those of VirtualServices, which Istio's webhook has taken as they are. It has seen none of those of Gateway API, and
-    /// what it refuses of one would keep all routes of a namespace from being written.
+    /// Those of VirtualServices, which Istio's webhook has taken as they are. It has seen none of those of
+    /// Gateway API, and what it refuses of one would keep all routes of a namespace from being written.
     VirtualServices,
 }
 
@@ -148,8 +148,8 @@ impl Target<'_> {
         })
     }
 
-    /// The users' rules for this port, in Istio's order. Of several VirtualServices for a host a caller's proxy follows the
-    /// first that has a rule for the port and the caller's namespace.
+    /// The users' rules for this port, in Istio's order. Of several VirtualServices for a host a caller's
+    /// proxy follows the first that has a rule for the port and the caller's namespace.
     fn carried(&self, not_carried: &mut BTreeSet<NotCarried>) -> Vec<Value> {
         let mut carried = Vec::new();
         for (key, rules, callers) in self.in_order() {
@@ -185,9 +185,10 @@ impl Target<'_> {
         carried
     }
 
-    /// The VirtualServices with HTTP rules for the host, each with the namespaces whose calls it is for (`None`: all), in
-    /// Istio's order: those of users that only some namespaces see, then those made of routes of the caller's own
-    /// namespace, then the others, older before newer (`SelectVirtualServices`, `configCompareByCreationTime`).
+    /// The VirtualServices with HTTP rules for the host, each with the namespaces of the callers that it is
+    /// for (`None`: all), in Istio's order: those of users that only some namespaces see, then those made of
+    /// routes of the caller's own namespace, then the others, older before newer (`SelectVirtualServices`,
+    /// `configCompareByCreationTime`).
     fn in_order(&self) -> Vec<(&ConfigKey, &VirtualServiceFacts, Vec<Option<&Name>>)> {
         let rules = || {
             let all = self.mesh.rules.of_host(self.host);
@@ -216,7 +217,8 @@ impl Target<'_> {
             .collect()
     }
 
-    /// The callers, of those who see the rules, that have one on this port. For the others it is as if there were none.
+    /// The callers, of those who see the rules, that have one on this port. For the others it is as if there
+    /// were none.
     fn asked<'a>(
         &self,
         rules: &'a VirtualServiceFacts,
@@ -340,8 +342,8 @@ impl Target<'_> {
         matches
     }
 
-    /// The port of the request, in a redirect to it, is the one that was called, and not the gateway's (Istio:
-    /// `ApplyRedirect`).
+    /// The port of the request, in a redirect to it, is the one that was called, and not the gateway's
+    /// (Istio: `ApplyRedirect`).
     fn keep_port(&self, redirect: &mut Map<String, Value>) {
         if redirect
             .get("derivePort")

@@ -1,9 +1,9 @@
-//! The second look at what may be a miss, inside the caller's proxy: a cluster that leads to a listener that has Istio's own
-//! routes of one port number, and in front of their catch-all ours, which match the address that was dialled. The first pass
-//! has written it into a header.
+//! The second look at what may be a miss, inside the caller's proxy: a cluster that leads to a listener that
+//! has Istio's own routes of one port number, and in front of their catch-all ours, which match the address
+//! that was dialled. The first pass has written it into a header.
 //!
-//! The listener never changes, so that no request in it is cut when ranges do. And what is not of the mesh meets Istio's own
-//! catch-all, whatever that does: pass, refuse, or take an `egressProxy`.
+//! The listener never changes, so that no request in it is cut when ranges do. And what is not of the mesh
+//! meets Istio's own catch-all, whatever that does: pass, refuse, or take an `egressProxy`.
 
 use std::collections::BTreeSet;
 
@@ -15,8 +15,8 @@ use crate::name::{Cidr, Name};
 use crate::render::address::address_pattern;
 use crate::render::parts::{ALLOW_ANY, BLOCK_ALL, authority, cluster, name_pattern};
 
-/// Istio's routes by which the second look goes, by name: those of the gateway's port number, which every proxy has that can
-/// reach the gateway.
+/// Istio's routes by which the second look goes, by name: those of the gateway's port number, which every
+/// proxy has that can reach the gateway.
 const ROUTES: u16 = names::FALLBACK_PORT;
 
 /// The addresses of the mesh.
@@ -150,7 +150,8 @@ fn listener() -> Value {
     })
 }
 
-/// It changes nothing of a request and sets no limits: the connection manager of the first pass has done both.
+/// It changes nothing of a request and sets no limits: the connection manager of the first pass has done
+/// both.
 fn connection_manager() -> Value {
     json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
@@ -162,7 +163,8 @@ fn connection_manager() -> Value {
         "path_with_escaped_slashes_action": "KEEP_UNCHANGED",
         "proxy_100_continue": true,
         "max_request_headers_kb": LARGEST_HEADERS,
-        // Only the first connection manager closes what is idle: closed from here, the next request would be lost.
+        // Only the first connection manager closes what is idle: closed from here, the next request would be
+        // lost.
         "common_http_protocol_options": {"idle_timeout": "0s", "max_headers_count": MOST_HEADERS},
         "http_protocol_options": {"header_key_format": as_written()},
         "stream_idle_timeout": "0s",
@@ -211,7 +213,8 @@ fn other_gateway() -> Value {
     })
 }
 
-/// Matches what was dialled, as Envoy writes it, where it is in one of these ranges; `None` where there are none.
+/// Matches what was dialled, as Envoy writes it, where it is in one of these ranges; `None` where there are
+/// none.
 fn dialled(ranges: &BTreeSet<Cidr>) -> Option<Value> {
     let addresses: Vec<_> = ranges.iter().map(address_pattern).collect();
     let pattern = format!("({}):[0-9]+", addresses.join("|"));

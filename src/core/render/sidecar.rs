@@ -9,13 +9,13 @@ use crate::name::ours::{WARM, sidecar_name};
 use crate::name::{FenceKey, ScopeHost};
 use crate::render::{Kind, Object};
 
-/// Port of that listener. Istio makes a proxy's clusters from all egress listeners, and its routes and listeners for the
-/// mesh from the one without a port alone.
+/// Port of that listener. Istio makes a proxy's clusters from all egress listeners, and its routes and
+/// listeners for the mesh from the one without a port alone.
 const WARM_PORT: u16 = 65534;
 
-/// The Sidecar that scopes the pods with these labels, or all that no other one selects. Every host of the scope is exact
-/// and names its namespace, which keeps istiod on its indexed path (`servicesForExactHosts`). `proxy` has the other fields
-/// of the mesh's default Sidecar, which would be lost with it.
+/// The Sidecar that scopes the pods with these labels, or all that no other one selects. Every host of the
+/// scope is exact and names its namespace, which keeps istiod on its indexed path (`servicesForExactHosts`).
+/// `proxy` has the other fields of the mesh's default Sidecar, which would be lost with it.
 pub fn sidecar(
     fence: &FenceKey,
     uid: Option<&str>,
@@ -49,9 +49,9 @@ fn sidecar_spec(selector: Option<&Labels>, egress: &Egress, proxy: Map<String, V
     Value::Object(spec)
 }
 
-/// A listener that nobody can call where traffic is intercepted: it is bound to no socket, and calls to 127.0.0.1 are not
-/// intercepted. Its protocol makes Istio take all ports of its hosts; with any other it takes those with the listener's
-/// own number (`needsPortMatch` in istiod's `sidecar.go`).
+/// A listener that takes no calls where traffic is intercepted: it is bound to no socket, and calls to
+/// 127.0.0.1 are not intercepted. Its protocol makes Istio take all ports of its hosts; with any other it
+/// takes those with the listener's own number (`needsPortMatch` in istiod's `sidecar.go`).
 fn warm_listener(hosts: &[String]) -> Value {
     json!({
         "port": {"number": WARM_PORT, "protocol": "HTTP_PROXY", "name": WARM},
@@ -60,8 +60,8 @@ fn warm_listener(hosts: &[String]) -> Value {
     })
 }
 
-/// Whether a Sidecar's spec says anything besides what was read of it, in whatever order its hosts are: that means nothing
-/// to Istio.
+/// Whether a Sidecar's spec says anything besides what was read of it, in whatever order its hosts are: that
+/// means nothing to Istio.
 pub fn says_more(
     spec: &Value,
     selector: Option<&Labels>,

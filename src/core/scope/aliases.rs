@@ -11,8 +11,8 @@ use crate::scope::why::Why;
 use crate::workloads::Fence;
 
 impl<'a> Scoping<'a> {
-    /// Adds the aliases of what is in scope by itself: one that is there as an alias only brings none of its own. Says whether
-    /// there is a new host.
+    /// Adds the aliases of what is in scope by itself: one that is there as an alias only brings none of its
+    /// own. Says whether there is a new host.
     pub(super) fn add_aliases(self, fence: &Fence, scope: &mut Scope) -> bool {
         if !self.mesh.aliases.has_any() {
             return false;
@@ -27,7 +27,7 @@ impl<'a> Scoping<'a> {
         grew
     }
 
-    /// The hosts of which a host is an alias.
+    /// The hosts that have a host as their alias.
     pub(super) fn because_aliased(self, fence: &Fence, scope: &Scope, host: &ScopeHost) -> Vec<Because> {
         let aliased = self.aliased(&fence.key.namespace, scope);
         let here = aliased.filter(|(_, _, import)| import == host);
@@ -40,8 +40,8 @@ impl<'a> Scoping<'a> {
         because.collect()
     }
 
-    /// What proxies of `namespace` see of the aliases of a scope's hosts: of which host, the alias, and what to import for
-    /// it.
+    /// What proxies of `namespace` see of the aliases of a scope's hosts: the host, its alias, and what to
+    /// import for it.
     fn aliased<'s>(
         self,
         namespace: &'s Name,

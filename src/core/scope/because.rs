@@ -7,7 +7,8 @@ use serde::Serialize;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Because {
-    /// Where it comes from: `Spec`, `AccessLog`, `Prometheus`, `Policy`, `Baseline`, `Protocol`, `Alias` or `Route`.
+    /// Where it comes from: `Spec`, `AccessLog`, `Prometheus`, `Policy`, `Baseline`, `Protocol`, `Alias` or
+    /// `Route`.
     pub source: &'static str,
     /// What exactly.
     pub detail: String,
@@ -23,7 +24,7 @@ pub struct Because {
 }
 
 impl Because {
-    /// A reason of which only this is known.
+    /// A reason without times.
     pub fn new(source: &'static str, detail: impl Into<String>) -> Self {
         Self {
             source,

@@ -38,7 +38,7 @@ pub struct Explanation {
     pub sidecar: Option<String>,
 }
 
-impl<'a> Scoping<'a> {
+impl Scoping<'_> {
     /// Explains a host, written as in `allow`; `None` where there is no such fence.
     pub fn explain(self, key: &FenceKey, host: &str) -> Option<Explanation> {
         let fence = self.fenced.workloads.fences.get(key)?;

@@ -1,9 +1,10 @@
 //! Headless Services: which of them need not be in every scope.
 //!
-//! Their callers dial the addresses of pods. The gateway has no rule for these: it sends such a call on to where it was
-//! going, over mutual TLS where the pod takes it. Istio without a gateway does so as plain text. Flows in: a headless Service. Flows out: what keeps it in the scopes
-//! of fences that learn such Services, if anything does. Invariant: one that is out of scope is reached there as it would be
-//! in scope, and the call is seen.
+//! Their callers dial the addresses of pods. The gateway has no rule for these: it sends such a call on to
+//! where it was going, over mutual TLS where the pod takes it. Istio without a gateway does so as plain text.
+//! Flows in: a headless Service. Flows out: what keeps it in the scopes of fences that learn such Services,
+//! if anything does. Invariant: one that is out of scope is reached there as it would be in scope, and the
+//! call is seen.
 
 use crate::facts::{Protocol, ServiceFacts, ServiceKind};
 use crate::name::{FenceKey, ScopeHost, ServiceKey};
@@ -22,7 +23,7 @@ pub enum KeptHeadless {
     NotHttp,
     /// The same, for want of an HTTP listener on one of its port numbers.
     NoListener,
-    /// A VirtualService has rules for it, which nobody would follow.
+    /// A VirtualService has rules for it, which a first call would not follow.
     Rules,
     /// Its pods may take mutual TLS only, and there is no gateway.
     MutualTls,

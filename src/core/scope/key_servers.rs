@@ -1,10 +1,10 @@
 //! Hosts from which proxies fetch the keys of tokens.
 //!
-//! A RequestAuthentication names a `jwksUri`. With istiod's `PILOT_JWT_ENABLE_REMOTE_JWKS` the proxies of its pods fetch
-//! the keys themselves, and without the cluster of that host they refuse every request with a token. istiod does not
-//! import the host into a Sidecar.
-//! Flows in: RequestAuthentications and pods. Flows out: the hosts that a fence's proxies ask for keys. How istiod is
-//! set is not known here, so they count always: one host too many in a scope harms nobody.
+//! A RequestAuthentication names a `jwksUri`. With istiod's `PILOT_JWT_ENABLE_REMOTE_JWKS` the proxies of its
+//! pods fetch the keys themselves, and without the cluster of that host they refuse every request with a
+//! token. istiod does not import the host into a Sidecar. Flows in: RequestAuthentications and pods. Flows
+//! out: the hosts that a fence's proxies ask for keys. How istiod is set is not known here, so they count
+//! always: one host too many in a scope does no harm.
 
 use crate::name::{ConfigKey, ScopeHost};
 use crate::scope::because::Because;
@@ -12,8 +12,9 @@ use crate::scope::scoping::Scoping;
 use crate::workloads::Fence;
 
 impl<'a> Scoping<'a> {
-    /// Each host of the mesh from which a fence's proxies fetch keys, as they import it, with the RequestAuthentication that
-    /// says so: those of the fence's namespace and of Istio's root one (Istio: `getConfigsForWorkload`).
+    /// Each host of the mesh from which a fence's proxies fetch keys, as they import it, with the
+    /// RequestAuthentication that says so: those of the fence's namespace and of Istio's root one (Istio:
+    /// `getConfigsForWorkload`).
     pub fn key_servers<'f>(
         self,
         fence: &'f Fence,

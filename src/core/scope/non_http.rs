@@ -13,7 +13,8 @@ use crate::workloads::Fence;
 pub enum KeptNonHttp {
     /// All of them.
     All,
-    /// Those for which a VirtualService has rules: metrics name the Service that answered, not the one that was called.
+    /// Those for which a VirtualService has rules: metrics name the Service that answered, not the one that
+    /// was called.
     Routed,
     /// None.
     None,

@@ -1,4 +1,5 @@
-//! What a Sidecar imports for ServiceFence's own sake: what ServiceFence needs itself, and what the gateway cannot serve.
+//! What a Sidecar imports for ServiceFence's own sake: what ServiceFence needs itself, and what the gateway
+//! cannot serve.
 
 use servicefence_crd::names;
 
@@ -7,8 +8,9 @@ use crate::name::{Name, ScopeHost, ServiceKey};
 use crate::scope::scoping::Scoping;
 
 impl Scoping<'_> {
-    /// What every Sidecar of `namespace` imports for ServiceFence itself: the fallback gateway, the placeholder that makes
-    /// HTTP listeners exist, and where proxies report what is passed through, which nobody else would see.
+    /// What every Sidecar of `namespace` imports for ServiceFence itself: the fallback gateway, the
+    /// placeholder that makes HTTP listeners exist, and where proxies report what is passed through, which no
+    /// gateway sees.
     pub fn own_hosts(self, namespace: &Name) -> Vec<ScopeHost> {
         let system = &self.settings.system_namespace;
         let own = [names::FALLBACK, names::PORTS];
@@ -20,7 +22,8 @@ impl Scoping<'_> {
         own.into_iter().chain(reports_to).collect()
     }
 
-    /// Services that are not exported to the fallback gateway's namespace, so that it cannot serve calls to them.
+    /// Services that are not exported to the fallback gateway's namespace, so that it cannot serve calls to
+    /// them.
     pub(super) fn hidden(self, namespace: &Name) -> impl Iterator<Item = ScopeHost> {
         let services = &self.mesh.services;
         let bound = services.protocol_bound(namespace);

@@ -1,5 +1,5 @@
-//! Services that are not HTTP and have a port on which something in scope listens for all addresses: its listener would
-//! swallow their connections.
+//! Services that are not HTTP and have a port on which something in scope listens for all addresses: its
+//! listener would swallow their connections.
 
 use std::collections::BTreeSet;
 
@@ -37,8 +37,8 @@ impl Scoping<'_> {
         }
     }
 
-    /// The port numbers on which something in scope listens for all addresses. Those of ServiceEntries are there in any case:
-    /// some host with one stays.
+    /// The port numbers on which something in scope listens for all addresses. Those of ServiceEntries are
+    /// there in any case: some host with one stays.
     fn shared_listeners(self, fence: &Fence, scope: &Scope) -> BTreeSet<u16> {
         let seen = self.mesh.service_entries.seen_from(&fence.key.namespace);
         let mut listeners: BTreeSet<_> = seen.flat_map(|(_, entry)| entry.wildcard_ports()).collect();

@@ -1,11 +1,11 @@
 //! ServiceEntries: which of their hosts need not be in every scope.
 //!
-//! A call to such a host out of scope is nobody's miss: Istio passes it through to where the caller's own DNS has led it, and
-//! the gateway serves Services only. So nothing but metrics tells whether one is used, and nothing brings it back but its
-//! owner, or a rule for it. Flows in: a ServiceEntry, what is known of the fence's connections, and the rules for its hosts. Flows out: what
-//! keeps a host in the scopes of fences that learn such hosts, if anything does. Invariant: one that is out of scope is
-//! reached there as if there were no ServiceEntry, which makes a difference only where its caller does not dial what DNS
-//! says.
+//! A call to such a host out of scope is no miss: Istio passes it through to where the caller's own DNS has
+//! led it, and the gateway serves Services only. So nothing but metrics tells whether one is used, and
+//! nothing brings it back but its owner, or a rule for it. Flows in: a ServiceEntry, what is known of the
+//! fence's connections, and the rules for its hosts. Flows out: what keeps a host in the scopes of fences
+//! that learn such hosts, if anything does. Invariant: one that is out of scope is reached there as if there
+//! were no ServiceEntry, which makes a difference only where its caller does not dial what DNS says.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -80,7 +80,7 @@ impl fmt::Display for KeptEntry {
             Self::Bound(Bound::TargetPort) => "its targetPort is another than the number of the port",
             Self::Bound(Bound::Http2) => "it has a port of HTTP/2, which a call to it would speak only if its caller does",
             Self::Bound(Bound::Nameless) => {
-                "it has a port that is neither HTTP nor TLS, whose listener leads all connections of that number to it"
+                "it has a port that is neither HTTP nor TLS, and its listener leads all connections of that number to it"
             }
             Self::Wildcard => "metrics do not tell of calls by a wildcard",
             Self::MeshName => "its name is that of a Service of the cluster",
@@ -130,8 +130,8 @@ impl<'a> Scoping<'a> {
             return learned;
         }
         let swallowed = self.swallowed(&fence.key);
-        // What passes through a listener is cut when the last host with one of its kind leaves. Two stay, since the owner of
-        // one may take it away.
+        // What passes through a listener is cut when the last host with one of its kind leaves. Two stay,
+        // since the owner of one may take it away.
         let mut listeners = BTreeMap::<_, usize>::new();
         let add = |listeners: &mut BTreeMap<_, usize>, entry: &ServiceEntryFacts| {
             for listener in &entry.listeners {
@@ -217,7 +217,7 @@ impl<'a> Scoping<'a> {
             .then_some(KeptEntry::DnsCapture)
     }
 
-    /// The port numbers of which a ServiceEntry takes all connections.
+    /// The port numbers on which a ServiceEntry takes all connections.
     fn swallowed(self, key: &FenceKey) -> BTreeSet<u16> {
         let seen = self.mesh.service_entries.seen_from(&key.namespace);
         let listeners = seen.flat_map(|(_, entry)| &entry.listeners);

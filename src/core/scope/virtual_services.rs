@@ -42,8 +42,9 @@ impl<'a> Scoping<'a> {
         hosts.filter(|(_, host)| !host.contains('*'))
     }
 
-    /// Adds what brings the rules for hosts in scope. VirtualServices are imported by their own namespace, so the rules that
-    /// namespace `a` has for `reviews.b` need `a/reviews.b…` beside `b/reviews.b…`. Their destinations come by themselves.
+    /// Adds what brings the rules for hosts in scope. VirtualServices are imported by their own namespace, so
+    /// the rules that namespace `a` has for `reviews.b` need `a/reviews.b…` beside `b/reviews.b…`. Their
+    /// destinations come by themselves.
     pub(super) fn add_routes(self, namespace: &Name, scope: &mut Scope) {
         let hosts: BTreeSet<Name> = scope.hosts.keys().map(|host| host.name.clone()).collect();
         for host in hosts {

@@ -21,7 +21,8 @@ pub enum Why {
     Learned,
     /// An AuthorizationPolicy lets this caller in and not the gateway.
     Policy,
-    /// It is headless: calls go to its pods' addresses, for which the gateway has no route. See `headless::Kept`.
+    /// It is headless: calls go to its pods' addresses, for which the gateway has no route. See
+    /// `headless::Kept`.
     Headless,
     /// It is not exported to the gateway's namespace.
     Hidden,
@@ -29,8 +30,9 @@ pub enum Why {
     ServiceEntry,
     /// Only a VirtualService knows the name: the gateway routes Services only.
     RuleOnly,
-    /// The namespace's own rules for it name a subset, elsewhere or where DestinationRules stay in their namespace. The
-    /// gateway does not see these, so where one of them defines the subset it would answer 503.
+    /// The namespace's own rules for it name a subset, elsewhere or where DestinationRules stay in their
+    /// namespace. The gateway does not see these, so where one of them defines the subset it would answer
+    /// 503.
     SubsetRule,
     /// It is not HTTP, and leaving would cut its open connections.
     NonHttp,
@@ -63,7 +65,7 @@ impl Why {
         Self::Route,
     ];
 
-    /// Where the reason comes from and what it is, for those of which the same sentence is true of every host.
+    /// Where the reason comes from and what it is; `None` where the sentence depends on the host.
     pub(super) fn sentence(self) -> Option<(&'static str, &'static str)> {
         Some(match self {
             Self::Own => ("Baseline", "ServiceFence itself needs it"),
@@ -86,11 +88,11 @@ impl Why {
             ),
             Self::SubsetRule => (
                 "Protocol",
-                "a VirtualService of this namespace routes it to a subset whose DestinationRule the fallback gateway may not see",
+                "a VirtualService of this namespace routes it to a subset, and the fallback gateway may not see the DestinationRule of it",
             ),
             Self::PortCollision => (
                 "Protocol",
-                "it has a port that is not HTTP, with a number whose HTTP listener would swallow its connections",
+                "it has a port that is not HTTP, and an HTTP listener of the same number would swallow its connections",
             ),
             Self::Jwks
             | Self::Spec

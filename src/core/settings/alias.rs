@@ -1,7 +1,7 @@
 //! Further hosts that come into a scope along with a host: the aliases of the chart.
 //!
-//! Flows in: a pattern and a template, as the operator writes them, and a host. Flows out: the host's alias. Whether the
-//! mesh has that is not asked here.
+//! Flows in: a pattern and a template, as the operator writes them, and a host. Flows out: the host's alias.
+//! Whether the mesh has that is not asked here.
 
 use std::str::FromStr;
 
@@ -63,8 +63,8 @@ impl FromStr for Alias {
     }
 }
 
-/// The groups that a template names, as `Captures::expand` reads them: `$1a` is the group `1a`. A dollar that names none
-/// has no place in a host, and counts as one without a name.
+/// The groups that a template names, as `Captures::expand` reads them: `$1a` is the group `1a`. A dollar that
+/// names none has no place in a host, and counts as one without a name.
 fn groups_in(template: &str) -> impl Iterator<Item = &str> {
     template.split('$').skip(1).map(|after| {
         let in_braces = after.strip_prefix('{').and_then(|inner| inner.split_once('}'));

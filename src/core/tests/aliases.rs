@@ -21,7 +21,7 @@ fn world_with(aliases: &[&str]) -> World {
     world
 }
 
-/// A shop with canaries, whose workload has called `reviews`.
+/// A shop with canaries; its workload has called `reviews`.
 fn shop_with_canaries() -> World {
     let mut world = world_with(&[CANARY]);
     world.service("books", "reviews-canary", &["http:8080"]);
@@ -168,7 +168,7 @@ fn what_is_denied_is_no_alias_but_stays_where_something_else_wants_it() {
 }
 
 #[test]
-fn it_is_said_of_which_host_and_by_which_pattern() {
+fn explain_names_the_host_and_the_pattern_of_an_alias() {
     let mut world = shop_with_canaries();
     // By the rules of the shop, reviews is there under a second namespace.
     let rules = json!({"hosts": ["reviews.books.svc.cluster.local"], "http": []});
@@ -232,7 +232,7 @@ fn a_fence_that_observes_follows_too() {
 }
 
 #[test]
-fn a_service_that_is_nobodys_alias_touches_no_other_fence() {
+fn a_service_that_is_no_alias_touches_no_other_fence() {
     let mut world = shop_with_canaries();
     world.service("shop", "cart", &["http:8080"]);
     world.settle();

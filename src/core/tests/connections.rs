@@ -20,7 +20,7 @@ const DB: &str = "data/db.data.svc.cluster.local";
 const CACHE: &str = "data/cache.data.svc.cluster.local";
 const REVIEWS: &str = "books/reviews.books.svc.cluster.local";
 
-/// A shop whose `web` calls `reviews`, in a mesh with two Services that are not HTTP, and whose metrics are read.
+/// A shop with `web` that calls `reviews`, in a mesh with two Services that are not HTTP, and with metrics.
 fn shop(reads_history: bool) -> World {
     let mut world = World::with(Settings {
         reads_history,
@@ -161,7 +161,7 @@ fn nothing_leaves_that_was_seen_and_is_not_stored() {
 }
 
 #[test]
-fn a_workload_of_which_metrics_no_longer_tell_keeps_all() {
+fn a_workload_that_metrics_no_longer_mention_keeps_all() {
     let mut world = shop(true);
     used(&mut world, &USED, SignedDuration::ZERO);
     pass(&mut world, DAY * 60, &[]);
@@ -232,7 +232,7 @@ fn only_auto_waits_for_metrics() {
     world.settle();
     assert_eq!(scope(&world), [REVIEWS, DB]);
     assert_eq!(world.status("shop", "web").connections, None);
-    // Learn, whose owner accepts a cut connection, forgets without counted bytes too.
+    // Learn accepts a cut connection, so it forgets without counted bytes too.
     let now = world.now;
     read(&mut world, now, now + DAY * 999);
     pass(&mut world, DAY * 16, &["reviews.books"]);
@@ -264,7 +264,7 @@ fn a_fence_keeps_all_where_no_metrics_can_tell_enough() {
     }
 }
 
-/// What explain says of the host that nobody calls, shortened to where it says why it is kept.
+/// What explain says of the host without calls, shortened to where it says why it is kept.
 fn kept(world: &World) -> String {
     let said = world.engine.explain(&web(), "cache.data", world.now).unwrap();
     let detail = &said.because[0].detail;
@@ -336,7 +336,7 @@ fn a_host_that_rules_lead_elsewhere_stays_since_metrics_do_not_name_it() {
 #[test]
 fn each_workload_of_a_fence_must_be_told_of() {
     let mut world = shop(true);
-    // A second Deployment behind the Service, which nobody scrapes.
+    // A second Deployment behind the Service, which is not scraped.
     world.pod("shop", "other-1", &[("app", "web")]);
     used(&mut world, &USED, DAY * 14);
     assert_eq!(scope(&world), [REVIEWS, CACHE, DB]);
@@ -370,7 +370,7 @@ fn a_host_that_was_in_scope_for_another_reason_leaves_on_the_same_evidence() {
     used(&mut world, &USED, DAY * 14);
     let queue = "data/queue.data.svc.cluster.local".to_owned();
     assert!(scope(&world).contains(&queue), "{:?}", scope(&world));
-    // Its calls are seen by metrics only, which nobody reads now.
+    // Its calls are seen by metrics only, which are not read now.
     world.apply(Change::HistoryLost);
     world.no_service(&clash);
     world.settle();

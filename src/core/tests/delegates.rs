@@ -7,7 +7,8 @@ use crate::render::Kind;
 use crate::simulate::world::{SYSTEM, call};
 use crate::tests::*;
 
-/// Reviews of `books` delegates `/api` to `own` of `v2`, in a world where both namespaces have a Service `v2`.
+/// Reviews of `books` delegates `/api` to `own` of `v2`, in a world where both namespaces have a Service
+/// `v2`.
 fn delegating() -> World {
     let mut world = shop();
     world.service("v2", "v2", &["http:9090"]);
@@ -116,7 +117,7 @@ fn routes_follow_a_delegate_that_comes_changes_and_goes() {
         &json!({"http": [{"redirect": {"uri": "/"}}, {"route": [{"destination": {"host": "x"}}]}]}),
     );
     assert_eq!(destinations(&world)[1], "x.v2:8080");
-    // One that has hosts is no delegate, and one whose delegate is gone has its other rules still.
+    // One that has hosts is no delegate, and one that lost its delegate has its other rules still.
     own(&mut world, &json!({"hosts": ["v2"]}));
     assert_eq!(destinations(&world), WITHOUT);
     own(&mut world, &json!({}));
@@ -153,7 +154,7 @@ fn a_delegates_gateways_do_not_count_and_its_export_does() {
 }
 
 #[test]
-fn a_host_whose_every_rule_is_dropped_is_as_without_rules() {
+fn a_host_with_all_its_rules_dropped_is_as_without_rules() {
     let mut world = delegating();
     let spec = json!({"hosts": ["reviews"], "http": [{"delegate": {"name": "missing"}}]});
     world.object("VirtualService", "books", "reviews", spec);
@@ -214,7 +215,8 @@ fn a_subset_elsewhere_of_a_delegate_binds_callers_of_the_roots_namespace() {
     world.gone(Watched::VirtualServices, "v2", "own");
     world.settle();
     assert_eq!(world.scope("shop", "web"), Some(vec![]));
-    // In the root's own namespace it is no subset elsewhere, unless MeshConfig keeps DestinationRules at home.
+    // In the root's own namespace it is no subset elsewhere, unless MeshConfig keeps DestinationRules at
+    // home.
     let own_subset = json!({"http": [{"route": [{"destination": {"host": "web.shop.svc.cluster.local", "subset": "v1"}}]}]});
     own(&mut world, &own_subset);
     assert_eq!(world.scope("shop", "web"), Some(vec![]));

@@ -1,4 +1,5 @@
-//! What istiod takes of the cluster's objects, and to whom it shows it: MeshConfig decides where they say nothing.
+//! What istiod takes of the cluster's objects, and to whom it shows it: MeshConfig decides where they say
+//! nothing.
 
 use serde_json::json;
 
@@ -73,7 +74,7 @@ fn what_a_service_says_itself_stands() {
 }
 
 #[test]
-fn default_exports_may_name_namespaces_and_nobody() {
+fn default_exports_may_name_namespaces_and_none() {
     let mut world = reader();
     mesh_config(
         &mut world,
@@ -257,7 +258,8 @@ fn what_istiod_does_not_look_into_is_no_part_of_the_mesh_in_either_order() {
     }
 }
 
-/// istiod gives the gateway the clusters of all that comes into sight, and a route that comes with them may be used first.
+/// istiod gives the gateway the clusters of all that comes into sight, and a route that comes with them may
+/// be used first.
 #[test]
 fn what_comes_into_sight_has_its_routes_a_settle_time_later() {
     let mut world = reader();

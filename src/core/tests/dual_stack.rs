@@ -10,7 +10,7 @@ use crate::tests::*;
 
 const BOTH: [&str; 2] = ["10.96.0.50", "fd00:10:96::32"];
 
-/// A shop, and books whose `details` has both addresses.
+/// A shop, and books with `details` that has both addresses.
 fn dual_stack_shop() -> World {
     let mut world = shop();
     let ranges = ["10.96.0.0/16", "fd00:10:96::/112"].map(|range| range.parse().unwrap());

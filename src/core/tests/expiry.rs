@@ -19,7 +19,7 @@ fn hours(hours: i64) -> SignedDuration {
     SignedDuration::from_hours(hours)
 }
 
-/// A shop whose `web` has learned these Services of `books` from metrics, in a mesh whose metrics are read.
+/// A shop with `web` that has learned these Services of `books` from metrics.
 fn shop(learned: &[&str]) -> World {
     let mut world = World::with(Settings {
         reads_history: true,
@@ -126,7 +126,7 @@ fn nothing_leaves_while_the_past_is_not_known_for_as_long() {
     let now = world.now;
     know_since(&mut world, now);
     assert_eq!(pass(&mut world, DAY * 15, &["reviews"]), [""; 0]);
-    // Nobody can read metrics for a while.
+    // Metrics cannot be read for a while.
     world.apply(Change::HistoryLost);
     assert_eq!(pass(&mut world, DAY * 30, &["reviews"]), [""; 0]);
     let long_ago = world.now - DAY * 16;
@@ -148,7 +148,7 @@ fn what_was_read_and_is_not_stored_yet_does_not_leave() {
 }
 
 #[test]
-fn a_workload_of_which_metrics_do_not_tell_forgets_nothing() {
+fn a_workload_that_metrics_do_not_mention_forgets_nothing() {
     let mut world = shop(&["reviews", "ratings"]);
     // Its proxies are no longer scraped, or it stands still.
     assert_eq!(pass(&mut world, DAY * 60, &[]), [""; 0]);
@@ -253,7 +253,7 @@ fn nothing_leaves_while_the_gateway_is_gone() {
     assert_eq!(pass(&mut world, hours(2), &["reviews"]).len(), 1);
 }
 
-/// What happens to a fence whose metrics are read, and to the reading.
+/// What happens to a fence that learns from metrics, and to the reading.
 #[derive(Clone, Debug)]
 enum Turn {
     /// Hours pass.

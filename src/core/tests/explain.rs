@@ -21,7 +21,7 @@ fn because(world: &World, host: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_host_that_nobody_asked_for_is_served_by_the_gateway() {
+fn a_host_that_no_one_asked_for_is_served_by_the_gateway() {
     let world = shop();
     let said = explain(&world, "reviews.books");
     assert!(!said.in_scope && said.imports.is_empty() && said.because.is_empty());
@@ -154,7 +154,7 @@ fn every_rule_of_the_protocol_has_a_reason_of_its_own() {
     assert!(because(&world, "db.data").is_empty());
     let said = because(&world, "odd.books");
     assert!(
-        said[0].contains("whose HTTP listener would swallow its connections"),
+        said[0].contains("an HTTP listener of the same number would swallow its connections"),
         "{said:?}"
     );
 }

@@ -6,7 +6,7 @@ use crate::render::Kind;
 use crate::tests::*;
 
 #[test]
-fn without_a_ready_gateway_nobody_is_scoped_and_the_condition_says_so() {
+fn without_a_ready_gateway_no_workload_is_scoped_and_the_condition_says_so() {
     let mut world = World::new();
     world.apply(Change::GatewayReady(false));
     world.namespace("shop", Some("enforce"));

@@ -10,7 +10,8 @@ use crate::tests::*;
 
 const REVIEWS: &str = "reviews.books.svc.cluster.local";
 
-/// A route of `namespace` bound to Service `books/reviews` that sends everything to a Service of its own namespace.
+/// A route of `namespace` bound to Service `books/reviews` that sends everything to a Service of its own
+/// namespace.
 fn bind(world: &mut World, kind: &str, namespace: &str, name: &str, to: &str) {
     bind_to(
         world,

@@ -1,4 +1,5 @@
-//! Headless Services: when they may be out of scope, and how a call to the address of a pod is told to be to them.
+//! Headless Services: when they may be out of scope, and how a call to the address of a pod is told to be to
+//! them.
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::Value;
 
@@ -429,7 +430,8 @@ fn what_is_passed_through_is_learned_by_the_address_of_a_pod_too() {
     }
 }
 
-/// Who balances by itself, or whose sockets the network plugin balances, dials pods and keeps the Host of the Service.
+/// A client that balances by itself, or has its sockets balanced by the network plugin, dials pods and keeps
+/// the Host of the Service.
 #[test]
 fn a_call_to_the_pod_of_any_service_is_learned_as_that_service() {
     let mut world = super::shop();

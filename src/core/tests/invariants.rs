@@ -60,7 +60,7 @@ enum Happening {
     Route(usize, usize, Option<[(usize, usize); 2]>),
     GatewayReady(bool),
     MeshConfig(&'static str),
-    /// Who serves the misses of a namespace: the gateway, or nobody.
+    /// Who serves the misses of a namespace: the gateway, or no one.
     Fallback(usize, bool),
     /// Whether a namespace takes mutual TLS only.
     MutualTls(usize, bool),

@@ -13,7 +13,7 @@ use crate::tests::*;
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 const REVIEWS: &str = "reviews.books.svc.cluster.local";
 
-/// The shop, whose `web` has learned `reviews`.
+/// The shop, after `web` has learned `reviews`.
 fn taught() -> World {
     taught_with(settings())
 }
@@ -117,7 +117,7 @@ fn a_namespace_that_may_not_be_fenced_for_a_while_loses_nothing() {
 }
 
 #[test]
-fn what_nobody_asks_for_goes_after_its_time_and_not_before() {
+fn what_no_label_asks_for_goes_after_its_time_and_not_before() {
     let mut world = taught();
     world.namespace("shop", None);
     world.settle();
@@ -320,7 +320,7 @@ fn the_host_of_a_service_entry_leaves_like_that_of_a_service() {
     assert_eq!(learned(&world), [] as [&str; 0]);
 }
 
-/// Nobody can call them, so it does not matter how many leave at once; but a status holds no more.
+/// They cannot be called, so it does not matter how many leave at once; but a status holds no more.
 #[test]
 fn many_hosts_that_are_gone_leave_together() {
     let mut world = shop();

@@ -16,7 +16,7 @@ use crate::tests::web;
 
 const REVIEWS: &str = "reviews.books.svc.cluster.local";
 
-/// The shop of [`super::shop`], not settled yet, in a mesh whose metrics are read.
+/// The shop of [`super::shop`], not settled yet, in a mesh with metrics.
 fn shop() -> World {
     let mut world = World::with(Settings {
         reads_history: true,

@@ -1,6 +1,7 @@
-//! Four months of traffic on a virtual clock: what is called each hour, day, week and month, a dependency that a deploy
-//! drops, an outage of Prometheus, and a Prometheus that loses all it had while the controller restarts. And connections: one
-//! that stays open and in use, one that falls silent, one that carries something once a week, and a server that nobody uses.
+//! Four months of traffic on a virtual clock: what is called each hour, day, week and month, a dependency
+//! that a deploy drops, an outage of Prometheus, and a Prometheus that loses all it had while the controller
+//! restarts. And connections: one that stays open and in use, one that falls silent, one that carries
+//! something once a week, and a server that is not used.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -235,8 +236,8 @@ fn what_is_in_use_never_leaves_and_what_is_not_does() {
             }
         }
     }
-    // 15 days and 18 hours after the last call, or after the last gap in what is known. A host that left comes back by
-    // the gateway, and stays until metrics have seen it too: from day 30 to 85, and from 90 on.
+    // 15 days and 18 hours after the last call, or after the last gap in what is known. A host that left
+    // comes back by the gateway, and stays until metrics have seen it too: from day 30 to 85, and from 90 on.
     let expected = [
         (15, "invoice"),
         (35, "legacy"),

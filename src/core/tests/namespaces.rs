@@ -52,7 +52,7 @@ fn only_namespaces_that_the_selector_matches_are_fenced_and_others_stay_destinat
 }
 
 #[test]
-fn a_namespace_whose_labels_no_longer_match_gets_the_whole_mesh_back_in_two_steps() {
+fn a_namespace_with_labels_that_no_longer_match_gets_the_whole_mesh_back_in_two_steps() {
     let mut world = only_team_a();
     world.namespace_with("shop", Some("enforce"), &[("team", "a")]);
     world.namespace("books", None);

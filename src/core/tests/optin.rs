@@ -347,7 +347,7 @@ fn everything_is_warm_while_a_sidecar_goes_to_other_pods() {
         let sidecar = &world.objects[&(Kind::Sidecar, "shop".into(), "servicefence-web".into())];
         sidecar["spec"]["workloadSelector"]["labels"]["app"].clone()
     };
-    // Without a gateway nobody is scoped anew.
+    // Without a gateway no workload is scoped anew.
     world.apply(Change::GatewayReady(false));
     world.service_with("shop", "web", &["http:8080"], &green);
     world.settle();

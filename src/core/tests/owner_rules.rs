@@ -9,7 +9,7 @@ use crate::observe::Watched;
 use crate::simulate::world::mode_label;
 use crate::tests::*;
 
-/// The scope of `shop/web`, whose spec is this, once all is at rest.
+/// The scope of `shop/web` with this spec, once all is at rest.
 #[allow(clippy::needless_pass_by_value, reason = "tests write json!(…) in place")]
 fn scope_with(world: &mut World, spec: Value) -> Vec<String> {
     world.edit("shop", "web", spec);
@@ -163,7 +163,7 @@ fn what_one_fence_asks_for_touches_no_other() {
 }
 
 #[test]
-fn a_label_that_nobody_selects_by_writes_nothing() {
+fn a_label_that_no_fence_selects_by_writes_nothing() {
     let mut world = shop();
     scope_with(
         &mut world,

@@ -161,7 +161,7 @@ fn nothing_is_enforced_where_misses_would_be_refused_or_unseen() {
 }
 
 #[test]
-fn nothing_leaves_while_nobody_would_see_it_called_again() {
+fn nothing_leaves_while_its_next_call_would_not_be_seen() {
     let mut world = shop("passthrough");
     world.edit("shop", "web", allow(&["reviews.books"]));
     world.settle();
@@ -195,7 +195,7 @@ fn one_fence_that_takes_the_gateway_decides_for_its_namespace() {
         "{}",
         message(&world)
     );
-    // A fence that is off leads nobody anywhere.
+    // A fence that is off leads no call anywhere.
     world.edit("shop", "cart", json!({"fallback": "Gateway", "mode": "Off"}));
     world.settle();
     assert!(!world.has(Kind::EnvoyFilter, "shop", "servicefence"));

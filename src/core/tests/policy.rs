@@ -20,7 +20,7 @@ fn web_account() -> Value {
     json!({"principals": ["cluster.local/ns/shop/sa/web"]})
 }
 
-/// A shop whose pod has an account of its own.
+/// A shop with a pod that has an account of its own.
 fn shop_with_account() -> World {
     let mut world = shop();
     world.pod_of("shop", "web-1", &[("app", "web")], "web");

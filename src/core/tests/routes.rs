@@ -279,7 +279,7 @@ fn where_rules_say_nothing_of_a_port_or_a_caller_there_are_none() {
 }
 
 #[test]
-fn malformed_rules_harm_nobody() {
+fn malformed_rules_harm_no_others() {
     let mut world = World::new();
     world.service("books", "reviews", &["http:8080"]);
     world.object("VirtualService", "books", "odd", json!({

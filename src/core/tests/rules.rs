@@ -1,5 +1,5 @@
-//! One golden case for each rule by which scopes are decided: the whole scope with the reason of every host, or the
-//! whole of what is written.
+//! One golden case for each rule by which scopes are decided: the whole scope with the reason of every host,
+//! or the whole of what is written.
 use serde_json::{Value, json};
 
 use crate::engine::Change;
@@ -245,8 +245,8 @@ fn the_protocol_decides_what_cannot_leave() {
         expected.sort_unstable();
         assert_eq!(scope(&world), expected, "{keep}");
     }
-    // The owner accepts one reconnect. Port 8080 has no HTTP listener but where HTTP on it is in scope, and `peers` and
-    // `vault` are.
+    // The owner accepts one reconnect. Port 8080 has no HTTP listener but where HTTP on it is in scope, and
+    // `peers` and `vault` are.
     world.edit("shop", "web", json!({"learning": {"nonHttp": "Learn"}}));
     world.settle();
     let mut expected: Vec<_> = always.map(str::to_owned).into();
@@ -290,7 +290,8 @@ fn the_baseline_is_in_every_scope() {
     }
 }
 
-/// istiod imports it into no Sidecar, and a proxy without its cluster answers 503 to all that the mesh does not know.
+/// istiod imports it into no Sidecar, and a proxy without its cluster answers 503 to all that the mesh does
+/// not know.
 #[test]
 fn the_egress_proxy_is_in_every_scope() {
     let mut world = World::new();
@@ -324,7 +325,8 @@ fn the_egress_proxy_is_in_every_scope() {
     }
 }
 
-/// Rule 8: Observing writes nothing but the fence into the namespace; the first Sidecar starts from all that was seen.
+/// Rule 8: Observing writes nothing but the fence into the namespace; the first Sidecar starts from all that
+/// was seen.
 #[test]
 fn what_was_observed_is_the_first_sidecar() {
     let mut world = World::with(Settings {
@@ -381,7 +383,7 @@ fn what_was_observed_is_the_first_sidecar() {
     );
 }
 
-/// Rule 9: Without a gateway nothing becomes smaller and nobody is scoped anew; hosts still come in.
+/// Rule 9: Without a gateway nothing becomes smaller and no workload is scoped anew; hosts still come in.
 #[test]
 fn a_missing_gateway_widens_only() {
     let mut world = shop();
@@ -422,8 +424,8 @@ fn a_missing_gateway_widens_only() {
     assert_eq!(world.scope("shop", "web").unwrap(), both[..1]);
 }
 
-/// All of what one enforced fence with one host makes us write, but for the EnvoyFilter and the gateway's routes, which
-/// have tests of their own.
+/// All of what one enforced fence with one host makes us write, but for the EnvoyFilter and the gateway's
+/// routes, which have tests of their own.
 #[test]
 fn the_objects_of_a_fence_are_written_in_full() {
     let mut world = shop();

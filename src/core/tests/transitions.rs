@@ -10,7 +10,7 @@ use crate::simulate::world::{SYSTEM, dynamic, settings};
 use crate::tests::ranges::envoy_filter;
 use crate::tests::*;
 
-/// What is due until the first Sidecar of a namespace, whose EnvoyFilter stands by before it.
+/// What is due until the first Sidecar of a namespace. Its EnvoyFilter stands by before that.
 pub(super) fn first_sidecar(world: &mut World) {
     world.step();
     world.pass(SignedDuration::from_secs(1));
@@ -219,7 +219,8 @@ fn the_filter_stands_by_as_long_where_ranges_change() {
     assert_eq!(world.scope("shop", "web"), Some(vec![]));
 }
 
-/// The watches bring the ranges after the filter, and a filter that stands by must not be taken for an old one that serves.
+/// The watches bring the ranges after the filter, and a filter that stands by must not be taken for an old
+/// one that serves.
 #[test]
 fn a_controller_that_starts_waits_for_a_filter_that_stands_by() {
     let world = filter_stands_by();
@@ -239,7 +240,8 @@ fn a_filter_is_urgent_while_a_fence_waits_for_it() {
     assert_eq!(world.engine.rank(&namespace), Rank::Normal);
 }
 
-/// Istio uses the older one of two Sidecars for a pod: a second one would take its place in one step when it goes.
+/// Istio uses the older one of two Sidecars for a pod: a second one would take its place in one step when it
+/// goes.
 #[test]
 fn a_fence_waits_for_the_sidecar_of_one_that_gives_its_pods_back() {
     let mut world = shop();
@@ -288,7 +290,8 @@ fn a_sidecar_that_gets_its_label_back_goes_on() {
     assert_eq!(world.warm("shop", "web"), [""; 0]);
 }
 
-/// Istio takes a proxy's cluster before the routes to it: so the routes go first, for as long as proxies may not have heard.
+/// Istio takes a proxy's cluster before the routes to it: so the routes go first, for as long as proxies may
+/// not have heard.
 #[test]
 fn the_filter_leads_nowhere_before_it_goes() {
     let mut world = shop();

@@ -81,7 +81,7 @@ fn a_typo_in_the_label_of_the_fallback_changes_nothing() {
     assert_eq!(label(&mut world, "gateway"), "Gateway");
 }
 
-/// A Sidecar without a selector: whose pods it has.
+/// A Sidecar without a selector: which pods it has.
 #[test]
 fn a_typo_neither_gives_pods_to_the_default_of_a_namespace_nor_takes_them() {
     let mut world = World::new();

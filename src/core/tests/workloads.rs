@@ -1,4 +1,4 @@
-//! Whose calls a fence is about.
+//! The workload of a fence.
 use serde_json::json;
 
 use crate::engine::Change;
@@ -133,7 +133,7 @@ fn the_default_of_a_namespace_has_what_nothing_else_has() {
 }
 
 #[test]
-fn pods_whose_proxies_intercept_nothing_are_not_scoped() {
+fn pods_with_proxies_that_intercept_nothing_are_not_scoped() {
     let mut world = nightly_and_rest();
     assert_eq!(world.condition("jobs", "nightly", "Ready"), "True Scoped");
     let late = |uncaptured| PodFacts {
@@ -197,7 +197,7 @@ fn what_is_opted_out_is_never_scoped_by_the_default_of_its_namespace() {
 }
 
 #[test]
-fn a_call_teaches_the_fence_whose_sidecar_the_pod_has() {
+fn a_call_teaches_the_fence_of_the_sidecar_that_the_pod_has() {
     let mut world = jobs(None);
     fence(
         &mut world,

@@ -1,7 +1,8 @@
 //! Who serves calls to hosts out of scope.
 //!
-//! The gateway does where the namespace's EnvoyFilter leads the calls there, and that is one object for all proxies of a
-//! namespace. So a namespace has one fallback: Passthrough only where no fence of it takes the gateway.
+//! The gateway does where the namespace's EnvoyFilter leads the calls there, and that is one object for all
+//! proxies of a namespace. So a namespace has one fallback: Passthrough only where no fence of it takes the
+//! gateway.
 
 use servicefence_crd::{Fallback, Mode, Source};
 
@@ -36,7 +37,7 @@ impl<'a> Fenced<'a> {
         self.fallback(namespace) == Fallback::Gateway
     }
 
-    /// Whether a fence has misses of which its proxies must tell themselves.
+    /// Whether the proxies of a fence must report its misses themselves.
     pub fn reports_misses(self, fence: &Fence) -> bool {
         fence.resource.spec.learns_from(Source::AccessLog)
             && self.has_misses(fence)

@@ -21,13 +21,13 @@ pub struct Fence {
     pub key: FenceKey,
     /// The object.
     pub resource: Arc<ServiceFence>,
-    /// Made by us because of a label, and nobody has written into its spec since: with that it is its author's.
+    /// Made by us because of a label, with an empty spec: whoever writes into the spec owns the fence.
     pub generated: bool,
     /// When its Sidecar was last seen to change, since the start.
     pub sidecar_changed: Option<Timestamp>,
     /// Its spec, read.
     pub owner_rules: OwnerRules,
-    /// Whose calls it is about.
+    /// The workload that makes the calls.
     pub workload: WorkloadRef,
     /// Where each host stands in the learned list.
     pub learned: BTreeMap<Name, usize>,

@@ -40,8 +40,8 @@ impl Fenced<'_> {
         self.exclusion(namespace).is_some() || !self.mesh.is_discovered(namespace)
     }
 
-    /// Why nothing in the namespace may be fenced. One that is not known has no labels that could exclude it: what it
-    /// has stays until they are seen.
+    /// Why nothing in the namespace may be fenced. One that is not known has no labels that could exclude it:
+    /// what it has stays until they are seen.
     pub fn exclusion(self, namespace: &str) -> Option<Exclusion> {
         let unlike = |facts: &NamespaceFacts| {
             !self

@@ -1,8 +1,9 @@
 //! What labels ask for: the mode of each workload, and which fences are generated.
 //!
-//! Flows in: labels of Namespaces and Services, fences. Flows out: modes, and the fences that must exist. Invariants: all
-//! Services with the same pods have one mode by their labels; a label with a value that means nothing changes no mode. For the
-//! second, what is in force is read from the statuses of the fences, so a restart changes nothing either.
+//! Flows in: labels of Namespaces and Services, fences. Flows out: modes, and the fences that must exist.
+//! Invariants: all Services with the same pods have one mode by their labels; a label with a value that means
+//! nothing changes no mode. For the second, what is in force is read from the statuses of the fences, so a
+//! restart changes nothing either.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -106,8 +107,8 @@ impl<'a> Fenced<'a> {
         }
     }
 
-    /// The mode of a fence: its spec's, else what labels give to its Service's pods, else the one in force. A generated
-    /// fence that nobody asks for any more is `Off`.
+    /// The mode of a fence: its spec's, else what labels give to its Service's pods, else the one in force. A
+    /// generated fence that no label asks for any more is `Off`.
     pub fn mode(self, fence: &Fence) -> Mode {
         if self.is_excluded(&fence.key.namespace) || (fence.generated && !self.is_wanted(&fence.key)) {
             return Mode::Off;
@@ -120,8 +121,8 @@ impl<'a> Fenced<'a> {
         mode.unwrap_or_else(|| in_force(&fence.resource).0)
     }
 
-    /// Whether a Service's label keeps the default of its namespace from the Service's pods. What a label with an unknown value
-    /// was before nobody knows: it keeps a default from them that does not have them.
+    /// Whether a Service's label keeps the default of its namespace from the Service's pods. What a label
+    /// with an unknown value was before is not known: it keeps a default from them that does not have them.
     pub fn is_opted_out(self, service: &ServiceKey, facts: &ServiceFacts, default_has_them: bool) -> bool {
         match &facts.mode {
             LabelValue::Absent => false,
@@ -130,7 +131,7 @@ impl<'a> Fenced<'a> {
         }
     }
 
-    /// A label that should decide about a fence, and whose value means nothing.
+    /// A label that should decide about a fence, and has a value that means nothing.
     pub fn unknown_label(self, fence: &Fence) -> Option<UnknownLabel> {
         if self.is_excluded(&fence.key.namespace) {
             return None;
@@ -222,8 +223,8 @@ impl<'a> Fenced<'a> {
         asked
     }
 
-    /// The mode of the pods that several Services have. `off` on one of them is a brake, and a brake must always work; a value
-    /// that means nothing may have been one.
+    /// The mode of the pods that several Services have. `off` on one of them is a brake, and a brake must
+    /// always work; a value that means nothing may have been one.
     fn mode_of_group(self, group: &Group<'_>) -> Option<Mode> {
         if group
             .iter()

@@ -1,7 +1,7 @@
 //! The pods of workloads: which a fence has, and which fence has a pod.
 //!
-//! Flows in: fences, Services, pods. Flows out: answers. Invariant: a pod belongs to at most one fence, since Istio lets one
-//! Sidecar per pod win.
+//! Flows in: fences, Services, pods. Flows out: answers. Invariant: a pod belongs to at most one fence, since
+//! Istio lets one Sidecar per pod win.
 
 use std::collections::BTreeSet;
 
@@ -28,7 +28,8 @@ pub enum Workload<'a> {
 }
 
 impl<'a> Fenced<'a> {
-    /// Whether a RequestAuthentication is for pods of a fence: for one that there is, or may be where there is none yet.
+    /// Whether a RequestAuthentication is for pods of a fence: for one that there is, or may be where there
+    /// is none yet.
     pub fn concerns(self, facts: &JwksFacts, fence: &Fence) -> bool {
         if facts.selector.is_empty() {
             return true;
@@ -72,8 +73,8 @@ impl<'a> Fenced<'a> {
         }
     }
 
-    /// Whether the pods of one workload are of another one too. Those with a selector come before the one without: the two share
-    /// no pod.
+    /// Whether the pods of one workload are of another one too. Those with a selector come before the one
+    /// without: the two share no pod.
     pub fn overlaps<'f>(self, namespace: &str, of: Pods<'f>) -> impl Fn(Pods<'_>) -> bool + use<'a, 'f> {
         let labels = self.workloads.pods_in(namespace).map(|(_, pod)| &pod.labels);
         let pods: Vec<&Labels> = labels
@@ -106,7 +107,7 @@ impl<'a> Fenced<'a> {
             .filter(|fence| !(has_users_sidecar && fence.workload == WorkloadRef::NamespaceDefault))
             .filter(|fence| self.mode(fence) != Mode::Off)
             .min_by_key(|fence| {
-                // Whose Sidecar the pod has now: one that steps back learns nothing for another.
+                // The fence of the pod's present Sidecar: one that steps back learns nothing for another.
                 let waits = self.mesh.sidecars.of_fence(&fence.key).is_none();
                 let observes = self.mode(fence) == Mode::Observe;
                 let is_default = fence.workload == WorkloadRef::NamespaceDefault;
@@ -114,7 +115,7 @@ impl<'a> Fenced<'a> {
             })
     }
 
-    /// The fences whose workload a pod with these labels is part of.
+    /// The fences that have pods with these labels.
     pub fn fences_selecting<'l>(
         self,
         namespace: &str,

@@ -1,5 +1,5 @@
-//! Whether proxies report their own calls: of a fence that observes and reads no metrics, and of one whose misses are passed
-//! through.
+//! Whether proxies report their own calls: of a fence that observes and reads no metrics, and of one with
+//! misses that are passed through.
 
 use std::collections::BTreeSet;
 
@@ -38,8 +38,8 @@ impl Fenced<'_> {
                 .any(|fence| self.reports_misses(fence))
     }
 
-    /// What keeps the proxies of a namespace from reporting their calls. `Ok(true)`: nothing, and a Telemetry of ours is
-    /// needed; `Ok(false)`: the user's own one reports them.
+    /// What keeps the proxies of a namespace from reporting their calls. `Ok(true)`: nothing, and a Telemetry
+    /// of ours is needed; `Ok(false)`: the user's own one reports them.
     pub fn sight(self, namespace: &str) -> Result<bool, Blind> {
         if !self.mesh.config.has_provider {
             return Err(Blind::NoProvider);

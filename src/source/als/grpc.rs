@@ -1,8 +1,8 @@
 //! The gRPC side: `envoy.service.accesslog.v3.AccessLogService`, written by hand.
 //!
-//! In: HTTP/2 requests. Out: the bytes of each message to an [`Intake`], and one answer at the end. A generated
-//! server would decode every message in full before anybody sees it. This one hands out the bytes as they lie in
-//! the receive buffer.
+//! In: HTTP/2 requests. Out: the bytes of each message to an [`Intake`], and one answer at the end. A
+//! generated server would decode every message in full before anybody sees it. This one hands out the bytes
+//! as they lie in the receive buffer.
 
 use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
@@ -137,7 +137,7 @@ async fn run<S: Sink>(
         match message {
             Ok(Some(message)) => intake.take(&message)?,
             Ok(None) => return Ok(()),
-            // The connection broke or the sender took the stream back. Nobody is left to be told.
+            // The connection broke, or the sender took the stream back, so there is no one to answer.
             Err(status) if matches!(status.code(), Code::Unknown | Code::Unavailable | Code::Cancelled) => {
                 return Ok(());
             }

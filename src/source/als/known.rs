@@ -1,8 +1,8 @@
 //! The calls that one stream has already handed on.
 //!
 //! In: the raw bytes of a call. Out: what the rest of the program said about it. Invariants: a stream's cache
-//! belongs to that stream alone, so no lock guards it; a look-up allocates nothing; two calls are the same only if
-//! all their bytes are; the size is bounded, whatever is sent.
+//! belongs to that stream alone, so no lock guards it; a look-up allocates nothing; two calls are the same
+//! only if all their bytes are; the size is bounded, whatever is sent.
 
 use std::collections::HashMap;
 
@@ -27,7 +27,7 @@ pub(super) enum Known {
     Ignored(IntCounter),
 }
 
-/// The hash is keyed at random (SipHash): nobody outside can choose calls that collide.
+/// The hash is keyed at random (SipHash): a caller cannot choose calls that collide.
 #[derive(Debug)]
 pub(super) struct KnownCalls {
     calls: HashMap<Box<[u8]>, Known>,
@@ -70,8 +70,8 @@ impl KnownCalls {
 }
 
 impl Call<'_> {
-    /// Writes the key, in which the lengths keep the parts apart. False: it is longer than any well-formed call,
-    /// so it cannot be known.
+    /// Writes the key, in which the lengths keep the parts apart. False: it is longer than any well-formed
+    /// call, so it cannot be known.
     fn write_key(&self, key: &mut Vec<u8>) -> bool {
         key.clear();
         for (part, longest) in [

@@ -1,7 +1,7 @@
 //! What the intake counts.
 //!
-//! In: sums of one message ([`Tally`]). Out: Prometheus counters, resolved once and held. Invariant: every label
-//! value comes from a list in this program, never from an entry.
+//! In: sums of one message ([`Tally`]). Out: Prometheus counters, resolved once and held. Invariant: every
+//! label value comes from a list in this program, never from an entry.
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
@@ -33,7 +33,8 @@ pub struct AlsMetrics {
     refused_by_reason: Vec<(&'static str, IntCounter)>,
 }
 
-/// What one message held. Counters are shared by all streams, so they are touched once per message, not per entry.
+/// What one message held. Counters are shared by all streams, so they are touched once per message, not per
+/// entry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     pub(super) known: u64,

@@ -1,7 +1,7 @@
 //! Why a stream is ended, and what its sender is told.
 //!
-//! In: the node id of a stream's first message. Out: the node's name, or a [`Refusal`] with a sentence for the
-//! person who reads Envoy's log. A single bad entry is no refusal: it is counted, and the stream goes on.
+//! In: the node id of a stream's first message. Out: the node's name, or a [`Refusal`] with a sentence for
+//! the person who reads Envoy's log. A single bad entry is no refusal: it is counted, and the stream goes on.
 
 use tonic::Code;
 
@@ -31,7 +31,7 @@ pub enum Refusal {
     ForeignNamespace {
         /// The node id, escaped and cut.
         node: String,
-        /// The only namespace whose gateways may report.
+        /// The only namespace with gateways that may report.
         expected: String,
     },
     /// The sender is a proxy, but not a sidecar.
@@ -136,7 +136,8 @@ pub(super) fn check_gateway<'a>(id: &'a [u8], system_namespace: &str) -> Result<
     Ok(node.text)
 }
 
-/// Checks that a node id is that of a sidecar in the namespace that `peer` proves, and returns it and `namespace/pod`.
+/// Checks that a node id is that of a sidecar in the namespace that `peer` proves, and returns it and
+/// `namespace/pod`.
 pub(super) fn check_sidecar<'a>(id: &'a [u8], peer: Option<&str>) -> Result<(&'a str, String), Refusal> {
     let node = read_node(id)?;
     if node.kind != "sidecar" {
@@ -150,8 +151,9 @@ pub(super) fn check_sidecar<'a>(id: &'a [u8], peer: Option<&str>) -> Result<(&'a
     Ok((node.text, format!("{}/{}", node.namespace, node.pod)))
 }
 
-/// The URI of the certificate in an `x-forwarded-client-cert` that our own sidecar wrote. A sidecar that reports its calls sends
-/// none of its own; with one there are several, of which some are the sender's word.
+/// The URI of the certificate in an `x-forwarded-client-cert` that our own sidecar wrote. A sidecar that
+/// reports its calls sends none of its own; with one there are several, and some of them are only what the
+/// sender says.
 /// <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man/headers#x-forwarded-client-cert>
 pub(super) fn peer(header: &str) -> Option<&str> {
     let fields = header.split(';').filter_map(|field| field.split_once('='));
@@ -162,7 +164,8 @@ pub(super) fn peer(header: &str) -> Option<&str> {
     (uris.next().is_none() && !header.contains(',')).then_some(uri)
 }
 
-/// Istio's form is `router~10.0.0.7~servicefence-fallback-5c9f.servicefence-system~servicefence-system.svc.cluster.local`.
+/// Istio's form is
+/// `router~10.0.0.7~servicefence-fallback-5c9f.servicefence-system~servicefence-system.svc.cluster.local`.
 /// The domain behind `.svc.` is the mesh's own choice.
 fn read_node(id: &[u8]) -> Result<Node<'_>, Refusal> {
     let malformed = || Refusal::MalformedIdentifier(Excerpt(id).to_string());

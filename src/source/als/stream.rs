@@ -1,8 +1,8 @@
 //! What one stream does with its messages.
 //!
-//! In: the bytes of one message after another. Out: misses that this stream has not seen, handed to the [`Sink`],
-//! and counters. The path of a known call is: read in place, look up in the stream's own cache, add one to a
-//! local number. It takes no lock, allocates nothing and calls nobody.
+//! In: the bytes of one message after another. Out: misses that this stream has not seen, handed to the
+//! [`Sink`], and counters. The path of a known call is: read in place, look up in the stream's own cache, add
+//! one to a local number. It takes no lock, allocates nothing and makes no call.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub struct Intake<S> {
     node: Option<String>,
     /// The identity that the stream's certificate proves.
     peer: Option<String>,
-    /// The pod whose calls are reported, as `namespace/pod`, where the sender reports its own.
+    /// The pod that makes the calls, as `namespace/pod`, where the sender reports its own.
     own_pod: Option<String>,
     /// The destination of the entry in hand, written here; it keeps its capacity.
     destination: Vec<u8>,
@@ -66,7 +66,8 @@ impl<S: Sink> Intake<S> {
             tracing::debug!(node, "access-log stream opened");
             self.node = Some(node.to_owned());
         }
-        // Read before any call is judged: a change that comes in between moves it, and the next message sees that.
+        // Read before any call is judged: a change that comes in between moves it, and the next message sees
+        // that.
         let epoch = self.shared.sink.epoch();
         if epoch != self.epoch {
             self.known.clear();

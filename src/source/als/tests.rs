@@ -106,7 +106,7 @@ impl Harness {
         Sender::open(self.connect().await)
     }
 
-    /// A stream whose sender has been accepted as the gateway.
+    /// A stream of a sender that was accepted as the gateway.
     async fn stream(&self) -> Sender {
         let sender = self.silent_stream().await;
         sender

@@ -1,16 +1,17 @@
 //! The few fields of an access-log message that the intake needs, read in place.
 //!
-//! In: the bytes of one `envoy.service.accesslog.v3.StreamAccessLogsMessage`. Out: [`Part`]s and [`Entry`]s that
-//! borrow from them. Invariants: nothing is copied or allocated, no input makes the reader panic, and a field that
-//! is not needed costs one skip whatever is inside.
+//! In: the bytes of one `envoy.service.accesslog.v3.StreamAccessLogsMessage`. Out: [`Part`]s and [`Entry`]s
+//! that borrow from them. Invariants: nothing is copied or allocated, no input makes the reader panic, and a
+//! field that is not needed costs one skip whatever is inside.
 //!
-//! Why not generated messages: a whole entry of `envoy-types` costs microseconds and about 2 KB of heap, and a
-//! derived message of just these fields still allocates for each name and each header. The tests prove field by
-//! field that both read the same.
+//! Why not generated messages: a whole entry of `envoy-types` costs microseconds and about 2 KB of heap, and
+//! a derived message of just these fields still allocates for each name and each header. The tests prove
+//! field by field that both read the same.
 //!
 //! Two rules of protobuf are kept (a message that occurs twice is merged, unknown fields are skipped), one is
-//! stricter: a header or an identity that is given twice with different values is [`Text::Conflicting`], where
-//! protobuf would take the last. Envoy writes each of them once, so two values mean that somebody forges.
+//! stricter: a header or an identity that is given twice with different values is [`Text::Conflicting`],
+//! where protobuf would take the last. Envoy writes each of them once, so two values mean that somebody
+//! forges.
 
 use std::io::Write as _;
 
@@ -99,7 +100,8 @@ impl<'a> Entry<'a> {
 
     /// Where the call was going: what the caller's proxy says, and for a tunnel the address that it asks for.
     ///
-    /// The header goes first. The proxy overwrites it, while an application may send a CONNECT with any authority.
+    /// The header goes first. The proxy overwrites it, while an application may send a CONNECT with any
+    /// authority.
     pub fn destination(&self) -> Text<'a> {
         match self.original_destination {
             Text::Absent if self.connect && !self.authority.is_empty() => Text::Given(self.authority),
@@ -167,8 +169,8 @@ impl<'a> Entry<'a> {
 /// A mapped IPv6 address, spelled out.
 const LONGEST_ADDRESS: usize = "0000:0000:0000:0000:0000:ffff:255.255.255.255".len();
 
-/// Writes the address that the caller dialled, as `ip:port`: `common_properties.downstream_local_address` of an entry that
-/// a sidecar wrote about its own pod. False: the entry has none.
+/// Writes the address that the caller dialled, as `ip:port`: `common_properties.downstream_local_address` of
+/// an entry that a sidecar wrote about its own pod. False: the entry has none.
 pub fn write_local_address(entry: &[u8], text: &mut Vec<u8>) -> Result<bool, Malformed> {
     let (mut address, mut port): (&[u8], u64) = (&[], 0);
     for common in Fields(entry) {
@@ -206,7 +208,8 @@ pub fn write_local_address(entry: &[u8], text: &mut Vec<u8>) -> Result<bool, Mal
     Ok(true)
 }
 
-/// Calls `each` for every entry of a message. Entries that stand before the first malformed byte are still seen.
+/// Calls `each` for every entry of a message. Entries that stand before the first malformed byte are still
+/// seen.
 pub fn parts<'a>(message: &'a [u8], mut each: impl FnMut(Part<'a>)) -> Result<(), Malformed> {
     for field in Fields(message) {
         let (entries, part): (_, fn(&'a [u8]) -> Part<'a>) = match field? {

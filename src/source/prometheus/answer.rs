@@ -13,7 +13,8 @@ use crate::fence::{Call, Teller};
 /// So much of what the server says goes into conditions and logs.
 const MOST_TEXT: usize = 200;
 
-/// The envelope. What is not named here is not needed; infos are hints about the query, no defects of the answer.
+/// The envelope. What is not named here is not needed; infos are hints about the query, no defects of the
+/// answer.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Answer<'a> {
@@ -96,7 +97,7 @@ impl Sample<'_> {
         self.metric.get(name).map_or("", |value| &**value)
     }
 
-    /// Whose series it is; `None` where it is of another namespace than it says, or does not show that it is of this one.
+    /// The workload that the series is of; `None` where the series names another namespace, or none.
     pub(super) fn teller(&self, namespace_label: &str) -> Option<Teller> {
         let claimed = self.label("source_workload_namespace");
         if !namespace_label.is_empty() && self.label(namespace_label) != claimed {

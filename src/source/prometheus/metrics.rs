@@ -27,7 +27,7 @@ pub const DESCRIBED: [Described; 9] = [
         "servicefence_prometheus_queries_total",
         "counter",
         "query",
-        "Queries, by what they ask for: anything (is there any metric of Istio), requests, connections, counted (whose connections are without bytes), moments (are there metrics all through a period).",
+        "Queries, by what they ask for: anything (is there any metric of Istio), requests, connections, counted (which workloads have connections without bytes), moments (are there metrics all through a period).",
     ),
     (
         "servicefence_prometheus_errors_total",

@@ -25,7 +25,7 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// A reading of the past.
 pub(super) struct Backfill {
-    /// Whose.
+    /// The fences that are read.
     pub(super) fences: BTreeSet<FenceKey>,
     /// Whether any of them waits for it.
     pub(super) is_waited_for: bool,
@@ -191,7 +191,8 @@ impl Backfill {
         }
     }
 
-    /// What was called in a piece, whether there are metrics all through it, and whose connections they leave out.
+    /// What was called in a piece, whether there are metrics all through it, and the workloads with
+    /// connections that they leave out.
     async fn piece(
         &self,
         client: &Client,
@@ -205,13 +206,14 @@ impl Backfill {
         clock.check()?;
         let namespaces: BTreeSet<Name> = self.fences.iter().map(|fence| fence.namespace.clone()).collect();
         let end = self.end - self.read;
-        // A little more, since between the last sample of a piece and the first of the next a counter may grow too.
+        // A little more, since between the last sample of a piece and the first of the next a counter may
+        // grow too.
         let mut found = client.calls(&clock, end, piece + LATE, &namespaces).await?;
         if !self.is_gapless {
             return Ok((found, NOTHING, None));
         }
         let gapless = match client.gapless(&clock, end, piece).await {
-            // Not known is not gapless; nobody waits for it.
+            // What is not known counts as a gap. No fence waits for it.
             Err(error) if error.is_too_much() && piece <= HOUR => NOTHING,
             gapless => gapless?,
         };

@@ -1,11 +1,12 @@
 //! The queries.
 //!
-//! A workload called a host in a period if a counter of it grew, or if the counter is new: that a counter appears is a
-//! call too, and `increase` alone does not see it. The rare callers, a job that calls once, are seen by that only.
+//! A workload called a host in a period if a counter of it grew, or if the counter is new: that a counter
+//! appears is a call too, and `increase` alone does not see it. The rare callers, a job that calls once, are
+//! seen by that only.
 //!
-//! A connection that stays open for weeks is counted once, when it is opened. That it is in use is told by its bytes: a
-//! workload that sends or receives any calls the host, as one that connects does. Proxies report the bytes of open
-//! connections every few seconds, far more often than metrics are scraped.
+//! A connection that stays open for weeks is counted once, when it is opened. That it is in use is told by
+//! its bytes: a workload that sends or receives any calls the host, as one that connects does. Proxies report
+//! the bytes of open connections every few seconds, far more often than metrics are scraped.
 
 use std::collections::BTreeSet;
 
@@ -17,8 +18,8 @@ use crate::fence::name::Name;
 /// Istio's counters of what a workload calls: <https://istio.io/latest/docs/reference/config/metrics/>.
 const COUNTERS: [&str; 2] = ["istio_requests_total", "istio_tcp_connections_opened_total"];
 
-/// What tells that connections are in use. Bytes alone are no proof that metrics are complete: the first two are asked for
-/// that.
+/// What tells that connections are in use. Bytes alone are no proof that metrics are complete: the first two
+/// are asked for that.
 const CONNECTION_BYTES: [&str; 2] = ["istio_tcp_sent_bytes_total", "istio_tcp_received_bytes_total"];
 
 /// The labels that say who called.
@@ -33,9 +34,9 @@ const WHO: [&str; 5] = [
 /// The label that says whom.
 const WHOM: &str = "destination_service";
 
-/// What proxies could not tell, or sent on as it was: the label `destination_service` then holds whatever `Host` the
-/// caller wrote.
-const NOBODY: &str = r#"destination_service_name!~"PassthroughCluster|BlackHoleCluster|InboundPassthroughCluster|unknown|servicefence-fallback""#;
+/// What proxies could not tell, or sent on as it was: the label `destination_service` then holds whatever
+/// `Host` the caller wrote.
+const NO_SERVICE: &str = r#"destination_service_name!~"PassthroughCluster|BlackHoleCluster|InboundPassthroughCluster|unknown|servicefence-fallback""#;
 
 /// Namespaces that a query is limited to, at most; more are read from the whole mesh.
 const MOST_NAMESPACES: usize = 200;
@@ -57,7 +58,8 @@ fn count_of(settings: &Settings, names: &[&str]) -> String {
     format!("count({{{matchers}}})")
 }
 
-/// How far apart the moments are at which it is looked whether there are metrics: a shorter gap is not noticed.
+/// How far apart the moments are at which it is looked whether there are metrics: a shorter gap is not
+/// noticed.
 const MOMENTS: SignedDuration = SignedDuration::from_mins(10);
 
 /// The label by which [`moments`] tells its two numbers apart.
@@ -99,8 +101,8 @@ pub(super) fn calls(settings: &Settings, window: SignedDuration, namespaces: &BT
         )
     };
     let [requests, connections] = COUNTERS.map(grew_or_new);
-    // One query, since each has its price: the series of the three differ in nothing but their names, and `or` takes them
-    // for one.
+    // One query, since each has its price: the series of the three differ in nothing but their names, and
+    // `or` takes them for one.
     let connections = std::iter::once(connections)
         .chain(CONNECTION_BYTES.map(grew_or_new))
         .collect::<Vec<_>>()
@@ -108,9 +110,9 @@ pub(super) fn calls(settings: &Settings, window: SignedDuration, namespaces: &BT
     [requests, connections].map(|called| format!("count by ({by}) ({called})"))
 }
 
-/// Who has connections in `window` before the time of the query of which metrics leave out the bytes of a direction; and,
-/// marked as [`OF_BYTES`], the namespaces of which they tell both. Where all that tells of connections is dropped, the
-/// first would not show it.
+/// Who has connections in `window` before the time of the query without the bytes of one direction; and,
+/// marked as [`OF_BYTES`], the namespaces with the bytes of both. Where all that tells of connections is
+/// dropped, the first would not show it.
 pub(super) fn counted(settings: &Settings, window: SignedDuration, namespaces: &BTreeSet<Name>) -> String {
     let window = window.as_secs().max(1);
     let matchers = of_callers(settings, namespaces);
@@ -151,7 +153,7 @@ fn of_callers(settings: &Settings, namespaces: &BTreeSet<Name>) -> String {
     };
     matchers(
         settings,
-        ["reporter=\"source\"".to_owned(), from, NOBODY.to_owned()],
+        ["reporter=\"source\"".to_owned(), from, NO_SERVICE.to_owned()],
     )
 }
 

@@ -89,7 +89,8 @@ impl FromStr for Header {
     }
 }
 
-/// Whether `text` can name a label: <https://prometheus.io/docs/concepts/data_model/#metric-names-and-labels>.
+/// Whether `text` can name a label:
+/// <https://prometheus.io/docs/concepts/data_model/#metric-names-and-labels>.
 pub fn is_label_name(text: &str) -> bool {
     let mut bytes = text.bytes();
     let begins = bytes

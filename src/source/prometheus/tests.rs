@@ -90,7 +90,7 @@ fn settings(url: &str) -> Settings {
     }
 }
 
-/// A shop whose fence `web` waits for its past.
+/// A shop with a fence `web` that waits for its past.
 fn engine() -> Engine {
     let settings = EngineSettings {
         reads_history: true,

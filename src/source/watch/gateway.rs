@@ -72,7 +72,8 @@ pub(super) fn start(context: &Context, tasks: &mut Supervisor, readiness: &Readi
     }
 }
 
-/// Passes on the first state and that the gateway is ready, at once; that it no longer is, once it has lasted.
+/// Passes on the first state and that the gateway is ready, at once; that it no longer is, once it has
+/// lasted.
 async fn settle(mut seen: watch::Receiver<Option<bool>>, mut report: impl FnMut(bool)) {
     let mut was = None;
     while seen.changed().await.is_ok() {

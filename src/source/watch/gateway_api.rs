@@ -1,8 +1,8 @@
-//! Routes of Gateway API, whose CustomResourceDefinitions need not be installed.
+//! Routes of Gateway API. Its CustomResourceDefinitions need not be installed.
 //!
-//! Flows in: what the API server serves, asked again and again, and the routes while it does. Flows out: changes.
-//! Invariants: readiness waits for the routes that there are and never for a kind that is not served; a kind that is no
-//! longer served has no routes.
+//! Flows in: what the API server serves, asked again and again, and the routes while it does. Flows out:
+//! changes. Invariants: readiness waits for the routes that there are and never for a kind that is not
+//! served; a kind that is no longer served has no routes.
 
 use std::time::Duration;
 
@@ -124,7 +124,7 @@ mod tests {
         Json(list)
     }
 
-    /// An API server of which only this is asked, and a client of it.
+    /// An API server that knows only this, and a client of it.
     async fn api_server(installed: Arc<AtomicBool>) -> kube::Client {
         let all = Router::new()
             .route("/apis/gateway.networking.k8s.io/v1", get(kinds))

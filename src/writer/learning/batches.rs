@@ -43,8 +43,8 @@ impl Batches {
         self.waiting.is_empty()
     }
 
-    /// Gathers an observation. Only what is new keeps its fence waiting: every log stream of every gateway tells of a
-    /// new pair, one after another, and the first must not wait for the last.
+    /// Gathers an observation. Only what is new keeps its fence waiting: every log stream of every gateway
+    /// tells of a new pair, one after another, and the first must not wait for the last.
     pub(super) fn add(&mut self, observation: Observation, seen: Sighting) {
         self.add_after(self.settings.quiet, observation, seen);
     }

@@ -12,7 +12,7 @@ use crate::name::{ConfigKey, FenceKey, Name, ServiceKey};
 use crate::plan::target::Target;
 use crate::workloads::Expiry;
 
-/// Times kept of hosts whose way changed, before those that no longer matter are dropped.
+/// How many routing changes are kept, before those that no longer matter are dropped.
 const MANY: usize = 1_000;
 
 impl Engine {
@@ -34,8 +34,8 @@ impl Engine {
         self.apply_uncounted(&concerned, now);
     }
 
-    /// The way to these hosts changed. While it led elsewhere, or nobody saw what was connected to them, metrics did not name
-    /// them.
+    /// Records that the routing of these hosts just changed. Metrics do not cover connections made under the
+    /// old routing.
     pub(super) fn note_outside<'a>(&mut self, hosts: impl IntoIterator<Item = &'a Name>, now: Timestamp) {
         if self.evidence.outside_changed.len() >= MANY {
             self.evidence
@@ -76,7 +76,7 @@ impl Engine {
                 .filter(|key| self.fenced().is_unscoped(key));
             dirty.targets.extend(waiting.map(Target::Fence));
         }
-        // What a fence calls while it does not learn is nobody's to see: its past has to be read again.
+        // Calls of a fence that does not learn are not seen, so its past has to be read again.
         let blind: Vec<_> = self
             .evidence
             .read
@@ -109,7 +109,8 @@ impl Engine {
         self.dirty_unscoped(dirty);
     }
 
-    /// Metrics told of calls of these fences. One of which they had told nothing for long may not have been scraped.
+    /// Metrics told of calls of these fences. A fence that they did not mention for long may not have been
+    /// scraped.
     pub fn apply_told(&mut self, told: &Told, now: Timestamp) {
         for (fence, workloads) in told {
             if let Some(past) = self.evidence.read.get_mut(fence) {

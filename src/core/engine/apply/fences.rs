@@ -14,7 +14,8 @@ use crate::plan::target::Target;
 use crate::workloads::{Fence, in_force};
 
 impl Engine {
-    /// Pods decide about conflicts, between fences and with a user's Sidecar, and about which policies name a fence.
+    /// Pods decide about conflicts, between fences and with a user's Sidecar, and about which policies name a
+    /// fence.
     pub fn apply_pod(&mut self, key: &PodKey, facts: Option<PodFacts>, dirty: &mut Dirty) {
         let new = facts.clone();
         let old = match facts {
@@ -57,7 +58,7 @@ impl Engine {
         let old = self.workloads.fences.remove(key);
         let spec = resource.as_ref().map(|resource| &resource.spec);
         if old.as_ref().map(|old| &old.resource.spec) != spec {
-            // Whose past it is, and how far back it has to be known, may be another.
+            // The workload may be another one, and how far back its past has to be known.
             self.evidence.read.remove(key);
         }
         let shape = |fence: &Fence| (fence.generated, fence.resource.spec.clone());
@@ -82,7 +83,8 @@ impl Engine {
         self.note_learned(key);
         dirty.targets.insert(Target::Fence(key.clone()));
         if before != after {
-            // One that had no pods because an older fence has them may have them now: what these called was not its own.
+            // One that had no pods because an older fence has them may have them now: what these called was
+            // not its own.
             let (read, sidecars) = (&mut self.evidence.read, &self.mesh.sidecars);
             read.retain(|other, _| {
                 other.namespace != key.namespace || sidecars.get(&sidecar_of(other)).is_some()

@@ -47,15 +47,15 @@ impl Engine {
 
     fn came_or_went(&mut self, namespace: &Name, dirty: &mut Dirty) {
         self.forget_asked(namespace);
-        // What its workloads call meanwhile is nobody's to see.
+        // Until it comes back, calls of its workloads are not seen.
         self.evidence
             .read
             .retain(|fence, _| fence.namespace != *namespace);
         dirty.targets.insert(Target::Namespace(namespace.clone()));
     }
 
-    /// Takes the objects of some namespaces again, after a change of what istiod makes of them. It touches all fences:
-    /// many scopes may have something from there.
+    /// Takes the objects of some namespaces again, after a change of what istiod makes of them. It touches
+    /// all fences: many scopes may have something from there.
     fn take_again(&mut self, of: impl Fn(&Name) -> bool, now: Timestamp, dirty: &mut Dirty) {
         let routed_ports = |mesh: &Mesh| -> BTreeMap<ServiceKey, BTreeSet<u16>> {
             let numbers = |facts: &ServiceFacts| facts.ports.iter().map(|port| port.number).collect();

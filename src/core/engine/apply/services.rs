@@ -56,13 +56,13 @@ impl Engine {
         if is_seen_otherwise {
             self.dirty_fences_by_alias([&key.host()], dirty);
         }
-        // A new port may be one whose listener swallows what is not HTTP.
+        // A new port may bring a listener that swallows what is not HTTP.
         if is_seen_otherwise || replaced.differs(|facts| (facts.labels.clone(), facts.ports.clone())) {
             self.dirty_fences_naming(key, &replaced.either().collect::<Vec<_>>(), dirty);
         }
     }
 
-    /// The gateway's routes to a Service, and to those whose rules lead there.
+    /// The gateway's routes to a Service, and to hosts with rules that lead there.
     fn route_service(
         &mut self,
         key: &ServiceKey,
@@ -114,8 +114,8 @@ impl Engine {
             .extend(unknown(&replaced.new).filter(|is| Some(is) != was.as_ref()));
     }
 
-    /// Notes which ports of a Service the gateway may not know yet. Without passthrough it would answer 404 for these, so it gets their
-    /// routes at once.
+    /// Notes which ports of a Service the gateway may not know yet. Without passthrough it would answer 404
+    /// for these, so it gets their routes at once.
     pub fn note_arrivals(
         &mut self,
         service: &ServiceKey,
@@ -166,8 +166,8 @@ impl Engine {
         }
     }
 
-    /// Takes in an EndpointSlice. How many endpoints a Service has changes no plan: what a status says of them may be an hour
-    /// old.
+    /// Takes in an EndpointSlice. How many endpoints a Service has changes no plan: what a status says of
+    /// them may be an hour old.
     pub(super) fn apply_endpoints(
         &mut self,
         key: &ConfigKey,

@@ -1,7 +1,7 @@
 //! A route's rules in the words of a VirtualService (Istio: `convertHTTPRoute`, `convertGRPCRoute`).
 //!
-//! Two things are left as Gateway API has them until rules are merged: a rule has one match at most, and a prefix ends
-//! where a part of the path does.
+//! Two things are left as Gateway API has them until rules are merged: a rule has one match at most, and a
+//! prefix ends where a part of the path does.
 
 use jiff::SignedDuration;
 use serde_json::{Map, Value, json};
@@ -200,8 +200,8 @@ fn share(backend: &Backend, is_only: bool, namespace: &str) -> Option<Value> {
     Some(share.into())
 }
 
-/// Where requests go. The host is empty where the kind is one that is not followed; `None` where istiod takes the whole
-/// route for an error.
+/// Where requests go. The host is empty where the kind is one that is not followed; `None` where istiod takes
+/// the whole route for an error.
 fn destination(to: &ObjectRef, namespace: &str) -> Option<Value> {
     let in_namespace = ServiceKey::new(to.namespace.as_deref().unwrap_or(namespace), to.name.as_str());
     let group = to.group.as_deref().unwrap_or_default();

@@ -1,7 +1,7 @@
 //! Whether a rule that istiod makes of a route may be written into a VirtualService.
 //!
-//! istiod does not ask that of its own, and Istio's webhook does of ours. It refuses an object for one rule, and with it
-//! all rules of the namespace.
+//! istiod does not ask that of its own, and Istio's webhook does of ours. It refuses an object for one rule,
+//! and with it all rules of the namespace.
 
 mod regex;
 

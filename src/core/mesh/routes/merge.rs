@@ -54,7 +54,8 @@ fn the_match(rule: &Rule) -> Option<&Map<String, Value>> {
     rule.get("match")?.get(0)?.as_object()
 }
 
-/// Which of two rules is asked first, the greater one (Istio: `sortHTTPRoutes`). A rule has one match at most.
+/// Which of two rules is asked first, the greater one (Istio: `sortHTTPRoutes`). A rule has one match at
+/// most.
 fn precedence(rule: &Rule) -> (bool, usize, usize, bool, usize, usize) {
     let Some(matched) = the_match(rule) else {
         return (false, 0, 0, false, 0, 0);
@@ -75,8 +76,8 @@ fn precedence(rule: &Rule) -> (bool, usize, usize, bool, usize, usize) {
     )
 }
 
-/// A rule in words of a VirtualService. A prefix of Gateway API ends where a part of the path does, which a VirtualService
-/// can only say as the path itself and what is below it.
+/// A rule in words of a VirtualService. A prefix of Gateway API ends where a part of the path does, which a
+/// VirtualService can only say as the path itself and what is below it.
 fn separated(rule: &Rule) -> Vec<Rule> {
     let uri = the_match(rule).and_then(|matched| matched.get("uri"));
     let prefix = uri

@@ -31,7 +31,7 @@ fn http(rules: &Value) -> Vec<Value> {
     made::<HttpMatch>(rules)
 }
 
-/// The same of one rule, of which one rule is made.
+/// The same for one rule that makes one rule.
 fn one(rule: &Value) -> Value {
     let made = http(&json!([rule]));
     assert_eq!(made.len(), 1, "{made:?}");

@@ -1,8 +1,9 @@
 //! Delegates: the rules that a VirtualService takes from another one.
 //!
-//! Flows in: the HTTP rules of a root, and of the VirtualServices without hosts that they name in `delegate`. Flows
-//! out: the rules that apply instead, as istiod merges them (`mergeVirtualServices`, `MergeHTTPRoutes`). Invariant:
-//! merged rules mean the same in any namespace, for all their hosts and gateways are written in full.
+//! Flows in: the HTTP rules of a root, and of the VirtualServices without hosts that they name in `delegate`.
+//! Flows out: the rules that apply instead, as istiod merges them (`mergeVirtualServices`,
+//! `MergeHTTPRoutes`). Invariant: merged rules mean the same in any namespace, for all their hosts and
+//! gateways are written in full.
 
 mod matches;
 
@@ -42,8 +43,8 @@ fn named_by_rule(rule: &Rule, namespace: &str) -> Option<ConfigKey> {
     Some(ConfigKey::new(of.unwrap_or(namespace), name))
 }
 
-/// The rules that apply in place of those of a root in `namespace`. `rules_of` has the rules of a delegate that the root
-/// may use; a rule whose delegate has none is left out, and no other.
+/// The rules that apply in place of those of a root in `namespace`. `rules_of` has the rules of a delegate
+/// that the root may use; only a rule with a delegate that has none is left out.
 pub fn effective<'a>(
     http: &[Rule],
     namespace: &str,
@@ -97,8 +98,8 @@ fn merge(root: &Rule, mut delegate: Rule) -> Option<Rule> {
     Some(delegate)
 }
 
-/// Whether Istio would refuse a rule that it has made itself: it merges without asking whether the result may be
-/// written in one VirtualService (`validateHTTPRoute`).
+/// Whether Istio would refuse a rule that it has made itself: it merges without asking whether the result may
+/// be written in one VirtualService (`validateHTTPRoute`).
 pub fn is_refused(rule: &Rule) -> bool {
     let has = |name: &str| set(rule, name).is_some();
     let fault_without_route = has("fault") && (has("redirect") || has("directResponse"));

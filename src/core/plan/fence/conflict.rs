@@ -69,8 +69,8 @@ impl<'a> Planning<'a> {
             .map(|other| Conflict::OlderFence(other.key.clone()))
     }
 
-    /// Another fence that still has a Sidecar for these pods. If both fences had one, the pods would go from the first Sidecar to the
-    /// second in a single step.
+    /// Another fence that still has a Sidecar for these pods. If both fences had one, the pods would go from
+    /// the first Sidecar to the second in a single step.
     pub fn holder(self, key: &FenceKey, of: Pods<'_>) -> Option<FenceKey> {
         let overlaps = self.fenced.overlaps(&key.namespace, of);
         self.mesh
@@ -81,8 +81,9 @@ impl<'a> Planning<'a> {
             .find(|other| other != key && self.fenced.workloads.fences.contains_key(other))
     }
 
-    /// The workload of a pod that the fence's Sidecar would scope and whose proxy intercepts nothing. Its application calls the
-    /// proxy's own address, and that does not tell which Service a call out of scope is to.
+    /// The workload of a pod that the fence's Sidecar would scope, with a proxy that intercepts nothing. Its
+    /// application calls the proxy's own address, and that does not tell which Service a call out of scope is
+    /// to.
     fn uncaptured(self, namespace: &str, of: Pods<'_>) -> Option<Name> {
         self.fenced
             .workloads
@@ -95,8 +96,8 @@ impl<'a> Planning<'a> {
             .map(|(_, pod)| pod.workload.clone())
     }
 
-    /// What is not to be enforced in the namespace of its default: a Service by its label, or the workload of a fence by its
-    /// spec. A Sidecar without a selector would apply to its pods too.
+    /// What is not to be enforced in the namespace of its default: a Service by its label, or the workload of
+    /// a fence by its spec. A Sidecar without a selector would apply to its pods too.
     fn opted_out(self, default: &FenceKey) -> Option<WorkloadRef> {
         let namespace = &default.namespace;
         let is_there = self.mesh.sidecars.of_fence(default).is_some();

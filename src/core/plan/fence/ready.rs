@@ -25,7 +25,7 @@ impl Planning<'_> {
     }
 
     /// What must exist before the first Sidecar of a namespace: with any of it missing, a miss
-    /// would fail, or nobody would learn of it.
+    /// would fail, or teach nothing.
     pub fn not_ready_for(self, fence: &Fence) -> Option<NotScoped> {
         let namespace = &fence.key.namespace;
         let of_namespace = || NotScoped::Pending(Target::Namespace(namespace.clone()));

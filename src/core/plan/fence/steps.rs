@@ -1,7 +1,8 @@
 //! The next step of a fence's Sidecar on its way to where it should be.
 //!
-//! Flows in: a fence as it stands, and its scope. Flows out: the Sidecar's write, and when to look again. Invariant: what a
-//! proxy loses stays warm for the settle time, and what it gains is warm before; see [`transition`](crate::transition).
+//! Flows in: a fence as it stands, and its scope. Flows out: the Sidecar's write, and when to look again.
+//! Invariant: what a proxy loses stays warm for the settle time, and what it gains is warm before; see
+//! [`transition`](crate::transition).
 
 use std::collections::BTreeSet;
 
@@ -33,7 +34,8 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// Keeps the Sidecar of pods of which nothing is known now. What its fence asks for comes in, and nothing leaves.
+    /// Keeps the Sidecar of a workload that is not known now. What its fence asks for comes in, and nothing
+    /// leaves.
     pub fn plan_stay(self, case: &Case<'_>, plan: &mut FencePlan) {
         if let Some(current) = case.current {
             let mut target = self.scoping.scope_of(case.fence).imports();
@@ -114,7 +116,7 @@ impl<'a> Planning<'a> {
                 self.plan_other_pods(case, current, scope, of, plan);
                 return None;
             }
-            // Nobody would serve what the pods that it takes can no longer reach.
+            // What the pods that it takes can no longer reach would not be served.
             of = current.selector.as_ref();
         }
         let mut target = scope.imports();
@@ -146,8 +148,8 @@ impl<'a> Planning<'a> {
         unserved
     }
 
-    /// Hosts that a Sidecar has, the target has not, and that cannot be spared: nobody would serve one that leaves now, or
-    /// bring it back, or its open connections would be cut.
+    /// Hosts that a Sidecar has, the target has not, and that cannot be spared: no gateway would serve one
+    /// that leaves now, or bring it back, or its open connections would be cut.
     fn may_not_leave(
         self,
         case: &Case<'_>,
@@ -171,8 +173,8 @@ impl<'a> Planning<'a> {
         current.hosts.iter().filter(brings).cloned().collect()
     }
 
-    /// Whether calls of a namespace to a host out of scope are served, so that it can be warm before it joins. A call that
-    /// is passed through may be failing: it waits for nothing.
+    /// Whether calls of a namespace to a host out of scope are served, so that it can be warm before it
+    /// joins. A call that is passed through may be failing: it waits for nothing.
     fn is_served_outside(self, namespace: &str, host: &ScopeHost) -> bool {
         let service =
             ServiceKey::of_host(&host.name).filter(|_| self.fenced.falls_back_to_gateway(namespace));
@@ -192,8 +194,9 @@ impl<'a> Planning<'a> {
         })
     }
 
-    /// Plans the way of a Sidecar from some pods to others. Those that it takes lose what they know without it, those that
-    /// it leaves get that back, and one write does both: so all of it is warm before, and after.
+    /// Plans the way of a Sidecar from some pods to others. Those that it takes lose what they know without
+    /// it, those that it leaves get that back, and one write does both: so all of it is warm before, and
+    /// after.
     fn plan_other_pods(
         self,
         case: &Case<'_>,
@@ -209,8 +212,8 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// What a Sidecar says first to pods that it takes: all that they know without it goes at once, so all of that stays
-    /// warm.
+    /// What a Sidecar says first to pods that it takes: all that they know without it goes at once, so all of
+    /// that stays warm.
     fn first_step(self, case: &Case<'_>, hosts: BTreeSet<ScopeHost>) -> Next {
         let warm = if self.written.settle_time(self.settings).is_zero() {
             BTreeSet::new()
@@ -220,8 +223,8 @@ impl<'a> Planning<'a> {
         Next::of(hosts, warm)
     }
 
-    /// What the proxies of a fence know while it has no Sidecar: what their namespace's default says, or the mesh's, else
-    /// the whole mesh.
+    /// What the proxies of a fence know while it has no Sidecar: what their namespace's default says, or the
+    /// mesh's, else the whole mesh.
     fn without_sidecar(self, case: &Case<'_>) -> BTreeSet<ScopeHost> {
         let namespace = &case.fence.key.namespace;
         let of_default = self

@@ -1,9 +1,10 @@
-//! How proxies tell of their own calls, by an Istio `Telemetry`: of all, where a fence only observes and no metrics are
-//! read; of those to hosts out of scope, where these are passed through and no gateway sees them.
+//! How proxies tell of their own calls, by an Istio `Telemetry`: of all, where a fence only observes and no
+//! metrics are read; of those to hosts out of scope, where these are passed through and no gateway sees them.
 //!
-//! Flows in: Telemetries and MeshConfig. Flows out: whether one of ours is needed in a namespace, and what it must say.
-//! Invariant: nobody's access logs are lost by it. Istio replaces the providers of an upper level by those of the lower
-//! one, so ours repeats them, and it steps back where the namespace has a Telemetry of its own.
+//! Flows in: Telemetries and MeshConfig. Flows out: whether one of ours is needed in a namespace, and what it
+//! must say. Invariant: no user loses access logs by it. Istio replaces the providers of an upper level by
+//! those of the lower one, so ours repeats them, and it steps back where the namespace has a Telemetry of its
+//! own.
 //! <https://istio.io/latest/docs/tasks/observability/telemetry/>
 
 use serde_json::{Value, json};
@@ -26,7 +27,7 @@ impl Planning<'_> {
         !self.mesh.is_registry_only() && (!needs_reports || self.is_reported(namespace))
     }
 
-    /// While a fence learns from its proxies' access logs, and nobody else's Telemetry is in the way.
+    /// While a fence learns from its proxies' access logs, and no user's Telemetry is in the way.
     pub fn plan_telemetry(self, namespace: &Name, plan: &mut NamespacePlan) {
         let key = ConfigKey::new(namespace.clone(), TELEMETRY);
         let is = self.mesh.telemetries.get(&key);

@@ -1,5 +1,5 @@
-//! The conditions of a fence: `Ready` and `Enforced` say how the mesh is, `Learning` whether calls are seen, `Conflicted`
-//! whether somebody else has the pods.
+//! The conditions of a fence: `Ready` and `Enforced` say how the mesh is, `Learning` whether calls are seen,
+//! `Conflicted` whether somebody else has the pods.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -27,7 +27,7 @@ fn keep_time(mut condition: Condition, before: &[Condition], now: Timestamp) -> 
 }
 
 impl Planning<'_> {
-    /// All conditions, of which the first two say the same.
+    /// All conditions. The first two have one sentence.
     pub fn conditions(
         self,
         case: &Case<'_>,
@@ -143,7 +143,7 @@ impl Planning<'_> {
                 false,
                 Said {
                     reason: Reason::NoConflict,
-                    message: "nobody else's object is in the way of this fence".to_owned(),
+                    message: "no other object is in the way of this fence".to_owned(),
                 },
             ),
         }

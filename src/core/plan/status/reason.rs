@@ -37,9 +37,9 @@ pub enum Reason {
     GatewayNotReady,
     /// Nothing says which addresses Services have, so no call can be led to the fallback gateway.
     FallbackNotReady,
-    /// The past, of which metrics tell, is being read.
+    /// Past calls are being read from metrics.
     HistoryPending,
-    /// The past, of which metrics tell, cannot be read.
+    /// Past calls cannot be read from metrics.
     HistoryUnavailable,
     /// The mode is Observe, and nothing tells of the workload's calls.
     NothingObserved,
@@ -55,7 +55,7 @@ pub enum Reason {
     NoSource,
     /// The workload calls more hosts than a fence can learn.
     ListFull,
-    /// Nobody else's object is in the way.
+    /// No other object is in the way.
     NoConflict,
 }
 

@@ -1,7 +1,7 @@
 //! What a scope saves in a proxy: clusters, endpoints and an estimate of bytes.
 //!
-//! Flows in: the Services of the mesh, how many endpoints each has, and a scope. Flows out: [`Size`]s, and what a
-//! fence's status says of them. Invariant: at rest it says the same again, so nothing is written.
+//! Flows in: the Services of the mesh, how many endpoints each has, and a scope. Flows out: [`Size`]s, and
+//! what a fence's status says of them. Invariant: at rest it says the same again, so nothing is written.
 
 use std::collections::BTreeSet;
 use std::ops::Add as _;
@@ -17,7 +17,7 @@ use crate::workloads::Fence;
 /// How often a status may say anew what a scope saves.
 pub const AT_MOST_EVERY: SignedDuration = SignedDuration::from_hours(1);
 
-/// Whether nobody would decide otherwise because of the difference: a tenth.
+/// Whether the difference is too small to matter for a decision: a tenth.
 fn is_about(before: &Savings, after: &Savings) -> bool {
     let about = |before: i64, after: i64| (before - after).abs() <= before.abs() / 10;
     about(before.clusters, after.clusters)
@@ -27,7 +27,8 @@ fn is_about(before: &Savings, after: &Savings) -> bool {
 }
 
 impl Planning<'_> {
-    /// What a status says of the savings of these hosts; what it said `before` stands while it is about right.
+    /// What a status says of the savings of these hosts; what it said `before` stands while it is about
+    /// right.
     pub fn savings(
         self,
         fence: &Fence,

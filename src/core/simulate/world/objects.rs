@@ -22,7 +22,7 @@ pub(crate) fn dynamic(kind: &str, body: Value) -> DynamicObject {
     object
 }
 
-/// A call as metrics tell it, of a workload whose pods have no labels of note.
+/// A call in the words of metrics, of a workload without labels of note.
 pub(crate) fn call(namespace: &str, workload: &str, host: &str) -> Call {
     Call {
         from: Teller {

@@ -17,7 +17,8 @@ impl World {
         }
         newest.retain(|_, change| !matches!(change, Change::Fence(..) | Change::Ready));
         let mut changes: Vec<Change> = newest.into_values().collect();
-        // What follows was written by us, and is what is there: another restart must not find it in the history.
+        // What follows was written by us, and is what is there: another restart must not find it in the
+        // history.
         let history = changes.clone();
         for (key, fence) in self.engine.fences() {
             changes.push(Change::Fence(key.clone(), Some(fence.resource.clone())));

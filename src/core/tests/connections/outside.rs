@@ -11,8 +11,8 @@ const API: &str = "data/api.example.com";
 const KEEPERS: [&str; 2] = ["data/first.example.com", "data/second.example.com"];
 const LEARN: &str = "Learn";
 
-/// A shop that learns hosts of ServiceEntries and has called `reviews` and these for long enough, in a mesh with
-/// three such hosts of one port.
+/// A shop that learns hosts of ServiceEntries and has called `reviews` and these for long enough, in a mesh
+/// with three such hosts of one port.
 fn shop_outside(mode: &str, called: &[&str]) -> World {
     let mut world = shop(true);
     declare(&mut world, "data", "a", &entry("first.example.com"));
@@ -378,7 +378,7 @@ fn one_leaves_an_hour_after_rules_that_led_it_elsewhere_are_gone() {
     );
     let said = explain(&world, "api.example.com").answer;
     assert!(said.contains("less than an hour ago"), "{said}");
-    // Nobody has to ask again.
+    // No one has to ask again.
     let before = world.now;
     world.settle();
     assert_eq!(outside(&world), [""; 0]);

@@ -38,7 +38,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_host_whose_connections_would_be_cut_leaves_but_on_a_proven_silence(turns in prop::collection::vec(turn(), 1..40)) {
+    fn no_host_with_connections_that_would_be_cut_leaves_but_on_a_proven_silence(turns in prop::collection::vec(turn(), 1..40)) {
         const HOSTS: [&str; 5] = [
             "db.data.svc.cluster.local",
             "cache.data.svc.cluster.local",

@@ -1,4 +1,4 @@
-//! What a stranger may send, and that it costs nobody else anything.
+//! What a stranger may send, and that it costs no one else anything.
 
 use std::convert::Infallible;
 
@@ -12,7 +12,7 @@ use tonic::codegen::{Body as _, Service as _, http};
 
 use super::*;
 
-/// An entry whose caller has these URI names.
+/// An entry of a caller with these URI names.
 fn with_peers(uris: &[&str]) -> HttpAccessLogEntry {
     let mut entry = web("10.96.0.20:8080");
     let tls = entry
@@ -222,7 +222,7 @@ async fn text_that_is_not_utf8_costs_its_own_entry_only() {
 async fn an_entry_that_cannot_be_read_costs_itself_only() {
     let intake = Harness::start().await;
     let good = web("10.96.0.20:8080").encode_to_vec();
-    // http_logs { log_entry: a request whose length lies; log_entry: a good entry }
+    // http_logs { log_entry: a request with a wrong length; log_entry: a good entry }
     let batch = field(2, &[field(1, &[0x1a, 0x7f]), field(1, &good)].concat());
     let body = [frame(&first_message()), frame(&batch)].concat();
     assert_eq!(post(&intake, PATH, body).await, Code::Ok);

@@ -74,7 +74,7 @@ async fn an_entry_without_an_address_costs_no_other() {
 }
 
 #[tokio::test]
-async fn nobody_reports_for_another_namespace_than_his_certificates() {
+async fn a_sender_reports_for_the_namespace_of_its_certificate_only() {
     let evil = SHOP.replace("/shop/", "/evil/");
     let forged = format!(
         "URI=spiffe://td/ns/shop/sa/web,{}",

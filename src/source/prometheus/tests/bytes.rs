@@ -103,7 +103,7 @@ async fn connections_are_known_as_far_back_as_bytes_of_both_directions_are_count
 }
 
 #[tokio::test]
-async fn a_workload_whose_bytes_were_left_out_is_known_since_then() {
+async fn a_workload_with_bytes_left_out_is_known_since_then() {
     let left_out = |name: &'static str| {
         move |asked: &Asked| {
             let more = json!({"source_workload": name, "source_app": name, "source_canonical_service": name});
@@ -148,7 +148,7 @@ async fn a_cycle_that_misses_bytes_begins_anew() {
 }
 
 #[tokio::test]
-async fn a_part_of_whose_connections_are_left_out_completes_nothing() {
+async fn a_part_with_connections_left_out_completes_nothing() {
     let partly = |asked: &Asked| {
         let answer = json!({"status": "success", "warnings": ["eu is down"], "data": {"resultType": "vector", "result": []}});
         is_about_bytes(asked).then(|| (200, answer.to_string()))

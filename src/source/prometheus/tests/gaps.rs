@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// Since how many hours before now the calls of `shop/web` are known, where a day has so many moments too few.
+/// Since how many hours before now the calls of `shop/web` are known, where a day has so many moments too
+/// few.
 async fn known_hours(missing: impl Fn(&Asked) -> i64 + Send + Sync + 'static) -> i64 {
     let server = Server::start(move |asked: &Asked| {
         if is_about_moments(asked) {

@@ -1,7 +1,7 @@
 //! Regular expressions that Istio's webhook takes, which asks Go's `regexp`, and Envoy with its RE2.
 //!
-//! Text flows in, a yes or no flows out. What is let through is what all three dialects know: Rust's own, whose parser
-//! reads the text, and those two. What only Go and RE2 know is refused as well.
+//! Text flows in, a yes or no flows out. What is let through is what three dialects know: Rust's own (its
+//! parser reads the text) and those two. What only Go and RE2 know is refused as well.
 
 use regex_syntax::ast::parse::Parser;
 use regex_syntax::ast::{
@@ -45,8 +45,8 @@ pub(super) fn is_taken(text: &str) -> bool {
             .is_ok_and(|whole| is_common(&whole, MOST_TIMES))
 }
 
-/// Whether a part that may be repeated at most so often is written in what the dialects have in common. The parser bounds
-/// how deep parts are nested.
+/// Whether a part that may be repeated at most so often is written in what the dialects have in common. The
+/// parser bounds how deep parts are nested.
 fn is_common(part: &Ast, most_times: u32) -> bool {
     match part {
         Ast::Empty(_) | Ast::Dot(_) | Ast::ClassPerl(_) => true,
@@ -155,7 +155,8 @@ fn is_item(item: &ClassSetItem) -> bool {
 mod tests {
     use super::*;
 
-    /// Each is one in Rust. Go's `regexp` knows the first ones, and refuses the others or reads them in another way.
+    /// Each is one in Rust. Go's `regexp` knows the first ones, and refuses the others or reads them in
+    /// another way.
     #[test]
     fn a_regular_expression_is_written_where_go_knows_it_too() {
         for known in [

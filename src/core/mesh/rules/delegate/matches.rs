@@ -1,8 +1,8 @@
 //! What a root's rule and its delegate's match together.
 //!
-//! Flows in: the `match` of both. Flows out: the matches of the merged rule (Istio: `mergeHTTPMatchRequests`). Invariant:
-//! each is no wider than one of the root's. Where Istio is stricter than that, so is this: a rule that istiod drops must
-//! not be carried.
+//! Flows in: the `match` of both. Flows out: the matches of the merged rule (Istio:
+//! `mergeHTTPMatchRequests`). Invariant: each is no wider than one of the root's. Where Istio is stricter
+//! than that, so is this: a rule that istiod drops must not be carried.
 
 use serde_json::{Map, Value};
 
@@ -111,8 +111,8 @@ fn gateways_conflict(root: &Rule, leaf: &Rule) -> bool {
         && (root.len() < leaf.len() || leaf.iter().any(|gateway| !root.contains(gateway)))
 }
 
-/// Whether a delegate's string is in conflict with a root's (Istio: `stringMatchConflict`). A regular expression is with
-/// everything, and so is one that says nothing.
+/// Whether a delegate's string is in conflict with a root's (Istio: `stringMatchConflict`). A regular
+/// expression is with everything, and so is one that says nothing.
 fn strings_conflict(root: &Value, leaf: &Value) -> bool {
     let says = |one: &Value, how: &str| -> Option<String> {
         let text = one.get(how)?.as_str()?;

@@ -6,7 +6,7 @@ fn rules(text: Value) -> Vec<Rule> {
     serde_json::from_value(text).unwrap()
 }
 
-/// The rules of a root in `shop` whose delegates in `books` all have these.
+/// The rules of a root in `shop`; all its delegates in `books` have these.
 fn merged(root: Value, delegate: Value) -> Value {
     let (root, delegate) = (rules(root), rules(delegate));
     json!(effective(&root, "shop", |_| Some(&delegate)))
