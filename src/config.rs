@@ -336,6 +336,12 @@ mod tests {
     }
 
     #[test]
+    fn without_flags_the_settings_are_the_default_ones() {
+        let settings = settings(&[]).unwrap();
+        assert_eq!(format!("{settings:?}"), format!("{:?}", Settings::default()));
+    }
+
+    #[test]
     fn what_the_chart_says_of_modes_namespaces_and_hosts_is_what_decides() {
         let is = settings(&[
             "--default-mode=observe",

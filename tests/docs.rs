@@ -4,6 +4,8 @@
 
 #[path = "docs/chart.rs"]
 mod chart;
+#[path = "docs/files.rs"]
+mod files;
 #[path = "docs/page.rs"]
 mod page;
 #[path = "docs/prose.rs"]

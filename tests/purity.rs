@@ -2,12 +2,15 @@
 //! stand in order, and no file grows past what a reader can hold. What of the standard library the core must
 //! not use, `src/core/clippy.toml` says.
 
+#[path = "docs/files.rs"]
+mod files;
 #[path = "purity/source.rs"]
 mod source;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use files::files_below;
 use source::Source;
 
 /// The layers of the core, from the ground up: a file names only its own layer and those before it.
@@ -55,6 +58,11 @@ fn root() -> &'static Path {
 
 fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let is_rust = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "rs");
+    files_below(folder).into_iter().filter(is_rust).collect()
 }
 
 /// The lines of a manifest's dependencies.
@@ -115,8 +123,7 @@ fn misplaced(file: &Path, source: &Source) -> Vec<String> {
 #[test]
 fn no_file_names_what_stands_above_it() {
     let core = root().join("src/core");
-    let mut files = Vec::new();
-    collect(&core, &mut files);
+    let files = rust_files(&core);
     let files = files.iter().filter_map(|path| path.strip_prefix(&core).ok());
     let is_code = |path: &&Path| {
         *path != Path::new("lib.rs") && !path.iter().any(|part| part == "tests" || part == "tests.rs")
@@ -172,10 +179,10 @@ fn an_arrow_up_is_seen() {
 
 #[test]
 fn files_are_short_comments_narrow_and_modules_named() {
-    let mut files = Vec::new();
-    for folder in ["benches", "crd", "e2e", "src", "tests"] {
-        collect(&root().join(folder), &mut files);
-    }
+    let folders = ["benches", "crd", "e2e", "src", "tests"].into_iter();
+    let files: Vec<_> = folders
+        .flat_map(|folder| rust_files(&root().join(folder)))
+        .collect();
     assert!(files.len() > 50, "the files were not found");
     let long = files.iter().filter_map(|path| {
         let lines = read(path).lines().count();
@@ -201,15 +208,4 @@ fn files_are_short_comments_narrow_and_modules_named() {
     });
     let found: Vec<_> = long.chain(unnamed).chain(wide).collect();
     assert!(found.is_empty(), "{found:#?}");
-}
-
-fn collect(folder: &Path, into: &mut Vec<PathBuf>) {
-    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
-    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
-        if path.is_dir() {
-            collect(&path, into);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            into.push(path);
-        }
-    }
 }

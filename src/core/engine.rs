@@ -36,10 +36,10 @@ pub use self::change::{Change, Dirty};
 /// Everything that is known.
 pub struct Engine {
     pub(crate) settings: Settings,
-    pub(crate) mesh: Mesh,
-    pub(crate) workloads: Workloads,
-    pub(crate) evidence: Evidence,
-    pub(crate) written: Written,
+    mesh: Mesh,
+    workloads: Workloads,
+    evidence: Evidence,
+    written: Written,
     /// Fences by what they have learned.
     learned_by: Mentions,
     /// Fences by what their Sidecars import.

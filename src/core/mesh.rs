@@ -2,7 +2,8 @@
 //!
 //! Flows in: objects as their authors wrote them, one at a time. Flows out: what was there, what is there
 //! now, and answers. Invariant: everything follows from the newest objects and the newest MeshConfig, in
-//! whatever order they came; `set_*` is the only way to change it.
+//! whatever order they came. A kind that MeshConfig or another store has a part in changes by `set_*` here,
+//! every other one by `set` of its store.
 
 mod aliases;
 pub mod discovery;
@@ -26,8 +27,8 @@ use std::net::SocketAddr;
 use std::ops::Add as _;
 
 use crate::facts::{
-    Caller, EndpointsFacts, JwksFacts, MeshConfigFacts, NamespaceFacts, PeerAuthenticationFacts, PolicyFacts,
-    RouteFacts, RouteKey, ServiceEntryFacts, ServiceFacts, ServiceKind, VirtualServiceFacts,
+    Caller, EndpointsFacts, JwksFacts, MeshConfigFacts, NamespaceFacts, PolicyFacts, ServiceEntryFacts,
+    ServiceFacts, ServiceKind, VirtualServiceFacts,
 };
 use crate::mesh::discovery::Aside;
 use crate::mesh::sidecars::Sidecars;
@@ -202,16 +203,6 @@ impl Mesh {
         changed
     }
 
-    /// Adds, replaces or removes a route of Gateway API; returns the VirtualServices that istiod makes anew
-    /// or no longer.
-    pub fn set_route(
-        &mut self,
-        key: &RouteKey,
-        facts: Option<RouteFacts>,
-    ) -> Vec<(ConfigKey, Option<VirtualServiceFacts>)> {
-        self.routes.set(key, facts)
-    }
-
     /// Adds, replaces or removes an AuthorizationPolicy that asks who calls.
     pub fn set_policy(&mut self, key: &ConfigKey, facts: Option<PolicyFacts>) -> Replaced<PolicyFacts> {
         let is_discovered = self.is_discovered(&key.namespace);
@@ -230,15 +221,6 @@ impl Mesh {
         let new = self.aside.request_authentications.take(is_discovered, key, facts);
         let old = self.request_authentications.set(key, new.clone());
         Replaced { old, new }
-    }
-
-    /// Adds, replaces or removes a PeerAuthentication; returns whether that changes anything.
-    pub fn set_peer_authentication(
-        &mut self,
-        key: ConfigKey,
-        facts: Option<PeerAuthenticationFacts>,
-    ) -> bool {
-        self.peer_authentications.set(key, facts)
     }
 
     /// Takes the objects of some namespaces again, after a change of what istiod makes of them.
@@ -363,10 +345,10 @@ impl Mesh {
 
     /// The Services that policies open for a caller, each with the policy. One of the root namespace counts
     /// where it is for certain pods: else it would be the whole mesh.
-    pub fn opened_for<'a>(
-        &'a self,
-        caller: &'a Caller<'a>,
-    ) -> impl Iterator<Item = (&'a ServiceKey, &'a ConfigKey)> {
+    pub fn opened_for<'c>(
+        &self,
+        caller: &'c Caller<'c>,
+    ) -> impl Iterator<Item = (&ServiceKey, &ConfigKey)> + use<'_, 'c> {
         self.policies.naming(caller).flat_map(move |(key, policy)| {
             let everywhere = key.namespace == self.root_namespace && policy.has_selector();
             let all = everywhere.then(|| self.services.iter()).into_iter().flatten();

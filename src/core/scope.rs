@@ -47,10 +47,11 @@ impl Scoping<'_> {
         scope.extend(Why::ServiceEntry, self.kept_entries(fence));
         scope.extend(Why::RuleOnly, self.known_by_rules_only(namespace));
         scope.extend(Why::SubsetRule, self.led_to_subsets(namespace));
-        scope.extend(Why::NonHttp, self.kept_non_http(fence));
+        let non_http = self.which_non_http(fence);
+        scope.extend(Why::NonHttp, self.kept_non_http(namespace, non_http));
         // What one of the two brings may bring more by the other.
         loop {
-            self.add_port_collisions(fence, &mut scope);
+            self.add_port_collisions(namespace, non_http, &mut scope);
             if !self.add_aliases(fence, &mut scope) {
                 break;
             }

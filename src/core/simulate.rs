@@ -87,7 +87,7 @@ impl Simulation {
         }
         self.touch(change);
         if let Some((namespace, false)) = of_fence
-            && !self.engine.fenced_namespaces().contains(&namespace)
+            && !self.engine.fences().any(|(key, _)| key.namespace == namespace)
         {
             self.touch(Change::PodsKnown(namespace, false));
         }

@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::files::files_below;
 use crate::page::{Page, root};
 
 /// The parts between two backticks outside of code blocks.
@@ -257,9 +258,7 @@ pub fn hard_words_anywhere(pages: &[Page]) -> Vec<String> {
         .flat_map(|page| hard_words(&page.path, &page.text, |_| true))
         .collect();
     for folder in ["benches", "charts", "crd", "e2e", "src", "tests"] {
-        let mut files = Vec::new();
-        collect(&root().join(folder), &mut files);
-        for file in files {
+        for file in files_below(&root().join(folder)) {
             let (Ok(path), Ok(text)) = (file.strip_prefix(root()), std::fs::read_to_string(&file)) else {
                 continue;
             };
@@ -272,15 +271,4 @@ pub fn hard_words_anywhere(pages: &[Page]) -> Vec<String> {
         }
     }
     found
-}
-
-fn collect(folder: &Path, into: &mut Vec<PathBuf>) {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    for path in entries.map(|entry| entry.path()) {
-        if path.is_dir() {
-            collect(&path, into);
-        } else {
-            into.push(path);
-        }
-    }
 }

@@ -119,17 +119,15 @@ impl Engine {
         );
     }
 
-    /// Every fence, every namespace with one, and what the whole mesh shares.
-    pub fn dirty_all(&self, dirty: &mut Dirty) {
-        let fences = self.workloads.fences.keys().cloned().map(Target::Fence);
-        dirty.targets.extend(fences);
-        let namespaces = self
-            .workloads
-            .fenced_namespaces()
-            .into_iter()
-            .map(Target::Namespace);
-        dirty.targets.extend(namespaces);
-        dirty.targets.insert(Target::Ports);
+    /// Every fence.
+    pub(super) fn dirty_fences(&self, dirty: &mut Dirty) {
+        self.dirty_fences_that(|_| true, dirty);
+    }
+
+    /// Every namespace with a fence.
+    pub(super) fn dirty_fenced_namespaces(&self, dirty: &mut Dirty) {
+        let namespaces = self.workloads.fenced_namespaces().into_iter();
+        dirty.targets.extend(namespaces.map(Target::Namespace));
     }
 
     /// Namespaces that may need another Telemetry, and their fences, which say so.
@@ -142,11 +140,8 @@ impl Engine {
 
     /// Fences without a Sidecar: those that wait for something.
     pub fn dirty_unscoped(&self, dirty: &mut Dirty) {
-        let unscoped = self
-            .workloads
-            .fences
-            .keys()
-            .filter(|key| self.mesh.sidecars.of_fence(key).is_none());
+        let fences = self.workloads.fences.keys();
+        let unscoped = fences.filter(|key| self.fenced().is_unscoped(key));
         dirty.targets.extend(unscoped.cloned().map(Target::Fence));
     }
 
@@ -154,12 +149,7 @@ impl Engine {
     pub fn dirty_envoy_filters(&mut self, dirty: &mut Dirty) {
         let before = self.written.envoy_filters_wanted.take();
         if before != Some(wanted_envoy_filters(&self.settings, &self.mesh, &self.written)) {
-            dirty.targets.extend(
-                self.workloads
-                    .fenced_namespaces()
-                    .into_iter()
-                    .map(Target::Namespace),
-            );
+            self.dirty_fenced_namespaces(dirty);
             self.dirty_unscoped(dirty);
         }
     }

@@ -18,7 +18,7 @@ use crate::evidence::known::Known;
 use crate::evidence::past::CallHistory;
 use crate::name::{ConfigKey, FenceKey, ServiceKey};
 use crate::time::seconds;
-use crate::workloads::{Fence, MOST_LEARNED, Workload};
+use crate::workloads::{Fence, Workload};
 
 /// Why connections of a workload may be open that metrics do not show.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,7 +157,7 @@ impl<'a> Known<'a> {
         // What was seen and could not be stored would leave.
         let past = self
             .past(&fence.key)
-            .filter(|past| past.unstored.is_empty() && fence.learned().len() < MOST_LEARNED)
+            .filter(|past| past.unstored.is_empty() && !fence.is_full())
             .ok_or(Unknown::PastUnread)?;
         let since = past.connections_known_since;
         if !expiry.is_over(since, self.now) {

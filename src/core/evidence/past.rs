@@ -63,7 +63,7 @@ impl<'a> Known<'a> {
     /// Since when metrics have told of every workload that a fence's pods have now.
     pub fn told_since(self, key: &FenceKey, past: &CallHistory) -> Option<Timestamp> {
         let pods = self.fenced.workloads.pods_in(&key.namespace);
-        let own = pods.filter(|(pod, _)| self.fenced.fence_of_pod(pod).is_some_and(|of| of.key == *key));
+        let own = pods.filter(|(pod, _)| self.fenced.is_of(pod, key));
         let workloads: BTreeSet<_> = own.map(|(_, pod)| &pod.workload).collect();
         let mut since = None;
         for workload in workloads {
@@ -82,22 +82,18 @@ impl<'a> Known<'a> {
         let told = self
             .past(key)
             .is_some_and(|past| self.now.duration_since(past.told) < MOST_SILENT);
-        told && self.fenced.workloads.pods_in(&key.namespace).any(|(pod, _)| {
-            let of = self.fenced.fence_of_pod(pod);
-            of.is_some_and(|of| of.key == *key)
-        })
+        let mut pods = self.fenced.workloads.pods_in(&key.namespace);
+        told && pods.any(|(pod, _)| self.fenced.is_of(pod, key))
     }
 
     /// What is known of a fence's past.
     pub fn past(self, key: &FenceKey) -> Option<&'a CallHistory> {
         self.evidence.read.get(key)
     }
-}
 
-impl Known<'_> {
     /// How far the reading of the past is, where a fence's first Sidecar waits for that.
     pub fn history_missing(self, fence: &Fence) -> Option<BackfillProgress> {
-        let past = self.evidence.read.get(&fence.key);
+        let past = self.past(&fence.key);
         let is_complete = past.is_some_and(|past| past.unstored.is_empty());
         let waits = self.fenced.has_a_past(fence) && self.fenced.is_unscoped(&fence.key) && !is_complete;
         waits.then(|| self.evidence.progress.clone())

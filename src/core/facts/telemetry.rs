@@ -86,7 +86,7 @@ const OF_OTHERS: [&str; 7] = [
 /// Whether an entry of `spec.metrics` takes connections or their bytes out of what Prometheus gets from
 /// callers, or the labels by which they are known.
 /// <https://istio.io/latest/docs/reference/config/telemetry/#Metrics>
-pub(crate) fn hides_connections(entry: &Value) -> bool {
+fn hides_connections(entry: &Value) -> bool {
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let providers = list(&entry["providers"]);
     let is_prometheus = |provider: &Value| {
@@ -105,4 +105,40 @@ pub(crate) fn hides_connections(entry: &Value) -> bool {
     };
     !providers.is_empty() && !providers.iter().any(is_prometheus)
         || list(&entry["overrides"]).iter().any(hides)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_takes_connections_out_of_metrics_is_seen() {
+        let off = |of: Value| json!({"overrides": [{"match": of, "disabled": true}]});
+        let tag = |name: &str| json!({"overrides": [{"tagOverrides": {name: {"operation": "REMOVE"}}}]});
+        for entry in [
+            off(json!({})),
+            off(json!({"metric": "ALL_METRICS"})),
+            off(json!({"metric": "TCP_SENT_BYTES", "mode": "CLIENT"})),
+            off(json!({"metric": "TCP_OPENED_CONNECTIONS", "mode": "CLIENT_AND_SERVER"})),
+            off(json!({"customMetric": "tcp_received_bytes"})),
+            tag("destination_service"),
+            tag("source_workload"),
+            json!({"providers": [{"name": "stackdriver"}]}),
+        ] {
+            assert!(hides_connections(&entry), "{entry}");
+        }
+        for entry in [
+            json!({}),
+            json!({"providers": [{"name": "stackdriver"}, {"name": "Prometheus"}]}),
+            off(json!({"metric": "REQUEST_COUNT"})),
+            off(json!({"metric": "TCP_SENT_BYTES", "mode": "SERVER"})),
+            json!({"overrides": [{"match": {"metric": "TCP_SENT_BYTES"}}]}),
+            json!({"overrides": [{"match": {"metric": "TCP_SENT_BYTES"}, "disabled": false}]}),
+            tag("request_operation"),
+        ] {
+            assert!(!hides_connections(&entry), "{entry}");
+        }
+    }
 }

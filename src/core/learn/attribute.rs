@@ -11,7 +11,7 @@ use crate::learn::Learning;
 use crate::learn::miss::Miss;
 use crate::learn::observation::{Observation, Unattributed};
 use crate::name::{PodKey, ServiceKey};
-use crate::workloads::{Fence, MOST_LEARNED};
+use crate::workloads::Fence;
 
 /// What a miss means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,7 +92,7 @@ impl<'a> Learning<'a> {
         }
         match fence.learned_host(&host) {
             Some(host) => Ok(self.now.duration_since(host.last_seen) >= self.fenced.expiry(fence).lag()),
-            None if fence.learned().len() >= MOST_LEARNED => Err(Unattributed::ListFull),
+            None if fence.is_full() => Err(Unattributed::ListFull),
             None => Ok(true),
         }
     }

@@ -43,10 +43,10 @@ impl Policies {
     }
 
     /// Those that let a caller in by name.
-    pub fn naming<'a>(
-        &'a self,
-        caller: &'a Caller<'a>,
-    ) -> impl Iterator<Item = (&'a ConfigKey, &'a PolicyFacts)> {
+    pub fn naming<'c>(
+        &self,
+        caller: &'c Caller<'c>,
+    ) -> impl Iterator<Item = (&ConfigKey, &PolicyFacts)> + use<'_, 'c> {
         let under = [Some(Name::from(caller.namespace)), None];
         let keys = under
             .into_iter()

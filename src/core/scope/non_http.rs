@@ -3,7 +3,7 @@
 use servicefence_crd::NonHttp;
 
 use crate::facts::{ServiceFacts, ServiceKind};
-use crate::name::{ScopeHost, ServiceKey};
+use crate::name::{Name, ScopeHost, ServiceKey};
 use crate::scope::because::Because;
 use crate::scope::scoping::Scoping;
 use crate::workloads::Fence;
@@ -21,10 +21,12 @@ pub enum KeptNonHttp {
 }
 
 impl<'a> Scoping<'a> {
-    /// The Services that are not HTTP and that a fence's scope keeps.
-    pub(super) fn kept_non_http<'f>(self, fence: &'f Fence) -> impl Iterator<Item = ScopeHost> + use<'a, 'f> {
-        let namespace = &fence.key.namespace;
-        let which = self.which_non_http(fence);
+    /// The Services that are not HTTP and that a scope of a namespace keeps.
+    pub(super) fn kept_non_http<'n>(
+        self,
+        namespace: &'n Name,
+        which: KeptNonHttp,
+    ) -> impl Iterator<Item = ScopeHost> + use<'a, 'n> {
         let is_kept = move |service: &ServiceKey| match which {
             KeptNonHttp::All => true,
             KeptNonHttp::Routed => self.mesh.rules.has(&service.host(), namespace),
@@ -36,7 +38,7 @@ impl<'a> Scoping<'a> {
         kept.map(|(service, _)| service.scope_host())
     }
 
-    /// Which of them a fence keeps.
+    /// Which of them a fence keeps. It looks at pods and metrics, so a scope asks once.
     pub(super) fn which_non_http(self, fence: &Fence) -> KeptNonHttp {
         match fence.non_http() {
             NonHttp::Learn => KeptNonHttp::None,

@@ -3,26 +3,19 @@
 use servicefence_crd::Source;
 
 use crate::facts::Caller;
-use crate::name::ScopeHost;
+use crate::name::{ConfigKey, ScopeHost, ServiceKey};
 use crate::scope::because::Because;
 use crate::scope::scoping::Scoping;
 use crate::workloads::Fence;
 
-impl Scoping<'_> {
+impl<'a> Scoping<'a> {
     /// The Services that policies open, where the fence learns from policies.
     pub(super) fn opened_by_policies(self, fence: &Fence) -> Vec<ScopeHost> {
         if !fence.resource.spec.learns_from(Source::Policy) {
             return Vec::new();
         }
-        let accounts = self.fenced.accounts(fence);
-        let caller = Caller {
-            namespace: &fence.key.namespace,
-            accounts: &accounts,
-        };
-        let hosts = self
-            .mesh
-            .opened_for(&caller)
-            .map(|(service, _)| service.scope_host());
+        let opened = self.opened(fence).into_iter();
+        let hosts = opened.map(|(service, _)| service.scope_host());
         hosts
             .filter(|host| !fence.owner_rules.denies(&host.name))
             .collect()
@@ -30,12 +23,7 @@ impl Scoping<'_> {
 
     /// The policies that open a host.
     pub(super) fn because_opened(self, fence: &Fence, host: &ScopeHost) -> Vec<Because> {
-        let accounts = self.fenced.accounts(fence);
-        let caller = Caller {
-            namespace: &fence.key.namespace,
-            accounts: &accounts,
-        };
-        let opened = self.mesh.opened_for(&caller);
+        let opened = self.opened(fence).into_iter();
         let here = opened.filter(|(service, _)| service.host() == host.name);
         let because = here.map(|(_, policy)| {
             let detail = format!(
@@ -44,5 +32,15 @@ impl Scoping<'_> {
             Because::new("Policy", detail)
         });
         because.collect()
+    }
+
+    /// The Services that policies open for the fence's pods, each with the policy.
+    fn opened(self, fence: &Fence) -> Vec<(&'a ServiceKey, &'a ConfigKey)> {
+        let accounts = self.fenced.accounts(fence);
+        let caller = Caller {
+            namespace: &fence.key.namespace,
+            accounts: &accounts,
+        };
+        self.mesh.opened_for(&caller).collect()
     }
 }

@@ -4,20 +4,19 @@
 use std::collections::BTreeSet;
 
 use crate::facts::{Protocol, ServiceFacts};
-use crate::name::ServiceKey;
+use crate::name::{Name, ServiceKey};
 use crate::scope::hosts::Scope;
 use crate::scope::non_http::KeptNonHttp;
 use crate::scope::scoping::Scoping;
 use crate::scope::why::Why;
-use crate::workloads::Fence;
 
 impl Scoping<'_> {
     /// Adds these Services, where they are not in scope by themselves.
-    pub(super) fn add_port_collisions(self, fence: &Fence, scope: &mut Scope) {
-        if self.which_non_http(fence) == KeptNonHttp::All {
+    pub(super) fn add_port_collisions(self, namespace: &Name, non_http: KeptNonHttp, scope: &mut Scope) {
+        if non_http == KeptNonHttp::All {
             return;
         }
-        let mut listeners = self.shared_listeners(fence, scope);
+        let mut listeners = self.shared_listeners(namespace, scope);
         let is_swallowed = |facts: &ServiceFacts, listeners: &BTreeSet<u16>| {
             let mut numbers = facts.port_numbers(Protocol::Other);
             numbers.any(|number| listeners.contains(&number))
@@ -25,7 +24,7 @@ impl Scoping<'_> {
         // Each Service that comes in may bring further HTTP ports of its own.
         loop {
             let mut grew = false;
-            for (key, facts) in self.mesh.services.protocol_bound(&fence.key.namespace) {
+            for (key, facts) in self.mesh.services.protocol_bound(namespace) {
                 if is_swallowed(facts, &listeners) && scope.add(key.scope_host(), Why::PortCollision) {
                     listeners.extend(facts.port_numbers(Protocol::Http));
                     grew = true;
@@ -39,8 +38,8 @@ impl Scoping<'_> {
 
     /// The port numbers on which something in scope listens for all addresses. Those of ServiceEntries are
     /// there in any case: some host with one stays.
-    fn shared_listeners(self, fence: &Fence, scope: &Scope) -> BTreeSet<u16> {
-        let seen = self.mesh.service_entries.seen_from(&fence.key.namespace);
+    fn shared_listeners(self, namespace: &Name, scope: &Scope) -> BTreeSet<u16> {
+        let seen = self.mesh.service_entries.seen_from(namespace);
         let mut listeners: BTreeSet<_> = seen.flat_map(|(_, entry)| entry.wildcard_ports()).collect();
         let in_scope = scope
             .hosts

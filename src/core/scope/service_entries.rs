@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use crate::evidence::Unknown;
 use crate::facts::{Bound, Names, ServiceEntryFacts};
-use crate::name::{ConfigKey, FenceKey, Name, PodKey, ScopeHost, ServiceKey};
+use crate::name::{ConfigKey, FenceKey, Name, ScopeHost, ServiceKey};
 use crate::scope::because::Because;
 use crate::scope::scoping::Scoping;
 use crate::workloads::Fence;
@@ -207,13 +207,8 @@ impl<'a> Scoping<'a> {
             .workloads
             .pods_in(&fence.key.namespace)
             .filter(|(_, pod)| pod.captures_dns);
-        let is_own = |pod: &PodKey| {
-            self.fenced
-                .fence_of_pod(pod)
-                .is_some_and(|of| of.key == fence.key)
-        };
         capturing
-            .any(|(pod, _)| is_own(pod))
+            .any(|(pod, _)| self.fenced.is_of(pod, &fence.key))
             .then_some(KeptEntry::DnsCapture)
     }
 

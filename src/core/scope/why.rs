@@ -22,11 +22,11 @@ pub enum Why {
     /// An AuthorizationPolicy lets this caller in and not the gateway.
     Policy,
     /// It is headless: calls go to its pods' addresses, for which the gateway has no route. See
-    /// `headless::Kept`.
+    /// `KeptHeadless`.
     Headless,
     /// It is not exported to the gateway's namespace.
     Hidden,
-    /// A ServiceEntry declares it: the gateway routes Services only. See `service_entry::Kept`.
+    /// A ServiceEntry declares it: the gateway routes Services only. See `KeptEntry`.
     ServiceEntry,
     /// Only a VirtualService knows the name: the gateway routes Services only.
     RuleOnly,

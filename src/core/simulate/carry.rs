@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use jiff::SignedDuration;
-use serde_json::{Value, json};
 use servicefence_crd::{Forgot, ServiceFence};
 
 use crate::engine::Change;
@@ -115,11 +114,12 @@ impl Simulation {
         self.writes
             .push(format!("apply {} {namespace}/{name}", kind.as_str()));
         if kind == Kind::ServiceFence {
-            let meta = json!({"uid": format!("uid-{name}"), "generation": 1, "creationTimestamp": self.next_created()});
-            add(&mut body["metadata"], meta);
+            let meta = &mut body["metadata"];
+            meta["uid"] = format!("uid-{name}").into();
+            meta["generation"] = 1.into();
+            meta["creationTimestamp"] = self.next_created().into();
         }
         self.objects.insert((kind, namespace, name), body.clone());
-        body["kind"] = kind.as_str().into();
         let change = observe(body, &self.system_namespace)?;
         self.apply(change);
         Ok(())
@@ -130,12 +130,5 @@ impl Simulation {
         self.version += 1;
         let after = SignedDuration::from_secs(i64::try_from(self.version).unwrap_or(i64::MAX));
         (self.now + after).to_string()
-    }
-}
-
-/// Adds the fields of an object to another one.
-fn add(to: &mut Value, fields: Value) {
-    if let (Value::Object(to), Value::Object(fields)) = (to, fields) {
-        to.extend(fields);
     }
 }

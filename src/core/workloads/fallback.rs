@@ -29,7 +29,7 @@ impl<'a> Fenced<'a> {
 
     /// Whether a fence is scoped, or about to be: only then is there anything out of its scope.
     fn has_misses(self, fence: &Fence) -> bool {
-        self.mode(fence) == Mode::Enforce || self.mesh.sidecars.of_fence(&fence.key).is_some()
+        self.mode(fence) == Mode::Enforce || !self.is_unscoped(&fence.key)
     }
 
     /// Whether calls of a namespace are led to the gateway.

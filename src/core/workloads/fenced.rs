@@ -57,9 +57,7 @@ impl Fenced<'_> {
             None
         }
     }
-}
 
-impl Fenced<'_> {
     /// Whether metrics are to tell what a fence called.
     pub fn has_a_past(self, fence: &Fence) -> bool {
         self.settings.reads_history

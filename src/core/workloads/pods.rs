@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use servicefence_crd::Mode;
 
 use crate::facts::{JwksFacts, Labels, ServiceKind, SidecarFacts, matches};
-use crate::name::{Name, PodKey, ServiceKey};
+use crate::name::{FenceKey, Name, PodKey, ServiceKey};
 use crate::workloads::fence::Fence;
 use crate::workloads::fenced::Fenced;
 use crate::workloads::workload_ref::WorkloadRef;
@@ -108,11 +108,16 @@ impl<'a> Fenced<'a> {
             .filter(|fence| self.mode(fence) != Mode::Off)
             .min_by_key(|fence| {
                 // The fence of the pod's present Sidecar: one that steps back learns nothing for another.
-                let waits = self.mesh.sidecars.of_fence(&fence.key).is_none();
+                let waits = self.is_unscoped(&fence.key);
                 let observes = self.mode(fence) == Mode::Observe;
                 let is_default = fence.workload == WorkloadRef::NamespaceDefault;
                 (waits, observes, is_default, fence.created(), &fence.key)
             })
+    }
+
+    /// Whether a pod belongs to a fence, see [`Fenced::fence_of_pod`].
+    pub fn is_of(self, pod: &PodKey, fence: &FenceKey) -> bool {
+        self.fence_of_pod(pod).is_some_and(|of| of.key == *fence)
     }
 
     /// The fences that have pods with these labels.
@@ -153,7 +158,7 @@ impl<'a> Fenced<'a> {
             .filter(|(_, pod)| pod.proxied);
         pods.filter(|(pod, facts)| match of {
             Some(selector) => matches(selector, &facts.labels),
-            None => self.fence_of_pod(pod).is_some_and(|of| of.key == fence.key),
+            None => self.is_of(pod, &fence.key),
         })
         .count()
     }

@@ -26,8 +26,7 @@ impl Engine {
         let old = std::mem::replace(&mut self.mesh.config, facts);
         let new = &self.mesh.config;
         if old.provider_hosts != new.provider_hosts || old.registry_only != new.registry_only {
-            let all = self.workloads.fences.keys().cloned();
-            dirty.targets.extend(all.map(Target::Fence));
+            self.dirty_fences(dirty);
         }
         let new = &self.mesh.config;
         if old.default_exports != new.default_exports || old.discovery_selectors != new.discovery_selectors {
@@ -75,7 +74,9 @@ impl Engine {
             .chain(ports.keys())
             .map(|service| &service.namespace);
         dirty.targets.extend(namespaces.cloned().map(Target::Routes));
-        self.dirty_all(dirty);
+        self.dirty_fences(dirty);
+        self.dirty_fenced_namespaces(dirty);
+        dirty.targets.insert(Target::Ports);
     }
 
     /// Takes in a Namespace.
@@ -145,7 +146,7 @@ impl Engine {
         facts: Option<PeerAuthenticationFacts>,
         dirty: &mut Dirty,
     ) {
-        if self.mesh.set_peer_authentication(key, facts) {
+        if self.mesh.peer_authentications.set(key, facts) {
             let fences = self.workloads.fences.keys();
             let concerned = fences.filter(|key| !self.fenced().falls_back_to_gateway(&key.namespace));
             dirty.targets.extend(concerned.cloned().map(Target::Fence));
@@ -178,7 +179,7 @@ impl Engine {
     pub(super) fn apply_gateway_ready(&mut self, ready: bool, dirty: &mut Dirty) {
         if self.mesh.gateway_ready != ready {
             self.mesh.gateway_ready = ready;
-            self.dirty_fences_that(|_| true, dirty);
+            self.dirty_fences(dirty);
         }
     }
 

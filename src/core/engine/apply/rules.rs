@@ -32,7 +32,7 @@ impl Engine {
         dirty: &mut Dirty,
     ) {
         let before = self.mesh.routes.entries_of(key).clone();
-        for (key, facts) in self.mesh.set_route(key, facts) {
+        for (key, facts) in self.mesh.routes.set(key, facts) {
             self.apply_virtual_service(&key, facts, now, dirty);
         }
         let changed = &before ^ self.mesh.routes.entries_of(key);

@@ -50,8 +50,7 @@ impl Engine {
         let in_scopes = |facts: &ServiceFacts| (facts.kind, facts.ports.clone(), facts.visibility.clone());
         let mut either = replaced.either();
         if either.any(|facts| self.mesh.services.is_protocol_bound(facts)) && replaced.differs(in_scopes) {
-            let fences = self.workloads.fences.keys().cloned();
-            dirty.targets.extend(fences.map(Target::Fence));
+            self.dirty_fences(dirty);
         }
         if is_seen_otherwise {
             self.dirty_fences_by_alias([&key.host()], dirty);
@@ -141,7 +140,7 @@ impl Engine {
         aside.extend(self.mesh.hosts_aside(key));
         // A host that is there, seen or not, is not missing.
         if aside.iter().any(|host| host.contains('*')) {
-            self.dirty_fences_that(|_| true, dirty);
+            self.dirty_fences(dirty);
         }
         for host in &aside {
             self.dirty_fences_having(host, dirty);

@@ -33,13 +33,8 @@ impl Engine {
         let gives_pods_back =
             old.is_some_and(|old| facts.as_ref().is_none_or(|new| new.selector != old.selector));
         if key.namespace == self.settings.root_namespace {
-            let fences = self.workloads.fences.keys().cloned().map(Target::Fence);
-            let namespaces = self
-                .workloads
-                .fenced_namespaces()
-                .into_iter()
-                .map(Target::Namespace);
-            dirty.targets.extend(fences.chain(namespaces));
+            self.dirty_fences(dirty);
+            self.dirty_fenced_namespaces(dirty);
         }
         let fence = fence_of_sidecar(&key);
         if let Some(fence) = &fence {

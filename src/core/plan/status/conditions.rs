@@ -95,7 +95,7 @@ impl Planning<'_> {
             );
             return (false, said(Reason::NoSource, message));
         }
-        if case.fence.learned().len() >= MOST_LEARNED {
+        if case.fence.is_full() {
             let message = format!(
                 "{workload} calls more than the {MOST_LEARNED} hosts that a fence can learn, and no further one is learned: \
                  allow whole namespaces, or set spec.mode to \"Off\""

@@ -3,15 +3,7 @@
 use kube::core::{DynamicObject, TypeMeta};
 use serde_json::Value;
 
-use crate::engine::Change;
 use crate::learn::{Call, Teller};
-use crate::render::Kind;
-use crate::simulate::world::SYSTEM;
-
-pub(super) fn observe(kind: Kind, mut body: Value) -> Change {
-    body["kind"] = kind.as_str().into();
-    crate::observe::observe(body, SYSTEM).unwrap()
-}
 
 pub(crate) fn dynamic(kind: &str, body: Value) -> DynamicObject {
     let mut object: DynamicObject = serde_json::from_value(body).unwrap();

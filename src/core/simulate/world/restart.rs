@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::engine::Change;
+use crate::observe::observe;
 use crate::render::Kind;
 use crate::simulate::Simulation;
-use crate::simulate::world::World;
-use crate::simulate::world::objects::observe;
+use crate::simulate::world::{SYSTEM, World};
 
 impl World {
     /// A new engine that is told, in any order, what exists: a restart.
@@ -23,12 +23,12 @@ impl World {
         for (key, fence) in self.engine.fences() {
             changes.push(Change::Fence(key.clone(), Some(fence.resource.clone())));
         }
-        for ((kind, ..), body) in self
+        for (_, body) in self
             .objects
             .iter()
             .filter(|((kind, ..), _)| *kind != Kind::ServiceFence)
         {
-            changes.push(observe(*kind, body.clone()));
+            changes.push(observe(body.clone(), SYSTEM).unwrap());
         }
         order(&mut changes);
         let mut simulation = Simulation::new(self.engine.settings.clone(), self.now);
