@@ -2,14 +2,17 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast lint fmt clippy doc generated generate bench figures scale absence mesh mesh-down clean
 CARGO ?= cargo
-MESH := $(CARGO) run --quiet --package servicefence-e2e --bin mesh --
+# Every program of the project. With a test beside them, crates have the features that `make test` gives them, so
+# that nothing is compiled twice.
+BUILD := $(CARGO) build --workspace --bins --test docs
+PROGRAMS := $(or $(CARGO_TARGET_DIR),target)/debug
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Show it on a real mesh on this machine (root; KEEP=1 leaves the mesh running)
-	@$(CARGO) build --package servicefence-e2e --bins
-	@$(CARGO) run --quiet --package servicefence-e2e --bin demo
+	@$(BUILD)
+	@$(PROGRAMS)/demo
 
 test: ## Run every test: unit, property, golden, docs, and the real mesh (root; says what it skips without)
 	$(CARGO) test --workspace
@@ -30,10 +33,10 @@ doc:
 	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --workspace --no-deps
 
 generated:
-	$(CARGO) test --package servicefence --test docs
+	$(CARGO) test --workspace --test docs
 
 generate: ## Write generated files anew: the CRD, the chart's copy of it, tables of the documentation
-	UPDATE=1 $(CARGO) test --package servicefence --test docs
+	UPDATE=1 $(CARGO) test --workspace --test docs
 
 bench: ## Measure the hot paths
 	$(CARGO) bench --package servicefence
@@ -45,13 +48,15 @@ scale: ## Measure the controller beside 10,000 Services and 2,000 fences (root; 
 	$(CARGO) run --release --package servicefence-e2e --bin scale -- $(SCALE)
 
 absence: ## Call through an hour's changes of a mesh, with the controller stopped (root; about an hour)
-	CHANGES=3600 $(CARGO) test --package servicefence-e2e --test operation -- a_fenced_caller_misses_nothing
+	CHANGES=3600 $(CARGO) test --workspace --test operation -- a_fenced_caller_misses_nothing
 
 mesh: ## Start a real mesh that stays, and say how to use it (root)
-	$(MESH) up
+	@$(BUILD)
+	@$(PROGRAMS)/mesh up
 
 mesh-down: ## Take down every mesh of this checkout, and what killed runs left (root)
-	$(MESH) down --all
+	@$(BUILD)
+	@$(PROGRAMS)/mesh down --all
 
 clean: ## Remove what cargo built; the programs of the mesh stay in .cache/tools
 	$(CARGO) clean

@@ -3,9 +3,10 @@
 //! ```text
 //!  Envoy access logs (gRPC) ─┐
 //!  Prometheus (PromQL) ──────┤
-//!  API watches ──────────────┴▶ source ─▶ state: Engine ─▶ plan ─▶ reconcile ─▶ writer ─▶ API server ─▶ istiod ─▶ Envoy
-//!         ▲                              (fence: pure)                                        │
-//!         └──────────────── status.learned: the durable memory, watched by every replica ◀────┘
+//!  API watches ──────────────┴▶ source ─▶ state: Engine ─▶ plan ─▶ reconcile ─▶ writer ─▶ API server
+//!         ▲                              (fence: pure)                                         │  │
+//!         └─────────── status.learned: the durable memory, watched by every replica ◀──────────┘  ▼
+//!                                                                                        istiod ─▶ Envoy
 //! ```
 //!
 //! [`fence`] is the core: it decides and does nothing else. The modules here are IO. They stand from the

@@ -40,16 +40,17 @@ pub async fn controller(build: Build) -> Result<PathBuf> {
     let mut command = tokio::process::Command::new(cargo);
     command.args([
         "build",
-        "--package",
-        "servicefence",
         "--bin",
         "servicefence",
         "--message-format",
         "json-render-diagnostics",
     ]);
-    if build == Build::Release {
-        command.arg("--release");
-    }
+    command.args(match build {
+        // With a test beside it, crates have the features that `cargo test --workspace` gives them: it built
+        // them already.
+        Build::Debug => ["--workspace", "--test=docs"],
+        Build::Release => ["--package=servicefence", "--release"],
+    });
     let output = command
         .current_dir(repository())
         .stdin(Stdio::null())

@@ -1,4 +1,8 @@
 //! What metrics have shown, since when without a gap, and what may be forgotten by that.
+//!
+//! Flows in: how far the past of each fence was read, which connections were counted, and what a metrics
+//! server did not tell. Flows out: which hosts a fence may forget, and since when silence counts. Invariant:
+//! a gap is never taken for silence, so a host is forgotten only where every call to it would have been seen.
 
 mod connections;
 mod forgetting;

@@ -1,4 +1,8 @@
 //! What a miss or a metric teaches.
+//!
+//! Flows in: misses of the fallback gateway and calls of the metrics. Flows out: for each fence, the hosts
+//! that its pods called, or why a call teaches nothing. Invariant: only what the mesh knows is learned, and
+//! what is in doubt teaches nothing.
 
 mod attribute;
 mod callers;

@@ -1,6 +1,8 @@
 //! Names of the things that a fence is about.
 //!
-//! They are shared pointers: one host name stands in thousands of scopes.
+//! Flows in: text of objects, settings and log entries. Flows out: keys, hosts and ranges of addresses.
+//! Invariant: what cannot be a name is none; text is read here once, and nothing above reads it again. Names
+//! are shared pointers: one host name stands in thousands of scopes.
 
 pub mod ours;
 

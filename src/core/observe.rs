@@ -1,7 +1,7 @@
 //! From API objects to facts: only what decisions need is kept.
 //!
-//! Flows in: objects as the API server has them, from a watch or as the answer to a write. Flows
-//! out: [`Change`]s. An object that cannot be read is an error of its own and touches no other.
+//! Flows in: objects as the API server has them, from a watch or as the answer to a write. Flows out:
+//! [`Change`]s. Invariant: an object that cannot be read is an error of its own and touches no other.
 
 mod any;
 mod lean;

@@ -1,7 +1,8 @@
 //! What to do: the writes that make the mesh as it must be.
 //!
-//! Flows in: the engine and the time. Flows out: plans. Planning changes nothing, and a plan that
-//! has been carried out and observed is followed by one that writes nothing.
+//! Flows in: the stores and the time, as [`Planning`](planning::Planning). Flows out: plans. Invariant:
+//! planning changes nothing, and a plan that has been carried out and observed is followed by one that writes
+//! nothing.
 
 pub mod arrivals;
 mod case;

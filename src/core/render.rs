@@ -1,5 +1,7 @@
-//! The objects that we write, as plain JSON: pure functions of what they are about, with sorted
-//! contents, so the same inputs give the same bytes.
+//! The objects that we write, as plain JSON.
+//!
+//! Flows in: hosts, ports, ranges and rules that others chose. Flows out: objects with sorted contents.
+//! Invariant: pure functions of what they are about, so that equal inputs give equal bytes.
 
 mod address;
 mod envoy_filter;

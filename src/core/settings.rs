@@ -1,4 +1,7 @@
 //! What the operator of the controller decides.
+//!
+//! Flows in: flags, as the chart sets them. Flows out: plain values. Invariant: they stay for the life of the
+//! process, and their defaults are the chart's.
 
 mod alias;
 

@@ -1,4 +1,6 @@
 //! Time as people read it.
+//!
+//! Flows in: a moment. Flows out: a moment in whole seconds. Invariant: no clock is read.
 
 use jiff::Timestamp;
 

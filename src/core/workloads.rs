@@ -1,4 +1,8 @@
 //! Who is fenced: the fences, and the pods of the namespaces that have some.
+//!
+//! Flows in: ServiceFences, pods, and the labels of Namespaces and Services. Flows out: the mode of a fence,
+//! its pods, and what its owner allows. Invariant: pods decide nothing until all pods of their namespace are
+//! known.
 
 mod expiry;
 mod fallback;

@@ -50,7 +50,7 @@ async fn main() -> ExitCode {
 
 async fn tell(mesh: &Mesh) -> Result<()> {
     eprintln!("installing the chart by helm, {SERVICES} Services beside the shop, and the shop…");
-    mesh.install(Build::Release, &[]).await?;
+    mesh.install(Build::Debug, &[]).await?;
     let background = Background {
         tcp_every: 10,
         ..Background::new("team", SERVICES)

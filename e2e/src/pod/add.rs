@@ -271,9 +271,7 @@ pub(crate) fn this_program() -> Result<PathBuf> {
         .take(3)
         .map(|folder| folder.join("mesh"))
         .find(|path| path.is_file())
-        .context(
-            "there is no program `mesh` beside this one: build it with `cargo build -p servicefence-e2e`",
-        )
+        .context("there is no program `mesh` beside this one: build it with `cargo build --workspace --bins`")
 }
 
 /// Waits until something accepts connections on a port inside a namespace.

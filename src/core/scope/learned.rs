@@ -9,22 +9,22 @@ use crate::workloads::Fence;
 
 impl<'a> Scoping<'a> {
     /// The learned hosts that `deny` does not name.
-    pub(super) fn learned<'f>(self, fence: &'f Fence) -> impl Iterator<Item = ScopeHost> + use<'a, 'f> {
+    pub(super) fn learned<'f>(self, fence: &'f Fence) -> impl Iterator<Item = ScopeHost> + use<'a, 'f>
+    where
+        'a: 'f,
+    {
         let learned = fence.learned().iter();
         let learned = learned.filter(|learned| !fence.owner_rules.denies(&learned.host));
         learned.flat_map(move |learned| {
             let is_service = ServiceKey::of_host(&learned.host).is_some();
             // Metrics do not tell which of several namespaces declares what they name.
             let entries = &self.mesh.service_entries;
-            let mut declared: Vec<_> = if is_service {
-                Vec::new()
-            } else {
-                entries.declared(&fence.key.namespace, &learned.host).collect()
-            };
-            if declared.is_empty() {
-                declared.push(ScopeHost::new(learned.namespace.as_str(), learned.host.as_str()));
-            }
-            declared
+            let declared = (!is_service).then(|| entries.declared(&fence.key.namespace, &learned.host));
+            let mut declared = declared.into_iter().flatten().peekable();
+            let is_undeclared = declared.peek().is_none();
+            let stored =
+                is_undeclared.then(|| ScopeHost::new(learned.namespace.as_str(), learned.host.as_str()));
+            stored.into_iter().chain(declared)
         })
     }
 

@@ -92,26 +92,13 @@ impl<'a> Planning<'a> {
         plan: &mut FencePlan,
     ) -> Option<NotScoped> {
         let Case { fence, current, .. } = *case;
-        let key = &fence.key;
-        if current.is_none()
-            && let Some(held) = self
-                .not_ready_for(fence)
-                .or_else(|| {
-                    self.holder(key, of)
-                        .map(|other| NotScoped::Pending(Target::Fence(other)))
-                })
-                .or_else(|| self.known.history_missing(fence).map(NotScoped::History))
-                .or_else(|| {
-                    let unstored = self.known.connections_unstored(fence);
-                    unstored.then(|| NotScoped::History(self.known.evidence.progress.clone()))
-                })
-        {
-            return Some(held);
-        }
+        let Some(current) = current else {
+            return self.plan_first(case, scope, of, plan);
+        };
         plan.again_at = fence.owner_rules.next_end(self.now);
         let unserved = self.unserved(fence);
         let mut of = of;
-        if let Some(current) = current.filter(|sidecar| sidecar.selector.as_ref() != of) {
+        if current.selector.as_ref() != of {
             if unserved.is_none() {
                 self.plan_other_pods(case, current, scope, of, plan);
                 return None;
@@ -120,10 +107,6 @@ impl<'a> Planning<'a> {
             of = current.selector.as_ref();
         }
         let mut target = scope.imports();
-        let Some(current) = current else {
-            self.plan_sidecar(case, of, self.first_step(case, target), plan);
-            return None;
-        };
         if current.hosts != target {
             let (connected, until) = self.known.maybe_connected_outside(fence, &current.hosts, &target);
             target.extend(connected);
@@ -137,7 +120,7 @@ impl<'a> Planning<'a> {
         } else {
             self.standing(case, current).towards(
                 &target,
-                |host| unserved.is_none() && self.is_served_outside(&key.namespace, host),
+                |host| unserved.is_none() && self.is_served_outside(&fence.key.namespace, host),
                 |host| self.has_clusters(host),
             )
         };
@@ -146,6 +129,33 @@ impl<'a> Planning<'a> {
             grows && (current.hosts != next.egress.hosts || current.warm.is_subset(&next.egress.warm));
         self.plan_sidecar(case, of, next, plan);
         unserved
+    }
+
+    /// Plans a fence's first Sidecar; an answer is what it waits for.
+    fn plan_first(
+        self,
+        case: &Case<'_>,
+        scope: &Scope,
+        of: Pods<'_>,
+        plan: &mut FencePlan,
+    ) -> Option<NotScoped> {
+        let fence = case.fence;
+        let held = self
+            .not_ready_for(fence)
+            .or_else(|| {
+                let other = self.holder(&fence.key, of)?;
+                Some(NotScoped::Pending(Target::Fence(other)))
+            })
+            .or_else(|| self.known.history_missing(fence).map(NotScoped::History))
+            .or_else(|| {
+                let unstored = self.known.connections_unstored(fence);
+                unstored.then(|| NotScoped::History(self.known.evidence.progress.clone()))
+            });
+        if held.is_none() {
+            plan.again_at = fence.owner_rules.next_end(self.now);
+            self.plan_sidecar(case, of, self.first_step(case, scope.imports()), plan);
+        }
+        held
     }
 
     /// Hosts that a Sidecar has, the target has not, and that cannot be spared: no gateway would serve one
