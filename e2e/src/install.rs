@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::admin::{get_over, loopback};
 use crate::kubelet::images::Images;
@@ -63,6 +63,7 @@ pub async fn controller(build: Build) -> Result<PathBuf> {
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message["target"]["kind"] == json!(["bin"]))
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
         .context("cargo did not say where the controller is")
 }
