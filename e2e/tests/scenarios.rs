@@ -5,6 +5,8 @@
 
 #[path = "scenarios/bound.rs"]
 mod bound;
+#[path = "scenarios/external_names.rs"]
+mod external_names;
 #[path = "scenarios/headless.rs"]
 mod headless;
 #[path = "scenarios/hosts.rs"]
@@ -42,7 +44,8 @@ fn main() -> ExitCode {
         .chain(workloads::all())
         .chain(learning::all())
         .chain(hosts::all())
-        .chain(headless::all());
+        .chain(headless::all())
+        .chain(external_names::all());
     if arguments.list {
         let names = all.map(|(name, _)| Trial::test(name, || Ok(()))).collect();
         return libtest_mimic::run(&arguments, names).exit_code();

@@ -7,6 +7,7 @@ mod aliases;
 mod allowed;
 mod because;
 mod explain;
+mod external_names;
 mod headless;
 mod hosts;
 mod key_servers;
@@ -29,7 +30,7 @@ pub use self::scoping::Scoping;
 pub use self::why::{Why, Whys};
 
 impl Scoping<'_> {
-    /// The scope that a fence should have: one rule after the other. The last four look at what the others
+    /// The scope that a fence should have: one rule after the other. The last five look at what the others
     /// brought.
     pub fn scope_of(self, fence: &Fence) -> Scope {
         let namespace = &fence.key.namespace;
@@ -57,6 +58,7 @@ impl Scoping<'_> {
             }
         }
         self.add_routes(namespace, &mut scope);
+        self.add_external_names(fence, &mut scope);
         // What is named or learned there comes back with its namespace.
         scope
             .hosts

@@ -9,6 +9,7 @@ mod dual_stack;
 mod enforce;
 mod expiry;
 mod explain;
+mod external_names;
 mod gateway;
 mod gateway_api;
 mod headless;

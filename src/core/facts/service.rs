@@ -9,6 +9,7 @@ use servicefence_crd::{Mode, names};
 use crate::facts::labels::{LabelValue, Labels};
 use crate::facts::metadata::{label, label_list};
 use crate::facts::visibility::Visibility;
+use crate::name::Name;
 
 /// Annotation with the `exportTo` of a Kubernetes Service.
 const EXPORT_TO: &str = "networking.istio.io/exportTo";
@@ -23,20 +24,18 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// Istio's protocol selection by `appProtocol`, else by the port name's prefix.
+    /// Istio's protocol selection by `appProtocol`, else by the port's name; of both the part before the first
+    /// hyphen counts (`kube.ConvertProtocol`).
     /// <https://istio.io/latest/docs/ops/configuration/traffic-management/protocol-selection/>
     pub fn select(name: &str, app_protocol: Option<&str>) -> Self {
-        let is_http = |protocol: &str| {
-            matches!(
-                protocol,
-                "http" | "http2" | "grpc" | "grpc-web" | "kubernetes.io/h2c" | "kubernetes.io/ws"
-            )
-        };
-        let declared = app_protocol.unwrap_or_else(|| name.split('-').next().unwrap_or(name));
-        if is_http(&declared.to_ascii_lowercase()) {
-            Self::Http
-        } else {
-            Self::Other
+        if let Some("kubernetes.io/h2c" | "kubernetes.io/ws") = app_protocol {
+            return Self::Http;
+        }
+        let declared = app_protocol.unwrap_or(name);
+        let prefix = declared.split('-').next().unwrap_or(declared);
+        match &*prefix.to_ascii_lowercase() {
+            "http" | "http2" | "http_proxy" | "grpc" => Self::Http,
+            _ => Self::Other,
         }
     }
 }
@@ -68,8 +67,10 @@ pub struct ServiceFacts {
     pub kind: ServiceKind,
     /// Its virtual addresses.
     pub addresses: Vec<IpAddr>,
-    /// Its TCP ports.
+    /// Its TCP ports; none of an ExternalName.
     pub ports: Vec<Port>,
+    /// The host that it stands for, if it is an ExternalName.
+    pub stands_for: Option<Name>,
     /// Its selector; empty where it has none.
     pub selector: Labels,
     /// Its opt-in label.
@@ -94,13 +95,12 @@ impl ServiceFacts {
             (_, Some("None")) => ServiceKind::Headless,
             _ => ServiceKind::ClusterIp,
         };
-        let ports = spec
-            .ports
-            .unwrap_or_default()
-            .into_iter()
-            .filter(|port| port.protocol.as_deref() != Some("UDP"));
+        // An ExternalName has the ports of the host that it stands for.
+        let ports = spec.ports.filter(|_| kind != ServiceKind::ExternalName);
         let ports = ports
-            .filter(|port| port.protocol.as_deref() != Some("SCTP"))
+            .into_iter()
+            .flatten()
+            .filter(|port| !matches!(port.protocol.as_deref(), Some("UDP" | "SCTP")))
             .filter_map(|port| {
                 let protocol = Protocol::select(
                     port.name.as_deref().unwrap_or_default(),
@@ -119,6 +119,10 @@ impl ServiceFacts {
             kind,
             addresses,
             ports: ports.collect(),
+            stands_for: spec
+                .external_name
+                .filter(|name| kind == ServiceKind::ExternalName && !name.is_empty())
+                .map(Name::from),
             selector: label_list(spec.selector),
             mode: LabelValue::parse(label(meta, names::MODE_LABEL)),
             labels: label_list(meta.labels.clone()),
@@ -173,6 +177,13 @@ mod tests {
             ("http", Some("tcp"), Protocol::Other),
             ("x", Some("kubernetes.io/h2c"), Protocol::Http),
             ("http", Some("kubernetes.io/wss"), Protocol::Other),
+            ("x", Some("http-alt"), Protocol::Http),
+            ("x", Some("grpc-x"), Protocol::Http),
+            ("x", Some("GRPC-Web"), Protocol::Http),
+            ("http_proxy", None, Protocol::Http),
+            ("x", Some("KUBERNETES.IO/h2c"), Protocol::Other),
+            ("kubernetes.io/h2c", None, Protocol::Other),
+            ("http", Some(""), Protocol::Other),
         ] {
             assert_eq!(Protocol::select(name, app), expected, "{name} {app:?}");
         }

@@ -67,11 +67,9 @@ impl ByHost {
     }
 }
 
-pub fn index<'a, K>(
-    indexed: &mut HashMap<K, BTreeSet<ConfigKey>>,
-    under: impl IntoIterator<Item = &'a K>,
-    key: &ConfigKey,
-) where
+pub fn index<'a, K, V>(indexed: &mut HashMap<K, BTreeSet<V>>, under: impl IntoIterator<Item = &'a K>, key: &V)
+where
+    V: Ord + Clone,
     K: Clone + Eq + Hash + 'a,
 {
     for one in under {
@@ -79,11 +77,12 @@ pub fn index<'a, K>(
     }
 }
 
-pub fn forget<'a, K>(
-    indexed: &mut HashMap<K, BTreeSet<ConfigKey>>,
+pub fn forget<'a, K, V>(
+    indexed: &mut HashMap<K, BTreeSet<V>>,
     under: impl IntoIterator<Item = &'a K>,
-    key: &ConfigKey,
+    key: &V,
 ) where
+    V: Ord,
     K: Eq + Hash + 'a,
 {
     for one in under {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::facts::{Labels, Protocol, ServiceFacts, ServiceKind};
-use crate::mesh::index::{count, in_namespace};
+use crate::mesh::index::{count, forget, in_namespace, index};
 use crate::name::{Name, ServiceKey};
 
 /// Port numbers that every istio-proxy listens on itself.
@@ -24,6 +24,8 @@ pub struct Services {
     by_address: HashMap<IpAddr, ServiceKey>,
     /// See [`Services::is_protocol_bound`].
     protocol_bound: BTreeSet<ServiceKey>,
+    /// The ExternalNames of a host.
+    external_names: HashMap<Name, BTreeSet<ServiceKey>>,
     http_ports: BTreeMap<u16, usize>,
     other_ports: BTreeMap<u16, usize>,
 }
@@ -36,6 +38,7 @@ impl Services {
             all: BTreeMap::new(),
             by_address: HashMap::new(),
             protocol_bound: BTreeSet::new(),
+            external_names: HashMap::new(),
             http_ports: BTreeMap::new(),
             other_ports: BTreeMap::new(),
         }
@@ -76,6 +79,7 @@ impl Services {
                     self.by_address.remove(address);
                 }
             }
+            forget(&mut self.external_names, &old.stands_for, key);
             self.count(old, false);
             self.protocol_bound.remove(key);
         }
@@ -83,6 +87,7 @@ impl Services {
             for address in &new.addresses {
                 self.by_address.insert(*address, key.clone());
             }
+            index(&mut self.external_names, &new.stands_for, key);
             self.count(&new, true);
             if self.is_protocol_bound(&new) {
                 self.protocol_bound.insert(key.clone());
@@ -105,6 +110,41 @@ impl Services {
     /// A Service by name.
     pub fn get(&self, key: &ServiceKey) -> Option<&ServiceFacts> {
         self.all.get(key)
+    }
+
+    /// Whether any ExternalName stands for a host.
+    pub fn have_external_names(&self) -> bool {
+        !self.external_names.is_empty()
+    }
+
+    /// The ExternalNames that stand for a host, by way of each other too, as istiod resolves them
+    /// (`resolveServiceAliases`).
+    pub fn external_names_of(&self, host: &str) -> BTreeSet<&ServiceKey> {
+        let mut all = BTreeSet::new();
+        let mut next: Vec<_> = self.external_names.get(host).into_iter().flatten().collect();
+        while let Some(name) = next.pop() {
+            if all.insert(name) {
+                next.extend(self.external_names.get(&name.host()).into_iter().flatten());
+            }
+        }
+        all
+    }
+
+    /// The host that an ExternalName stands for, at the end of the way that others may be part of; `None` for
+    /// any other Service, and where the way is a circle.
+    pub fn meant_by(&self, service: &ServiceKey) -> Option<Name> {
+        let mut meant = self.all.get(service)?.stands_for.clone()?;
+        let mut seen = BTreeSet::from([service.clone()]);
+        while let Some(next) = ServiceKey::of_host(&meant) {
+            let Some(further) = self.all.get(&next).and_then(|facts| facts.stands_for.clone()) else {
+                break;
+            };
+            if !seen.insert(next) {
+                return None;
+            }
+            meant = further;
+        }
+        Some(meant)
     }
 
     /// All Services, by namespace and name.

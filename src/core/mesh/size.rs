@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::{Add, Sub};
 
-use crate::facts::{Protocol, ServiceFacts, ServiceKind, Visibility};
+use crate::facts::{Protocol, ServiceFacts, Visibility};
 use crate::name::ServiceKey;
 
 /// Bytes that Envoy allocates, fitted to five shapes of mesh on a real one: the bench `savings` of the e2e
@@ -28,9 +28,6 @@ pub struct Size {
 impl Size {
     /// What one Service takes.
     pub fn of(facts: &ServiceFacts, endpoints: u64) -> Self {
-        if facts.kind == ServiceKind::ExternalName {
-            return Self::default();
-        }
         let count = |protocol| facts.port_numbers(protocol).count() as u64;
         let (http, other) = (count(Protocol::Http), count(Protocol::Other));
         let clusters = http + other;

@@ -88,6 +88,7 @@ impl Scoping<'_> {
             Why::NonHttp => self.because_not_http(fence),
             Why::Alias => self.because_aliased(fence, scope, host),
             Why::Route => self.because_of_rules(fence, host),
+            Why::ExternalName => self.because_of_external_names(host),
             _ => {
                 let sentence = why.sentence().into_iter();
                 sentence

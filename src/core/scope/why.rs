@@ -42,10 +42,12 @@ pub enum Why {
     Alias,
     /// A VirtualService has rules for a host in scope, and is looked up by its own namespace.
     Route,
+    /// It is an ExternalName of a host in scope, or what one stands for to which a rule in scope leads.
+    ExternalName,
 }
 
 impl Why {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 18] = [
         Self::Own,
         Self::Baseline,
         Self::Provider,
@@ -63,6 +65,7 @@ impl Why {
         Self::PortCollision,
         Self::Alias,
         Self::Route,
+        Self::ExternalName,
     ];
 
     /// Where the reason comes from and what it is; `None` where the sentence depends on the host.
@@ -102,7 +105,8 @@ impl Why {
             | Self::ServiceEntry
             | Self::NonHttp
             | Self::Alias
-            | Self::Route => return None,
+            | Self::Route
+            | Self::ExternalName => return None,
         })
     }
 }
@@ -121,7 +125,8 @@ impl Whys {
 
     /// Whether there is a reason besides those that come along with another host.
     pub fn has_its_own(self) -> bool {
-        self.iter().any(|why| !matches!(why, Why::Alias | Why::Route))
+        self.iter()
+            .any(|why| !matches!(why, Why::Alias | Why::Route | Why::ExternalName))
     }
 
     /// Whether a reason is among them.

@@ -383,6 +383,12 @@ fn the_placeholder_has_the_port_numbers_that_are_http_and_nothing_else_now() {
     world.service_with("books", "odd", &[], &app_protocol("http"));
     world.settle();
     assert_eq!(numbers(&world), [7000, 7001, 7002, 7003, 8080]);
+    // Istio takes the part before a hyphen there too, and an ExternalName has no ports of its own.
+    world.service_with("books", "odd", &[], &app_protocol("http-alt"));
+    let alias = json!({"spec": {"type": "ExternalName", "externalName": "db.example.com"}});
+    world.service_with("data", "alias", &["tcp:7001", "db:8080"], &alias);
+    world.settle();
+    assert_eq!(numbers(&world), [7000, 7001, 7002, 7003, 8080]);
     // A number goes with the last Service that has it.
     world.service("data", "also", &["http:7000"]);
     world.no_service(&odd);

@@ -52,6 +52,9 @@ impl Engine {
         if either.any(|facts| self.mesh.services.is_protocol_bound(facts)) && replaced.differs(in_scopes) {
             self.dirty_fences(dirty);
         }
+        if replaced.differs(|facts| facts.stands_for.clone()) {
+            self.dirty_by_external_name(key, &replaced, dirty);
+        }
         if is_seen_otherwise {
             self.dirty_fences_by_alias([&key.host()], dirty);
         }
@@ -87,6 +90,26 @@ impl Engine {
         if replaced.differs(|facts| facts.ports.clone()) {
             let hosts = self.mesh.rules.hosts_routed_to(key);
             self.dirty_routes_of(hosts, dirty);
+        }
+    }
+
+    /// An ExternalName stands for another host: that concerns fences with either host, or with one whose rules
+    /// lead to the ExternalName or to another one of it.
+    fn dirty_by_external_name(&self, key: &ServiceKey, replaced: &Replaced<ServiceFacts>, dirty: &mut Dirty) {
+        let services = &self.mesh.services;
+        let further = services.external_names_of(&key.host());
+        let names: BTreeSet<&ServiceKey> = further.into_iter().chain([key]).collect();
+        let either = replaced.either().filter_map(|facts| facts.stands_for.clone());
+        for host in either {
+            let service = ServiceKey::of_host(&host);
+            let meant = service.and_then(|service| services.meant_by(&service));
+            self.dirty_fences_having(&meant.unwrap_or(host), dirty);
+        }
+        for name in names {
+            self.dirty_fences_having(&name.host(), dirty);
+            for host in self.mesh.rules.hosts_routed_to(name) {
+                self.dirty_fences_having(host, dirty);
+            }
         }
     }
 

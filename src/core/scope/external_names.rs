@@ -1,0 +1,56 @@
+//! ExternalNames: istiod keeps one that stands for a host only where its name is imported beside the host, from
+//! the host's namespace, and takes calls to it for calls to the host (`matchingAliasService`).
+
+use std::collections::BTreeSet;
+
+use crate::name::{Name, ScopeHost, ServiceKey};
+use crate::scope::because::Because;
+use crate::scope::hosts::Scope;
+use crate::scope::scoping::Scoping;
+use crate::scope::why::Why;
+use crate::workloads::Fence;
+
+impl Scoping<'_> {
+    /// Adds the hosts for which ExternalNames of the scope stand, and the ExternalNames of its hosts.
+    pub(super) fn add_external_names(self, fence: &Fence, scope: &mut Scope) {
+        let services = &self.mesh.services;
+        if !services.have_external_names() {
+            return;
+        }
+        let namespace = &fence.key.namespace;
+        let meant: BTreeSet<Name> = scope
+            .hosts
+            .keys()
+            .flat_map(|host| self.mesh.brought_by(namespace, host))
+            .filter_map(|service| services.meant_by(&service))
+            .filter(|host| !fence.owner_rules.denies(host))
+            .collect();
+        for host in &meant {
+            let imports = self.mesh.service_entries.imports_for(namespace, host);
+            scope.extend(Why::ExternalName, imports);
+        }
+        let names = scope.hosts.keys().flat_map(|host| {
+            let names = services.external_names_of(&host.name).into_iter();
+            names.map(|name| ScopeHost {
+                namespace: host.namespace.clone(),
+                name: name.host(),
+            })
+        });
+        let names: Vec<_> = names.collect();
+        scope.extend(Why::ExternalName, names);
+    }
+
+    /// Which ExternalNames stand for a host, or what it stands for.
+    pub(super) fn because_of_external_names(self, host: &ScopeHost) -> Vec<Because> {
+        let services = &self.mesh.services;
+        let meant = ServiceKey::of_host(&host.name).and_then(|service| services.meant_by(&service));
+        let detail = if let Some(meant) = meant {
+            format!("it is an ExternalName: calls to it are calls to {meant}, which is in scope")
+        } else {
+            let names = services.external_names_of(&host.name).into_iter();
+            let names: Vec<_> = names.map(ToString::to_string).collect();
+            format!("an ExternalName in scope stands for it: {}", names.join(", "))
+        };
+        vec![Because::new("Alias", detail)]
+    }
+}
