@@ -93,8 +93,8 @@ impl Engine {
         }
     }
 
-    /// An ExternalName stands for another host: that concerns fences with either host, or with one whose rules
-    /// lead to the ExternalName or to another one of it.
+    /// An ExternalName stands for another host. That concerns fences with one of the two hosts, with the
+    /// ExternalName, or with a host that has rules to lead there.
     fn dirty_by_external_name(&self, key: &ServiceKey, replaced: &Replaced<ServiceFacts>, dirty: &mut Dirty) {
         let services = &self.mesh.services;
         let further = services.external_names_of(&key.host());
