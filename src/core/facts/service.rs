@@ -24,8 +24,8 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// Istio's protocol selection by `appProtocol`, else by the port's name; of both the part before the first
-    /// hyphen counts (`kube.ConvertProtocol`).
+    /// Istio's protocol selection by `appProtocol`, else by the port's name. Of both, the part before the
+    /// first hyphen counts (`kube.ConvertProtocol`).
     /// <https://istio.io/latest/docs/ops/configuration/traffic-management/protocol-selection/>
     pub fn select(name: &str, app_protocol: Option<&str>) -> Self {
         if let Some("kubernetes.io/h2c" | "kubernetes.io/ws") = app_protocol {

@@ -1,5 +1,5 @@
-//! ExternalNames: istiod keeps one that stands for a host only where its name is imported beside the host, from
-//! the host's namespace, and takes calls to it for calls to the host (`matchingAliasService`).
+//! ExternalNames. istiod takes calls to one for calls to the host that it stands for, where a Sidecar imports
+//! its name beside the host, from the host's namespace (`matchingAliasService`).
 
 use std::collections::BTreeSet;
 
