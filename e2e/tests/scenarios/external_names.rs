@@ -1,4 +1,4 @@
-//! ExternalNames of Services, called by Host: DNS answers with the address of the Service that they stand for.
+//! ExternalNames, called by Host: DNS answers with the address of the Service that they stand for.
 
 use anyhow::Result;
 use servicefence_e2e::Call;
