@@ -65,9 +65,9 @@ fn main() -> ExitCode {
     arguments.test_threads = Some(1);
     let steps = [
         shop::STEPS,
+        repair::STEPS,
         // Before steps that leave entries with the gateway: these arrive when the controller is a new one.
         shutdown::STEPS,
-        repair::STEPS,
         istio_tools::STEPS,
         foreign::STEPS,
         unreadable::STEPS,
