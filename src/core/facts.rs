@@ -30,7 +30,7 @@ pub use self::mesh_config::{DefaultExport, DefaultExports, MeshConfigFacts};
 pub use self::metadata::{created, label, label_list};
 pub use self::namespace::NamespaceFacts;
 pub use self::peer_authentication::{MutualTls, PeerAuthenticationFacts};
-pub use self::pod::{PodFacts, TrimmedPod, TrimmedPodSpec};
+pub use self::pod::{PodFacts, ProxyKind, TrimmedPod, TrimmedPodSpec};
 pub use self::request_authentication::JwksFacts;
 pub use self::route::{Matched, RouteFacts, RouteKey, RouteKind};
 pub use self::rule::Rule;

@@ -17,13 +17,26 @@ pub struct PodFacts {
     pub account: Name,
     /// The name of its workload, as Istio's metrics tell it.
     pub workload: Name,
-    /// Whether Istio has injected a proxy.
-    pub proxied: bool,
+    /// What its proxy is to Istio.
+    pub proxy: ProxyKind,
     /// Whether its proxy may answer DNS queries itself, ServiceEntries included.
     pub captures_dns: bool,
     /// Whether its proxy gets only what the application sends to it, and so never the address that a call was
     /// meant for.
     pub uncaptured: bool,
+}
+
+/// What a pod's proxy is to Istio: Sidecars apply to proxies of applications only (`SidecarProxy` in istiod's
+/// `pilot/pkg/model/context.go`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProxyKind {
+    /// There is none.
+    #[default]
+    None,
+    /// An application's.
+    Sidecar,
+    /// A gateway's or waypoint's.
+    Gateway,
 }
 
 impl PodFacts {
@@ -33,7 +46,13 @@ impl PodFacts {
             labels: label_list(pod.metadata.labels.clone()),
             account: pod.spec.service_account_name.as_str().into(),
             workload: workload_name(&pod.metadata).into(),
-            proxied: is_injected(&pod.metadata),
+            proxy: if pod.spec.containers.gateway || pod.spec.init_containers.gateway {
+                ProxyKind::Gateway
+            } else if is_injected(&pod.metadata) {
+                ProxyKind::Sidecar
+            } else {
+                ProxyKind::None
+            },
             captures_dns: pod.spec.containers.captures_dns || pod.spec.init_containers.captures_dns,
             uncaptured: pod.spec.containers.uncaptured || pod.spec.init_containers.uncaptured,
         }
@@ -66,12 +85,16 @@ struct Proxy {
     /// says so.
     /// <https://istio.io/latest/docs/reference/config/istio.mesh.v1alpha1/#ProxyConfig-InboundInterceptionMode>
     uncaptured: bool,
+    /// It is a gateway's or waypoint's.
+    gateway: bool,
 }
 
 impl<'de> serde::Deserialize<'de> for Proxy {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(serde::Deserialize)]
         struct Container {
+            #[serde(default)]
+            args: Vec<String>,
             #[serde(default)]
             env: Vec<EnvVar>,
         }
@@ -83,8 +106,14 @@ impl<'de> serde::Deserialize<'de> for Proxy {
         Ok(Self {
             captures_dns: all().any(captures_dns),
             uncaptured: all().any(intercepts_nothing),
+            gateway: containers.iter().any(|container| is_gateway(&container.args)),
         })
     }
+}
+
+/// Whether arguments are those of `pilot-agent` for a gateway or waypoint: `proxy router …`.
+fn is_gateway(arguments: &[String]) -> bool {
+    matches!(arguments, [command, role, ..] if command == "proxy" && (role == "router" || role == "waypoint"))
 }
 
 /// Whether a variable of a proxy's environment turns on that it answers DNS queries: itself, or as part of

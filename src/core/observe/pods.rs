@@ -28,6 +28,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::facts::ProxyKind;
 
     /// What is known of a pod with this in a container's environment.
     fn facts(kind: &str, env: &Value) -> PodFacts {
@@ -53,6 +54,24 @@ mod tests {
         assert!(facts("initContainers", &mode("NONE")).uncaptured);
         assert!(!facts("containers", &mode("REDIRECT")).uncaptured);
         assert!(!facts("containers", &json!({"name": "MODE", "value": "NONE"})).uncaptured);
+    }
+
+    #[test]
+    fn a_gateway_is_told_by_the_arguments_of_its_proxy() {
+        let proxy = |arguments: &[&str], injected: bool| {
+            let status = json!({"sidecar.istio.io/status": "{}"});
+            let pod = json!({
+                "metadata": {"namespace": "shop", "name": "web", "annotations": if injected { status } else { json!({}) }},
+                "spec": {"containers": [{"name": "app"}, {"name": "istio-proxy", "args": arguments}]},
+            });
+            let pod: TrimmedPod = serde_json::from_value(pod).unwrap();
+            PodFacts::of(&pod).proxy
+        };
+        assert_eq!(proxy(&["proxy", "sidecar", "--domain"], true), ProxyKind::Sidecar);
+        assert_eq!(proxy(&[], true), ProxyKind::Sidecar);
+        assert_eq!(proxy(&["proxy", "router", "--domain"], true), ProxyKind::Gateway);
+        assert_eq!(proxy(&["proxy", "waypoint"], false), ProxyKind::Gateway);
+        assert_eq!(proxy(&["router"], false), ProxyKind::None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use crate::evidence::BackfillProgress;
+use crate::facts::ProxyKind;
 use crate::name::{ConfigKey, FenceKey, Name, ServiceKey};
 use crate::plan::target::Target;
 use crate::render::Kind;
@@ -25,6 +26,8 @@ pub enum NotScoped {
     NoService(ServiceKey),
     /// Its Service has no pods of its own.
     NoPods(ServiceKey),
+    /// Sidecars apply to none of its pods.
+    NoSidecars(ProxyKind),
     /// Somebody else has its pods or its name.
     Conflict(Conflict),
     /// The fallback gateway has no ready endpoint, so there is no first Sidecar.
@@ -47,9 +50,12 @@ pub enum NotScoped {
 }
 
 impl NotScoped {
-    /// Whether that is what the fence asks for.
+    /// Whether that is what the fence asks for, or there is nothing to do for it.
     pub fn is_asked_for(&self) -> bool {
-        matches!(self, Self::Off | Self::Retained(_) | Self::Observing)
+        matches!(
+            self,
+            Self::Off | Self::Retained(_) | Self::Observing | Self::NoSidecars(_)
+        )
     }
 
     /// Whether a Sidecar that is there goes.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use servicefence_crd::{Source, names};
 
 use crate::engine::Change;
-use crate::facts::{LabelValue, Labels, NamespaceFacts, PodFacts};
+use crate::facts::{LabelValue, Labels, NamespaceFacts, PodFacts, ProxyKind};
 use crate::learn::{Call, Observation, Period, learn};
 use crate::name::ours::sidecar_name;
 use crate::name::{FenceKey, Name, PodKey, ServiceKey};
@@ -150,7 +150,7 @@ impl World {
             labels: owned(labels),
             account: account.into(),
             workload: name.split('-').next().unwrap().into(),
-            proxied: true,
+            proxy: ProxyKind::Sidecar,
             ..PodFacts::default()
         };
         self.apply(Change::Pod(PodKey::new(namespace, name), Some(facts)));

@@ -94,7 +94,7 @@ fn a_rollout_of_pods_that_are_alike_touches_nothing() {
         labels: [("app".to_owned(), "web".to_owned())].into_iter().collect(),
         account: "web".into(),
         workload: "web".into(),
-        proxied: true,
+        proxy: crate::facts::ProxyKind::Sidecar,
         ..Default::default()
     };
     let dirty = world.engine.apply(pod(Some(facts)), now);

@@ -2,7 +2,7 @@
 use serde_json::json;
 
 use crate::engine::Change;
-use crate::facts::PodFacts;
+use crate::facts::{PodFacts, ProxyKind};
 use crate::learn::Attribution;
 use crate::learn::miss::Miss;
 use crate::name::PodKey;
@@ -130,6 +130,43 @@ fn the_default_of_a_namespace_has_what_nothing_else_has() {
     world.gone(Watched::Sidecars, "jobs", "mine");
     world.settle();
     assert_eq!(world.condition("jobs", "rest", "Ready"), "True Scoped");
+}
+
+#[test]
+fn what_no_sidecar_applies_to_is_not_fenced_and_says_so() {
+    let mut world = shop();
+    let pod = |world: &mut World, name: &str, proxy| {
+        let facts = PodFacts {
+            labels: [("app".to_owned(), "edge".to_owned())].into_iter().collect(),
+            proxy,
+            ..PodFacts::default()
+        };
+        world.apply(Change::Pod(PodKey::new("shop", name), Some(facts)));
+        world.settle();
+    };
+    world.service("shop", "edge", &["http:8080"]);
+    for (proxy, sentence) in [
+        (ProxyKind::Gateway, "the pods of Service edge are gateways"),
+        (ProxyKind::None, "no pod of Service edge has a sidecar"),
+    ] {
+        pod(&mut world, "edge-1", proxy);
+        assert_eq!(world.condition("shop", "edge", "Ready"), "True NoSidecars");
+        assert_eq!(world.condition("shop", "edge", "Enforced"), "False NoSidecars");
+        assert_eq!(world.condition("shop", "edge", "Conflicted"), "False NoConflict");
+        let status = world.status("shop", "edge");
+        assert!(status.savings.is_none() && world.scope("shop", "edge").is_none());
+        assert!(
+            status.conditions[0].message.contains(sentence),
+            "{:?}",
+            status.conditions
+        );
+    }
+    // An application's pod behind the Service is scoped, whatever else is there.
+    pod(&mut world, "edge-2", ProxyKind::Sidecar);
+    assert_eq!(world.condition("shop", "edge", "Enforced"), "True Scoped");
+    world.apply(Change::Pod(PodKey::new("shop", "edge-2"), None));
+    world.settle();
+    assert_eq!(world.condition("shop", "edge", "Enforced"), "False NoSidecars");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use servicefence_crd::Mode;
 
-use crate::facts::{JwksFacts, Labels, ServiceKind, SidecarFacts, matches};
+use crate::facts::{JwksFacts, Labels, ProxyKind, ServiceKind, SidecarFacts, matches};
 use crate::name::{FenceKey, Name, PodKey, ServiceKey};
 use crate::workloads::fence::Fence;
 use crate::workloads::fenced::Fenced;
@@ -146,6 +146,18 @@ impl<'a> Fenced<'a> {
             .collect()
     }
 
+    /// Whether a workload has pods, and Sidecars apply to none of them: what their proxies are instead.
+    pub fn without_sidecars(self, namespace: &str, of: Pods<'_>) -> Option<ProxyKind> {
+        let pods = self.workloads.pods_in(namespace).map(|(_, pod)| pod);
+        let pods = pods.filter(|pod| of.is_none_or(|selector| matches(selector, &pod.labels)));
+        let kinds: Vec<_> = pods.map(|pod| pod.proxy).collect();
+        if kinds.contains(&ProxyKind::Sidecar) {
+            return None;
+        }
+        let gateway = kinds.iter().find(|kind| **kind == ProxyKind::Gateway);
+        gateway.or(kinds.first()).copied()
+    }
+
     /// How many proxies a fence's workload has.
     pub fn proxies(self, fence: &Fence) -> usize {
         let of: Pods<'_> = match self.workload(fence) {
@@ -155,7 +167,7 @@ impl<'a> Fenced<'a> {
         let pods = self
             .workloads
             .pods_in(&fence.key.namespace)
-            .filter(|(_, pod)| pod.proxied);
+            .filter(|(_, pod)| pod.proxy == ProxyKind::Sidecar);
         pods.filter(|(pod, facts)| match of {
             Some(selector) => matches(selector, &facts.labels),
             None => self.is_of(pod, &fence.key),

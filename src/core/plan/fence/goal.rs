@@ -49,6 +49,9 @@ impl<'a> Planning<'a> {
         if let Some(conflict) = self.conflict(fence, of) {
             return Goal::Unscoped(NotScoped::Conflict(conflict));
         }
+        if let Some(proxies) = self.fenced.without_sidecars(&key.namespace, of) {
+            return Goal::Unscoped(NotScoped::NoSidecars(proxies));
+        }
         let scope = self.scoping.scope_of(fence);
         if case.mode == Mode::Observe {
             Goal::Observed(scope)

@@ -63,6 +63,7 @@ impl Planning<'_> {
                     && match self.fenced.workload(fence) {
                         Workload::Pods(of) if self.fenced.workloads.pods_known.contains(namespace) => {
                             self.conflict(fence, of).is_none()
+                                && self.fenced.without_sidecars(namespace, of).is_none()
                         }
                         // Pods decide about conflicts, so what is there stays as it is until they are known.
                         Workload::Pods(_) => self.written.envoy_filters.contains_key(namespace),

@@ -70,6 +70,7 @@ impl Planning<'_> {
             | NotScoped::Undiscovered(_)
             | NotScoped::NoService(_)
             | NotScoped::NoPods(_)
+            | NotScoped::NoSidecars(_)
             | NotScoped::Conflict(_)
             | NotScoped::NoGateway
             | NotScoped::GatewayGone

@@ -23,6 +23,8 @@ pub enum Reason {
     ServiceNotFound,
     /// The workload's Service selects no pods.
     ServiceWithoutSelector,
+    /// Istio applies Sidecars to none of the workload's pods.
+    NoSidecars,
     /// A Sidecar that ServiceFence does not manage applies to the same pods.
     ForeignSidecar,
     /// An object that ServiceFence does not manage has the name that it would write.
@@ -61,7 +63,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for the documentation.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Scoped,
         Self::Observing,
         Self::Off,
@@ -71,6 +73,7 @@ impl Reason {
         Self::NamespaceNotDiscovered,
         Self::ServiceNotFound,
         Self::ServiceWithoutSelector,
+        Self::NoSidecars,
         Self::ForeignSidecar,
         Self::NameTaken,
         Self::OverlappingFence,
@@ -102,6 +105,7 @@ impl Reason {
             Self::NamespaceNotDiscovered => "NamespaceNotDiscovered",
             Self::ServiceNotFound => "ServiceNotFound",
             Self::ServiceWithoutSelector => "ServiceWithoutSelector",
+            Self::NoSidecars => "NoSidecars",
             Self::ForeignSidecar => "ForeignSidecar",
             Self::NameTaken => "NameTaken",
             Self::OverlappingFence => "OverlappingFence",
@@ -124,7 +128,10 @@ impl Reason {
 
     /// Whether somebody has to act.
     pub fn is_warning(self) -> bool {
-        let is_fine = matches!(self, Self::Scoped | Self::Observing | Self::Off | Self::Retained);
+        let is_fine = matches!(
+            self,
+            Self::Scoped | Self::Observing | Self::Off | Self::Retained | Self::NoSidecars
+        );
         !is_fine && !self.passes() && !self.is_of_detail()
     }
 

@@ -2,7 +2,7 @@
 use servicefence_crd::{Savings, Scope, names};
 
 use crate::evidence::BackfillProgress;
-use crate::facts::PROVIDER;
+use crate::facts::{PROVIDER, ProxyKind};
 use crate::name::{Name, ServiceKey};
 use crate::plan::not_scoped::{Conflict, NotScoped};
 use crate::plan::status::reason::{Reason, Said};
@@ -102,6 +102,14 @@ pub(super) fn say_not_scoped(held: &NotScoped, workload: &str, system: &Name) ->
         NotScoped::NoPods(key) => (
             Reason::ServiceWithoutSelector,
             format!("Service {} has no selector, so it has no pods to scope: name another one in spec.workload.service, or delete the fence", key.name),
+        ),
+        NotScoped::NoSidecars(ProxyKind::Gateway) => (
+            Reason::NoSidecars,
+            format!("the pods of {workload} are gateways: Istio applies no Sidecar to these, so there is nothing to scope"),
+        ),
+        NotScoped::NoSidecars(_) => (
+            Reason::NoSidecars,
+            format!("no pod of {workload} has a sidecar, so there is nothing to scope: turn injection on and restart the pods, or delete the fence"),
         ),
         NotScoped::Conflict(conflict) => say_conflict(conflict, system),
         NotScoped::NoGateway => (

@@ -297,7 +297,7 @@ fn all_stay_where_a_call_would_be_refused_or_not_resolved() {
             labels: [("app".to_owned(), "web".to_owned())].into_iter().collect(),
             account: "default".into(),
             workload: "web".into(),
-            proxied: true,
+            proxy: crate::facts::ProxyKind::Sidecar,
             captures_dns,
             ..Default::default()
         };
