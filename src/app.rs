@@ -199,7 +199,7 @@ fn context(
         metrics: metrics.clone(),
         system_namespace: config.system_namespace.as_str().into(),
         root_namespace: config.istio_root_namespace.as_str().into(),
-        mesh_config_map: config.istio_mesh_config_map.as_str().into(),
+        mesh_config_maps: config.mesh_config_maps(),
         service_cidrs: config.service_cidrs.iter().copied().collect(),
     }
 }

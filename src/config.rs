@@ -85,9 +85,15 @@ pub struct Config {
     )]
     pub istio_root_namespace: String,
 
-    /// The ConfigMap with Istio's MeshConfig in that namespace; istio-REVISION where istiod has a revision.
+    /// The ConfigMap with Istio's MeshConfig in that namespace, istio-REVISION where istiod has a revision;
+    /// empty: there is none.
     #[arg(long, env = "SERVICEFENCE_ISTIO_MESH_CONFIG_MAP", default_value = "istio")]
     pub istio_mesh_config_map: String,
+
+    /// A ConfigMap there over which the other one is laid, as the SHARED_MESH_CONFIG of istiod names it;
+    /// empty: there is none.
+    #[arg(long, env = "SERVICEFENCE_ISTIO_SHARED_MESH_CONFIG_MAP", default_value = "")]
+    pub istio_shared_mesh_config_map: String,
 
     /// The cluster's DNS domain, in which the names of Services end; the same as istiod's.
     #[arg(
@@ -210,6 +216,13 @@ pub enum LogFormat {
 }
 
 impl Config {
+    /// The ConfigMaps with MeshConfig, each over those before it (Istio: `toSources`).
+    pub fn mesh_config_maps(&self) -> Vec<Name> {
+        let maps = [&self.istio_shared_mesh_config_map, &self.istio_mesh_config_map];
+        let there = maps.into_iter().filter(|name| !name.is_empty());
+        there.map(|name| name.as_str().into()).collect()
+    }
+
     /// What the engine needs of it.
     pub fn settings(&self) -> Settings {
         let excluded: BTreeSet<Name> = self
@@ -222,6 +235,7 @@ impl Config {
         Settings {
             system_namespace: self.system_namespace.as_str().into(),
             root_namespace: self.istio_root_namespace.as_str().into(),
+            mesh_config_maps: self.mesh_config_maps(),
             default_mode: match self.default_mode {
                 DefaultMode::Off => Mode::Off,
                 DefaultMode::Observe => Mode::Observe,

@@ -24,6 +24,8 @@ mod opt_out;
 mod registry_only;
 #[path = "operation/repair.rs"]
 mod repair;
+#[path = "operation/shared_mesh_config.rs"]
+mod shared_mesh_config;
 #[path = "operation/shop.rs"]
 mod shop;
 #[path = "operation/shutdown.rs"]

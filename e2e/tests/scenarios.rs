@@ -15,12 +15,16 @@ mod hosts;
 mod http;
 #[path = "scenarios/learning.rs"]
 mod learning;
+#[path = "scenarios/proxy_calls.rs"]
+mod proxy_calls;
 #[path = "scenarios/routing.rs"]
 mod routing;
 #[path = "scenarios/scene.rs"]
 mod scene;
 #[path = "scenarios/tcp.rs"]
 mod tcp;
+#[path = "scenarios/wildcards.rs"]
+mod wildcards;
 #[path = "scenarios/workloads.rs"]
 mod workloads;
 
@@ -45,7 +49,9 @@ fn main() -> ExitCode {
         .chain(learning::all())
         .chain(hosts::all())
         .chain(headless::all())
-        .chain(external_names::all());
+        .chain(external_names::all())
+        .chain(wildcards::all())
+        .chain(proxy_calls::all());
     if arguments.list {
         let names = all.map(|(name, _)| Trial::test(name, || Ok(()))).collect();
         return libtest_mimic::run(&arguments, names).exit_code();

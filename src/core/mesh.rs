@@ -13,6 +13,7 @@ mod logging;
 mod outbound;
 pub mod peer_authentications;
 mod policies;
+mod proxy_calls;
 mod replaced;
 mod routes;
 pub mod rules;
@@ -27,8 +28,8 @@ use std::net::SocketAddr;
 use std::ops::Add as _;
 
 use crate::facts::{
-    Caller, EndpointsFacts, JwksFacts, MeshConfigFacts, NamespaceFacts, PolicyFacts, ServiceEntryFacts,
-    ServiceFacts, ServiceKind, VirtualServiceFacts,
+    Caller, EndpointsFacts, MeshConfigFacts, MeshConfigLayer, NamespaceFacts, PolicyFacts, ProxyCallsFacts,
+    ProxyCallsKey, ServiceEntryFacts, ServiceFacts, ServiceKind, VirtualServiceFacts,
 };
 use crate::mesh::discovery::Aside;
 use crate::mesh::sidecars::Sidecars;
@@ -39,7 +40,8 @@ use crate::settings::Settings;
 pub use self::aliases::{AliasOf, Aliases};
 pub use self::endpoints::Endpoints;
 pub use self::peer_authentications::PeerAuthentications;
-pub use self::policies::{Policies, RequestAuthentications};
+pub use self::policies::Policies;
+pub use self::proxy_calls::ProxyCalls;
 pub use self::replaced::Replaced;
 pub use self::routes::Routes;
 pub use self::rules::{ChangedRules, Rules};
@@ -50,6 +52,8 @@ pub use self::size::{Size, Sizes};
 /// The mesh.
 pub struct Mesh {
     root_namespace: Name,
+    /// The ConfigMaps that make MeshConfig, each over those before it, and what those say that are there.
+    config_layers: Vec<(Name, Option<MeshConfigLayer>)>,
     /// What MeshConfig says.
     pub config: MeshConfigFacts,
     namespaces: BTreeMap<Name, NamespaceFacts>,
@@ -65,8 +69,8 @@ pub struct Mesh {
     pub routes: Routes,
     /// AuthorizationPolicies.
     pub policies: Policies,
-    /// RequestAuthentications.
-    pub request_authentications: RequestAuthentications,
+    /// What makes proxies call hosts by themselves.
+    pub proxy_calls: ProxyCalls,
     /// PeerAuthentications.
     pub peer_authentications: PeerAuthentications,
     /// Sidecars.
@@ -88,6 +92,11 @@ impl Mesh {
     pub fn new(settings: &Settings) -> Self {
         Self {
             root_namespace: settings.root_namespace.clone(),
+            config_layers: settings
+                .mesh_config_maps
+                .iter()
+                .map(|name| (name.clone(), None))
+                .collect(),
             config: MeshConfigFacts::default(),
             namespaces: BTreeMap::new(),
             services: Services::new(settings.system_namespace.clone()),
@@ -96,7 +105,7 @@ impl Mesh {
             rules: Rules::default(),
             routes: Routes::default(),
             policies: Policies::default(),
-            request_authentications: RequestAuthentications::default(),
+            proxy_calls: ProxyCalls::default(),
             peer_authentications: PeerAuthentications::new(settings.root_namespace.clone()),
             sidecars: Sidecars::default(),
             telemetries: Telemetries::default(),
@@ -106,6 +115,21 @@ impl Mesh {
             sizes: Sizes::default(),
             aside: Aside::default(),
         }
+    }
+
+    /// Adds, replaces or removes one of the ConfigMaps with MeshConfig; returns what MeshConfig said before.
+    pub fn set_config(&mut self, name: &str, layer: Option<MeshConfigLayer>) -> MeshConfigFacts {
+        if let Some((_, is)) = self.config_layers.iter_mut().find(|(of, _)| **of == *name) {
+            *is = layer;
+        }
+        let layers = self.config_layers.iter().filter_map(|(_, layer)| layer.as_ref());
+        std::mem::replace(&mut self.config, MeshConfigFacts::of(layers))
+    }
+
+    /// The first of the ConfigMaps with MeshConfig that is not there.
+    pub fn missing_config(&self) -> Option<&Name> {
+        let mut missing = self.config_layers.iter().filter(|(_, layer)| layer.is_none());
+        missing.next().map(|(name, _)| name)
     }
 
     /// Adds, replaces or removes a Namespace.
@@ -211,15 +235,15 @@ impl Mesh {
         Replaced { old, new }
     }
 
-    /// Adds, replaces or removes a RequestAuthentication with keys elsewhere.
-    pub fn set_request_authentication(
+    /// Adds, replaces or removes what makes proxies call hosts by themselves.
+    pub fn set_proxy_calls(
         &mut self,
-        key: &ConfigKey,
-        facts: Option<JwksFacts>,
-    ) -> Replaced<JwksFacts> {
-        let is_discovered = self.is_discovered(&key.namespace);
-        let new = self.aside.request_authentications.take(is_discovered, key, facts);
-        let old = self.request_authentications.set(key, new.clone());
+        key: &ProxyCallsKey,
+        facts: Option<ProxyCallsFacts>,
+    ) -> Replaced<ProxyCallsFacts> {
+        let is_discovered = self.is_discovered(&key.config.namespace);
+        let new = self.aside.proxy_calls.take(is_discovered, key, facts);
+        let old = self.proxy_calls.set(key, new.clone());
         Replaced { old, new }
     }
 
@@ -242,9 +266,9 @@ impl Mesh {
         for (key, facts) in these(policies.chain(self.aside.policies.iter()), here) {
             self.set_policy(&key, Some(facts));
         }
-        let tokens = self.request_authentications.iter();
-        for (key, facts) in these(tokens.chain(self.aside.request_authentications.iter()), here) {
-            self.set_request_authentication(&key, Some(facts));
+        let calls = self.proxy_calls.iter().chain(self.aside.proxy_calls.iter());
+        for (key, facts) in these(calls, |key| of(&key.config.namespace)) {
+            self.set_proxy_calls(&key, Some(facts));
         }
     }
 

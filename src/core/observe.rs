@@ -21,11 +21,11 @@ use servicefence_crd::{ServiceFence, names};
 
 use crate::engine::Change;
 use crate::facts::{
-    Egress, JwksFacts, Matched, NamespaceFacts, PeerAuthenticationFacts, PolicyFacts, RouteFacts, RouteKey,
-    RouteKind, ServiceEntryFacts, ServiceFacts, SidecarFacts, Stamp, TelemetryFacts, VirtualServiceFacts,
-    created, label, label_list,
+    Egress, Matched, NamespaceFacts, PeerAuthenticationFacts, PolicyFacts, ProxyCallsFacts, ProxyCallsKey,
+    ProxyCallsKind, RouteFacts, RouteKey, RouteKind, ServiceEntryFacts, ServiceFacts, SidecarFacts, Stamp,
+    TelemetryFacts, VirtualServiceFacts, created, label, label_list,
 };
-use crate::name::ours::WARM;
+use crate::name::ours::{ENVOY_FILTER, WARM};
 use crate::name::{ConfigKey, FenceKey, Name, ScopeHost, ServiceKey, qualify};
 use crate::observe::watched::{is_placeholder, is_routes};
 use crate::render::{self, Kind};
@@ -123,7 +123,12 @@ impl Observe for DynamicObject {
                 let policy = PolicyFacts::of(&spec(self)?, &key.namespace);
                 Ok(Change::Policy(key, policy))
             }
-            Some("RequestAuthentication") => Ok(Change::Jwks(key, JwksFacts::of(&spec(self)?))),
+            Some("RequestAuthentication") => {
+                let facts = ProxyCallsFacts::of_keys(&spec(self)?);
+                Ok(proxy_calls(key, ProxyCallsKind::RequestAuthentication, facts))
+            }
+            Some("WasmPlugin") => Ok(observe_extension(self, key, ProxyCallsKind::WasmPlugin)),
+            Some("TrafficExtension") => Ok(observe_extension(self, key, ProxyCallsKind::TrafficExtension)),
             Some("PeerAuthentication") => Ok(Change::PeerAuthentication(
                 key,
                 Some(PeerAuthenticationFacts::of(&spec(self)?, &self.metadata)),
@@ -136,10 +141,17 @@ impl Observe for DynamicObject {
                     created(&self.metadata),
                 )),
             )),
-            Some("EnvoyFilter") => Ok(Change::EnvoyFilter(
+            Some("EnvoyFilter") if *key.name == *ENVOY_FILTER => Ok(Change::EnvoyFilter(
                 key.namespace,
                 Some(written(self, Kind::EnvoyFilter)),
             )),
+            Some("EnvoyFilter") => {
+                let annotations = self.metadata.annotations.as_ref();
+                let references = annotations.and_then(|all| all.get(REFERENCED_SERVICES));
+                let facts =
+                    ProxyCallsFacts::of_envoy_filter(&self.data["spec"], references.map(String::as_str));
+                Ok(proxy_calls(key, ProxyCallsKind::EnvoyFilter, facts))
+            }
             _ => Err(unreadable(
                 self,
                 serde_json::Error::custom("its kind is not known"),
@@ -191,6 +203,18 @@ fn read_fence(object: &DynamicObject) -> Result<ServiceFence, Unreadable> {
     fence.metadata.managed_fields = None;
     fence.metadata.annotations = None;
     Ok(fence)
+}
+
+/// Names the services that an EnvoyFilter refers to.
+/// <https://istio.io/latest/docs/reference/config/annotations/>
+const REFERENCED_SERVICES: &str = "envoyfilter.istio.io/referenced-services";
+
+fn proxy_calls(config: ConfigKey, kind: ProxyCallsKind, facts: Option<ProxyCallsFacts>) -> Change {
+    Change::ProxyCalls(ProxyCallsKey { config, kind }, facts)
+}
+
+fn observe_extension(object: &DynamicObject, config: ConfigKey, kind: ProxyCallsKind) -> Change {
+    proxy_calls(config, kind, ProxyCallsFacts::of_extension(&object.data["spec"]))
 }
 
 fn observe_sidecar(object: &DynamicObject, key: ConfigKey) -> Result<Change, Unreadable> {

@@ -10,16 +10,17 @@ mod explain;
 mod external_names;
 mod headless;
 mod hosts;
-mod key_servers;
 mod learned;
 mod non_http;
 mod own;
 mod policies;
 mod ports;
+mod proxy_calls;
 mod scoping;
 mod service_entries;
 mod virtual_services;
 mod why;
+mod wildcards;
 
 use crate::workloads::Fence;
 
@@ -39,13 +40,14 @@ impl Scoping<'_> {
         scope.extend(Why::Baseline, self.settings.baseline.iter().cloned());
         scope.extend(Why::Provider, self.mesh.config.provider_hosts.iter().cloned());
         scope.extend(Why::EgressProxy, self.mesh.egress_proxy(namespace));
-        scope.extend(Why::Jwks, self.key_servers(fence).map(|(server, _)| server));
+        scope.extend(Why::ProxyCalls, self.proxy_calls(fence).map(|(host, _)| host));
         self.add_allowed(fence, &mut scope);
         scope.extend(Why::Learned, self.learned(fence));
         scope.extend(Why::Policy, self.opened_by_policies(fence));
         scope.extend(Why::Headless, self.kept_headless(fence));
         scope.extend(Why::Hidden, self.hidden(namespace));
         scope.extend(Why::ServiceEntry, self.kept_entries(fence));
+        scope.extend(Why::Covered, self.covered_by_wildcards(namespace));
         scope.extend(Why::RuleOnly, self.known_by_rules_only(namespace));
         scope.extend(Why::SubsetRule, self.led_to_subsets(namespace));
         let non_http = self.which_non_http(fence);

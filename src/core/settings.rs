@@ -21,6 +21,8 @@ pub struct Settings {
     pub system_namespace: Name,
     /// Istio's root namespace. Its Sidecar without a selector is the mesh's default.
     pub root_namespace: Name,
+    /// The ConfigMaps with Istio's MeshConfig there, each over those before it; none: the defaults hold.
+    pub mesh_config_maps: Vec<Name>,
     /// Mode of workloads without any label.
     pub default_mode: Mode,
     /// Who serves calls to hosts out of scope where nothing else says.
@@ -58,6 +60,7 @@ impl Default for Settings {
             excluded_namespaces: [system.clone(), root.clone()].into(),
             system_namespace: system,
             root_namespace: root,
+            mesh_config_maps: vec!["istio".into()],
             default_mode: Mode::Off,
             default_fallback: Fallback::Gateway,
             has_gateway: true,

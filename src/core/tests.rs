@@ -16,6 +16,7 @@ mod headless;
 mod invariants;
 mod jwks;
 mod memory;
+mod mesh_config;
 mod metrics;
 mod months;
 mod namespaces;
@@ -24,6 +25,7 @@ mod optin;
 mod owner_rules;
 mod passthrough;
 mod policy;
+mod proxy_calls;
 mod ranges;
 mod routes;
 mod rules;
@@ -31,6 +33,7 @@ mod subsets;
 mod telemetry;
 mod transitions;
 mod unknown_labels;
+mod wildcards;
 mod workloads;
 
 use serde_json::json;
@@ -83,8 +86,8 @@ fn mesh_config(world: &mut World, text: &str) {
 }
 
 fn apply_mesh_config(world: &mut World, text: &str) {
-    let map: k8s_openapi::api::core::v1::ConfigMap =
-        serde_json::from_value(json!({"data": {"mesh": text}})).unwrap();
+    let map = json!({"metadata": {"name": "istio"}, "data": {"mesh": text}});
+    let map: k8s_openapi::api::core::v1::ConfigMap = serde_json::from_value(map).unwrap();
     world.apply(map.observe("").unwrap());
 }
 

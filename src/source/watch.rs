@@ -5,7 +5,7 @@
 //! a relist, what vanished meanwhile is gone from the engine too.
 
 mod gateway;
-mod gateway_api;
+mod optional;
 mod pods;
 
 use std::collections::{BTreeSet, HashSet};
@@ -22,7 +22,6 @@ use kube::runtime::watcher::{self, Event};
 
 use crate::events::Events;
 use crate::fence::Change;
-use crate::fence::name::ours::ENVOY_FILTER;
 use crate::fence::name::{Cidr, Name};
 use crate::fence::observe::{Custom, Lean, Observe, Watched, resource};
 use crate::metrics::Metrics;
@@ -45,8 +44,8 @@ pub struct Context {
     pub system_namespace: Arc<str>,
     /// Istio's root namespace.
     pub root_namespace: Arc<str>,
-    /// The ConfigMap with MeshConfig there.
-    pub mesh_config_map: Arc<str>,
+    /// The ConfigMaps with MeshConfig there.
+    pub mesh_config_maps: Vec<Name>,
     /// Ranges of Service addresses where the operator gave them.
     pub service_cidrs: BTreeSet<Cidr>,
 }
@@ -71,17 +70,12 @@ pub fn start(context: &Context, tasks: &mut Supervisor, readiness: &Readiness) {
         tasks,
         readiness,
     );
-    let mesh_config: Api<core::ConfigMap> = Api::namespaced(client(), &context.root_namespace);
-    spawn(
-        Watched::MeshConfig,
-        watcher::watcher(
-            mesh_config,
-            all().fields(&format!("metadata.name={}", context.mesh_config_map)),
-        ),
-        context,
-        tasks,
-        readiness,
-    );
+    for name in &context.mesh_config_maps {
+        let maps: Api<core::ConfigMap> = Api::namespaced(client(), &context.root_namespace);
+        let config = all().fields(&format!("metadata.name={name}"));
+        let events = watcher::watcher(maps, config);
+        spawn(Watched::MeshConfig, events, context, tasks, readiness);
+    }
     let slices: Api<Lean<EndpointSlice>> = Api::all(client());
     spawn(
         Watched::EndpointSlices,
@@ -103,14 +97,10 @@ pub fn start(context: &Context, tasks: &mut Supervisor, readiness: &Readiness) {
         Watched::PeerAuthentications,
     ] {
         let api: Api<Custom> = Api::all_with(client(), &resource(watched));
-        let config = match watched {
-            Watched::EnvoyFilters => all().fields(&format!("metadata.name={ENVOY_FILTER}")),
-            _ => all(),
-        };
-        spawn(watched, watcher::watcher(api, config), context, tasks, readiness);
+        spawn(watched, watcher::watcher(api, all()), context, tasks, readiness);
     }
     gateway::start(context, tasks, readiness);
-    gateway_api::start(context, tasks, readiness);
+    optional::start(context, tasks, readiness);
     pods::start(context, tasks);
 }
 

@@ -52,7 +52,7 @@ cluster see nothing, and so pass, where helm has no cluster (helm template, helm
 {{- printf "ServiceFence is already in this cluster, as release %q in namespace %q, and a cluster takes one: upgrade that one, or uninstall it first." $name $namespace | fail -}}
 {{- end -}}
 {{- end -}}
-{{- /* A tag of a revision is no part of the ConfigMap's name, and without it MeshConfig would count as empty. */ -}}
+{{- /* A tag of a revision is no part of the ConfigMap's name, and without it nothing would be enforced. */ -}}
 {{- $istio := .Values.istio -}}
 {{- $map := include "servicefence.meshConfigMap" . -}}
 {{- if and (eq $istio.meshConfigMap "auto") $istio.revision (not (lookup "v1" "ConfigMap" $istio.rootNamespace $map)) -}}

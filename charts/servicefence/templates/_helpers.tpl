@@ -63,6 +63,12 @@ istio{{ include "servicefence.revisionSuffix" . }}
 {{- end -}}
 {{- end }}
 
+{{/* The ConfigMaps with MeshConfig, as a list in JSON. */}}
+{{- define "servicefence.meshConfigMaps" -}}
+{{- $maps := list (include "servicefence.meshConfigMap" .) .Values.istio.sharedMeshConfigMap -}}
+{{ without $maps "" | toJson }}
+{{- end }}
+
 {{- define "servicefence.istiodMetricsUrl" -}}
 {{- $istio := .Values.istio -}}
 {{- if ne $istio.metricsUrl "auto" -}}

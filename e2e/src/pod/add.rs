@@ -212,7 +212,14 @@ async fn create_object(
     }
     if spec.kind != PodKind::Plain {
         let mode = json!({"name": "ISTIO_META_INTERCEPTION_MODE", "value": interception(annotations)});
-        containers.push(json!({"name": "istio-proxy", "image": "istio-proxy", "env": [mode]}));
+        let role = if spec.kind == PodKind::Router {
+            "router"
+        } else {
+            "sidecar"
+        };
+        containers.push(
+            json!({"name": "istio-proxy", "image": "istio-proxy", "args": ["proxy", role], "env": [mode]}),
+        );
     }
     let pod: Pod = serde_json::from_value(json!({
         "metadata": {"name": spec.name, "namespace": spec.namespace, "labels": labels, "annotations": annotations},

@@ -1,5 +1,5 @@
 //! A mesh that refuses what Istio does not know: misses inside the mesh still work, everything else is
-//! refused as before.
+//! refused as before. Its MeshConfig stands in two ConfigMaps.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use servicefence_e2e::install::SOON;
 use servicefence_e2e::wait::until;
 use servicefence_e2e::{Call, Mesh, MeshOptions, OutboundTrafficPolicy, PodSpec, Protocol, Reply, Server};
 
-use crate::{shop, stopped};
+use crate::{shared_mesh_config, shop, stopped};
 
 /// What a caller's proxy adds for itself and for the gateway.
 const OURS: [&str; 3] = [
@@ -20,7 +20,9 @@ const OURS: [&str; 3] = [
 pub(crate) const NAME: &str = "a_registry_only_mesh_serves_misses_and_refuses_strangers";
 
 pub(crate) async fn run() -> Result<()> {
-    let mesh = shop::install(MeshOptions::default().outbound(OutboundTrafficPolicy::RegistryOnly)).await?;
+    let options = MeshOptions::default().outbound(OutboundTrafficPolicy::RegistryOnly);
+    let options = options.istiod_env("SHARED_MESH_CONFIG", shared_mesh_config::MAP);
+    let mesh = shop::install(options, &[shared_mesh_config::VALUE]).await?;
     let result = steps(&mesh).await;
     if result.is_err() {
         eprintln!("{}", mesh.dump());
@@ -58,12 +60,7 @@ spec: {mode: Enforce, learning: {nonHttp: Learn}}
 ",
     )
     .await?;
-    mesh.wait_condition("shop", "web", "Enforced", "True").await?;
-    mesh.wait_at_rest("shop").await?;
-    ensure!(
-        mesh.scope("shop", "web").await?.is_empty(),
-        "nothing was called yet"
-    );
+    shared_mesh_config::comes(mesh).await?;
 
     for (url, host, pod) in [
         (

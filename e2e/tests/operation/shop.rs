@@ -20,9 +20,9 @@ pub(crate) const UNCALLED: [&str; 8] = [
 ];
 
 /// A mesh with the chart.
-pub(crate) async fn install(options: MeshOptions) -> Result<Mesh> {
+pub(crate) async fn install(options: MeshOptions, values: &[&str]) -> Result<Mesh> {
     let mesh = Mesh::up(options).await?;
-    if let Err(error) = mesh.install(Build::Debug, &[]).await {
+    if let Err(error) = mesh.install(Build::Debug, values).await {
         eprintln!("{}", mesh.dump());
         return Err(error);
     }
@@ -31,7 +31,7 @@ pub(crate) async fn install(options: MeshOptions) -> Result<Mesh> {
 
 /// The mesh, with what all steps start from.
 pub(crate) async fn open() -> Result<Mesh> {
-    let mesh = install(MeshOptions::default()).await?;
+    let mesh = install(MeshOptions::default(), &[]).await?;
     if let Err(error) = fill(&mesh).await {
         eprintln!("{}", mesh.dump());
         return Err(error);

@@ -4,7 +4,7 @@
 use anyhow::{Context as _, Result, ensure};
 use servicefence_e2e::install::SOON;
 use servicefence_e2e::wait::until;
-use servicefence_e2e::{Call, PodSpec, Protocol};
+use servicefence_e2e::{Call, PodSpec, Protocol, ServiceSpec};
 
 use crate::scene::Scene;
 
@@ -12,6 +12,7 @@ crate::scenarios![
     a9_a_caller_that_runs_and_is_not_ready_is_learned,
     a9_a_pod_behind_two_services_has_one_sidecar,
     a9_a_service_that_selects_other_pods_takes_its_sidecar_along,
+    c7_a_gateway_in_a_fenced_namespace_is_not_fenced_and_says_so,
     rest_pods_without_a_fence_share_the_default_of_their_namespace,
 ];
 
@@ -246,4 +247,24 @@ async fn rest_pods_without_a_fence_share_the_default_of_their_namespace(scene: S
         "the default learned {learned:?}"
     );
     scene.mesh.remove_pod(&scene.pod("shop/nightly")).await
+}
+
+async fn c7_a_gateway_in_a_fenced_namespace_is_not_fenced_and_says_so(scene: Scene) -> Result<()> {
+    scene.add([scene.app("edge/web").http(8080)]).await?;
+    scene.mesh.add_pod(scene.app("edge/ingress").router()).await?;
+    let service = ServiceSpec::new(&scene.pod("edge/ingress")).port(Protocol::Http, 80);
+    scene.mesh.add_service(&service).await?;
+    scene.enforce("edge", &["web"]).await?;
+    let (mesh, namespace) = (&scene.mesh, scene.ns("edge"));
+    for (kind, status) in [("Enforced", "False"), ("Ready", "True")] {
+        let reason = mesh.wait_condition(&namespace, "ingress", kind, status).await?;
+        ensure!(reason == "NoSidecars", "{kind}: {reason}");
+    }
+    let fence = mesh.fence(&namespace, "ingress").await?;
+    ensure!(fence["status"]["savings"].is_null(), "{fence}");
+    ensure!(
+        scene.scope("edge/ingress").await.is_err(),
+        "a gateway has a Sidecar"
+    );
+    Ok(())
 }

@@ -31,7 +31,7 @@ impl Engine {
             Change::Route(key, facts) => self.apply_route(&key, facts, now, touched),
             Change::Pod(key, facts) => self.apply_pod(&key, facts, touched),
             Change::Policy(key, facts) => self.apply_policy(&key, facts, touched),
-            Change::Jwks(key, facts) => self.apply_jwks(&key, facts, touched),
+            Change::ProxyCalls(key, facts) => self.apply_proxy_calls(&key, facts, touched),
             Change::PodsKnown(namespace, known) => self.apply_pods_known(namespace, known, touched),
             Change::Fence(key, resource) => self.apply_fence(&key, resource, touched),
             Change::Sidecar(key, facts) => self.apply_sidecar(key, facts, now, touched),
@@ -41,7 +41,7 @@ impl Engine {
             }
             Change::Telemetry(key, facts) => self.apply_telemetry(key, facts, now, touched),
             Change::PeerAuthentication(key, facts) => self.apply_peer_authentication(key, facts, touched),
-            Change::MeshConfig(facts) => self.apply_mesh_config(facts, now, touched),
+            Change::MeshConfig(name, layer) => self.apply_mesh_config(&name, layer, now, touched),
             Change::Routes(object, written) => self.apply_routes(object, written, touched),
             Change::RoutesRefused(namespace, objects) => {
                 self.written.routes_refused.insert(namespace, objects);

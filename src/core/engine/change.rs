@@ -8,9 +8,9 @@ use servicefence_crd::ServiceFence;
 
 use crate::evidence::{BackfillProgress, CallHistories, Told};
 use crate::facts::{
-    EndpointsFacts, JwksFacts, MeshConfigFacts, NamespaceFacts, PeerAuthenticationFacts, PodFacts,
-    PolicyFacts, RouteFacts, RouteKey, ServiceEntryFacts, ServiceFacts, SidecarFacts, Stamp, TelemetryFacts,
-    VirtualServiceFacts,
+    EndpointsFacts, MeshConfigLayer, NamespaceFacts, PeerAuthenticationFacts, PodFacts, PolicyFacts,
+    ProxyCallsFacts, ProxyCallsKey, RouteFacts, RouteKey, ServiceEntryFacts, ServiceFacts, SidecarFacts,
+    Stamp, TelemetryFacts, VirtualServiceFacts,
 };
 use crate::name::{Cidr, ConfigKey, FenceKey, Fingerprint, Name, PodKey, ServiceKey};
 use crate::plan::target::Target;
@@ -37,8 +37,8 @@ pub enum Change {
     Pod(PodKey, Option<PodFacts>),
     /// An AuthorizationPolicy that names callers.
     Policy(ConfigKey, Option<PolicyFacts>),
-    /// A RequestAuthentication with keys elsewhere.
-    Jwks(ConfigKey, Option<JwksFacts>),
+    /// What makes proxies call hosts by themselves.
+    ProxyCalls(ProxyCallsKey, Option<ProxyCallsFacts>),
     /// Whether all pods of a namespace are known. Until they are, none of its fences is planned: which pods a
     /// fence has, and with whom it shares them, would be a guess.
     PodsKnown(Name, bool),
@@ -54,8 +54,8 @@ pub enum Change {
     Telemetry(ConfigKey, Option<TelemetryFacts>),
     /// A PeerAuthentication.
     PeerAuthentication(ConfigKey, Option<PeerAuthenticationFacts>),
-    /// What MeshConfig says.
-    MeshConfig(MeshConfigFacts),
+    /// What one of the ConfigMaps with MeshConfig says, by its name.
+    MeshConfig(Name, Option<MeshConfigLayer>),
     /// An object of the system namespace named as our routes are.
     Routes(Name, Option<Stamp>),
     /// The placeholder Service.

@@ -65,63 +65,101 @@ pub struct DefaultExports {
 }
 
 impl MeshConfigFacts {
-    /// Reads it, as YAML. Its errors are those of YAML, or of a field that is something else.
-    pub fn of(text: &str) -> Result<Self, serde_saphyr::Error> {
-        let config: MeshConfig = serde_saphyr::from_str(text)?;
-        let named = |provider: &Provider| provider.name.eq_ignore_ascii_case(PROVIDER);
-        Ok(Self {
-            has_provider: config.extension_providers.iter().any(named),
-            reports_to: config
-                .extension_providers
-                .iter()
-                .find(|provider| named(provider))
-                .and_then(Provider::host),
-            default_providers: config.default_providers.access_logging,
-            access_log_file: config.access_log_file,
-            registry_only: config.outbound_traffic_policy.mode == "REGISTRY_ONLY",
-            provider_hosts: config
-                .extension_providers
-                .iter()
-                .filter(|provider| !named(provider))
-                .filter_map(Provider::host)
-                .collect(),
-            discovery_selectors: config.discovery_selectors.unwrap_or_default(),
+    /// What several layers say together, each over those before it: what one does not say stays as it was,
+    /// lists are replaced, and extension providers are taken by their names (Istio: `ApplyMeshConfig`).
+    pub fn of<'a>(layers: impl IntoIterator<Item = &'a MeshConfigLayer>) -> Self {
+        let mut providers: BTreeMap<&str, &Provider> = BTreeMap::new();
+        let mut said = MeshConfigLayer::default();
+        for layer in layers {
+            let named = layer.extension_providers.iter().flatten();
+            providers.extend(named.map(|provider| (provider.name.as_str(), provider)));
+            said.cover(layer);
+        }
+        let is_ours = |provider: &&&Provider| provider.name.eq_ignore_ascii_case(PROVIDER);
+        let ours = providers.values().find(is_ours);
+        let others = providers.values().filter(|provider| !is_ours(provider));
+        Self {
+            has_provider: ours.is_some(),
+            reports_to: ours.and_then(|provider| provider.host()),
+            default_providers: said.default_providers.access_logging.unwrap_or_default(),
+            access_log_file: said.access_log_file.unwrap_or_default(),
+            registry_only: said
+                .outbound_traffic_policy
+                .is_some_and(|policy| policy.mode == "REGISTRY_ONLY"),
+            provider_hosts: others.filter_map(|provider| provider.host()).collect(),
+            discovery_selectors: said.discovery_selectors.unwrap_or_default(),
             default_exports: DefaultExports {
-                services: DefaultExport::of(config.default_service_export_to),
-                virtual_services: DefaultExport::of(config.default_virtual_service_export_to),
-                destination_rules: DefaultExport::of(config.default_destination_rule_export_to),
+                services: DefaultExport::of(said.default_service_export_to),
+                virtual_services: DefaultExport::of(said.default_virtual_service_export_to),
+                destination_rules: DefaultExport::of(said.default_destination_rule_export_to),
             },
-        })
+        }
     }
 }
 
-/// Of MeshConfig.
-#[derive(Default, serde::Deserialize)]
+/// What one ConfigMap says of MeshConfig.
+#[derive(Clone, Debug, Default, serde::Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct MeshConfig {
-    access_log_file: String,
+pub struct MeshConfigLayer {
+    access_log_file: Option<String>,
     default_providers: DefaultProviders,
-    outbound_traffic_policy: OutboundTrafficPolicy,
-    extension_providers: Vec<Provider>,
+    outbound_traffic_policy: Option<OutboundTrafficPolicy>,
+    extension_providers: Option<Vec<Provider>>,
     default_service_export_to: Option<Vec<String>>,
     default_virtual_service_export_to: Option<Vec<String>>,
     default_destination_rule_export_to: Option<Vec<String>>,
     discovery_selectors: Option<Vec<Selector>>,
 }
 
-#[derive(Default, serde::Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct DefaultProviders {
-    access_logging: Vec<String>,
+impl MeshConfigLayer {
+    /// Reads one, as YAML. Its errors are those of YAML, or of a field that is something else.
+    pub fn parse(text: &str) -> Result<Self, serde_saphyr::Error> {
+        serde_saphyr::from_str(text)
+    }
+
+    /// Takes over what another one says; of extension providers nothing.
+    fn cover(&mut self, over: &Self) {
+        fn cover<T: Clone>(under: &mut Option<T>, over: Option<&T>) {
+            if over.is_some() {
+                *under = over.cloned();
+            }
+        }
+        cover(&mut self.access_log_file, over.access_log_file.as_ref());
+        let logging = &mut self.default_providers.access_logging;
+        cover(logging, over.default_providers.access_logging.as_ref());
+        cover(
+            &mut self.outbound_traffic_policy,
+            over.outbound_traffic_policy.as_ref(),
+        );
+        cover(
+            &mut self.default_service_export_to,
+            over.default_service_export_to.as_ref(),
+        );
+        cover(
+            &mut self.default_virtual_service_export_to,
+            over.default_virtual_service_export_to.as_ref(),
+        );
+        cover(
+            &mut self.default_destination_rule_export_to,
+            over.default_destination_rule_export_to.as_ref(),
+        );
+        cover(&mut self.discovery_selectors, over.discovery_selectors.as_ref());
+    }
 }
 
-#[derive(Default, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct DefaultProviders {
+    access_logging: Option<Vec<String>>,
+}
+
+#[derive(Clone, Debug, Default, serde::Deserialize)]
 #[serde(default)]
 struct OutboundTrafficPolicy {
     mode: String,
 }
 
-#[derive(serde::Deserialize)]
+#[derive(Clone, Debug, serde::Deserialize)]
 struct Provider {
     name: String,
     /// One of the kinds of provider, by its name.

@@ -7,7 +7,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::facts::{JwksFacts, PolicyFacts, ServiceEntryFacts, ServiceFacts, VirtualServiceFacts};
+use crate::facts::{
+    PolicyFacts, ProxyCallsFacts, ProxyCallsKey, ServiceEntryFacts, ServiceFacts, VirtualServiceFacts,
+};
 use crate::name::{ConfigKey, ServiceKey};
 
 /// Objects of one kind in namespaces that istiod does not look into.
@@ -52,6 +54,6 @@ pub struct Aside {
     pub virtual_services: Undiscovered<ConfigKey, VirtualServiceFacts>,
     /// AuthorizationPolicies.
     pub policies: Undiscovered<ConfigKey, PolicyFacts>,
-    /// RequestAuthentications.
-    pub request_authentications: Undiscovered<ConfigKey, JwksFacts>,
+    /// What makes proxies call hosts by themselves.
+    pub proxy_calls: Undiscovered<ProxyCallsKey, ProxyCallsFacts>,
 }

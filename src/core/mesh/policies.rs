@@ -1,9 +1,9 @@
-//! AuthorizationPolicies that ask who calls, and RequestAuthentications with keys elsewhere.
+//! AuthorizationPolicies that ask who calls.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::facts::{Caller, JwksFacts, PolicyFacts};
-use crate::mesh::index::{forget, in_namespace, index, set};
+use crate::facts::{Caller, PolicyFacts};
+use crate::mesh::index::{forget, in_namespace, index};
 use crate::name::{ConfigKey, Name};
 
 /// AuthorizationPolicies by name, and by the namespaces of those whom they name.
@@ -54,29 +54,5 @@ impl Policies {
             .flatten();
         let policies = keys.filter_map(|key| Some((key, self.all.get(key)?)));
         policies.filter(|(_, policy)| policy.names(caller))
-    }
-}
-
-/// RequestAuthentications with keys elsewhere, by name.
-#[derive(Default)]
-pub struct RequestAuthentications(BTreeMap<ConfigKey, JwksFacts>);
-
-impl RequestAuthentications {
-    /// Adds, replaces or removes one; returns what was there.
-    pub(super) fn set(&mut self, key: &ConfigKey, facts: Option<JwksFacts>) -> Option<JwksFacts> {
-        set(&mut self.0, key.clone(), facts)
-    }
-
-    /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = (&ConfigKey, &JwksFacts)> {
-        self.0.iter()
-    }
-
-    /// Those of a namespace.
-    pub fn in_namespace<'a>(
-        &'a self,
-        namespace: &str,
-    ) -> impl Iterator<Item = (&'a ConfigKey, &'a JwksFacts)> + use<'a> {
-        in_namespace(&self.0, namespace)
     }
 }

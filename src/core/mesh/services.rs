@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::facts::{Labels, Protocol, ServiceFacts, ServiceKind};
 use crate::mesh::index::{count, forget, in_namespace, index};
-use crate::name::{Name, ServiceKey};
+use crate::name::{Name, ServiceKey, cluster_domain};
 
 /// Port numbers that every istio-proxy listens on itself.
 /// <https://istio.io/latest/docs/ops/deployment/application-requirements/>
@@ -158,6 +158,23 @@ impl Services {
         namespace: &str,
     ) -> impl Iterator<Item = (&'a ServiceKey, &'a ServiceFacts)> + use<'a> {
         in_namespace(&self.all, namespace)
+    }
+
+    /// The Services that a wildcard covers (Istio: `host.Name.SubsetOf`).
+    pub fn covered_by<'a>(
+        &'a self,
+        wildcard: &'a str,
+    ) -> impl Iterator<Item = (&'a ServiceKey, &'a ServiceFacts)> {
+        let suffix = wildcard.strip_prefix('*').filter(|suffix| {
+            suffix.ends_with(cluster_domain()) || cluster_domain().ends_with(suffix.trim_start_matches('.'))
+        });
+        let within = ServiceKey::of_host(wildcard).map(|of| of.namespace);
+        suffix.into_iter().flat_map(move |suffix| {
+            let here = within.as_ref().map(|namespace| self.in_namespace(namespace));
+            let all = within.is_none().then(|| self.iter());
+            let services = here.into_iter().flatten().chain(all.into_iter().flatten());
+            services.filter(move |(service, _)| service.host().ends_with(suffix))
+        })
     }
 
     /// Services that a protocol rule may put into the scopes of a namespace.

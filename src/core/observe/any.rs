@@ -10,7 +10,7 @@ use crate::engine::Change;
 use crate::facts::TrimmedPod;
 use crate::observe::{Observe, Unreadable};
 
-/// Reads an object of any kind that is watched. A ConfigMap is taken for the one with Istio's MeshConfig.
+/// Reads an object of any kind that is watched. A ConfigMap is taken for one with Istio's MeshConfig.
 pub fn observe(object: Value, system_namespace: &str) -> Result<Change, Unreadable> {
     let read = match object["kind"].as_str().unwrap_or_default() {
         "ConfigMap" => read::<core::ConfigMap>,

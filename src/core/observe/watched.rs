@@ -3,13 +3,16 @@ use kube::core::{ApiResource, GroupVersionKind};
 use servicefence_crd::names;
 
 use crate::engine::Change;
-use crate::facts::{MeshConfigFacts, RouteKey, RouteKind};
-use crate::name::ours::namespace_of_routes;
+use crate::facts::{ProxyCallsKey, ProxyCallsKind, RouteKey, RouteKind};
+use crate::name::ours::{ENVOY_FILTER, namespace_of_routes};
 use crate::name::{ConfigKey, FenceKey, PodKey, ServiceKey};
 use crate::render::Kind;
 
 /// The API group of routes.
 pub const GATEWAY_API: &str = "gateway.networking.k8s.io";
+
+/// The API group of Istio's extensions of proxies.
+const EXTENSIONS: &str = "extensions.istio.io";
 
 /// What is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,8 +37,12 @@ pub enum Watched {
     ServiceEntries,
     /// Istio's DestinationRules.
     DestinationRules,
-    /// Istio's EnvoyFilters, those named as ours are.
+    /// Istio's EnvoyFilters, ours among them.
     EnvoyFilters,
+    /// Istio's WasmPlugins.
+    WasmPlugins,
+    /// Istio's TrafficExtensions, which it has from 1.31 on.
+    TrafficExtensions,
     /// Istio's AuthorizationPolicies.
     AuthorizationPolicies,
     /// Istio's RequestAuthentications.
@@ -46,7 +53,7 @@ pub enum Watched {
     Telemetries,
     /// Istio's PeerAuthentications.
     PeerAuthentications,
-    /// The ConfigMap with Istio's MeshConfig.
+    /// The ConfigMaps with Istio's MeshConfig.
     MeshConfig,
 }
 
@@ -65,6 +72,8 @@ impl Watched {
             Self::ServiceEntries => "serviceentries",
             Self::DestinationRules => "destinationrules",
             Self::EnvoyFilters => "envoyfilters",
+            Self::WasmPlugins => "wasmplugins",
+            Self::TrafficExtensions => "trafficextensions",
             Self::AuthorizationPolicies => "authorizationpolicies",
             Self::RequestAuthentications => "requestauthentications",
             Self::EndpointSlices => "endpointslices",
@@ -101,6 +110,10 @@ impl Watched {
             config: config(),
             kind,
         };
+        let calls = |kind| {
+            let config = config();
+            Change::ProxyCalls(ProxyCallsKey { config, kind }, None)
+        };
         match self {
             Self::Namespaces => Change::Namespace(name.into(), None),
             Self::Services if is_placeholder(namespace, name, system_namespace) => Change::Ports(None),
@@ -116,13 +129,16 @@ impl Watched {
             Self::GrpcRoutes => Change::Route(route(RouteKind::Grpc), None),
             Self::ServiceEntries => Change::ServiceEntry(config(), None),
             Self::DestinationRules => Change::DestinationRule(config(), None),
-            Self::EnvoyFilters => Change::EnvoyFilter(namespace.into(), None),
+            Self::EnvoyFilters if *name == *ENVOY_FILTER => Change::EnvoyFilter(namespace.into(), None),
+            Self::EnvoyFilters => calls(ProxyCallsKind::EnvoyFilter),
+            Self::WasmPlugins => calls(ProxyCallsKind::WasmPlugin),
+            Self::TrafficExtensions => calls(ProxyCallsKind::TrafficExtension),
             Self::AuthorizationPolicies => Change::Policy(config(), None),
-            Self::RequestAuthentications => Change::Jwks(config(), None),
+            Self::RequestAuthentications => calls(ProxyCallsKind::RequestAuthentication),
             Self::EndpointSlices => Change::Endpoints(config(), None),
             Self::Telemetries => Change::Telemetry(config(), None),
             Self::PeerAuthentications => Change::PeerAuthentication(config(), None),
-            Self::MeshConfig => Change::MeshConfig(MeshConfigFacts::default()),
+            Self::MeshConfig => Change::MeshConfig(name.into(), None),
         }
     }
 }
@@ -148,6 +164,8 @@ pub fn resource(watched: Watched) -> ApiResource {
         Watched::AuthorizationPolicies => ("security.istio.io", "v1", "AuthorizationPolicy"),
         Watched::RequestAuthentications => ("security.istio.io", "v1", "RequestAuthentication"),
         Watched::EnvoyFilters => ("networking.istio.io", "v1alpha3", "EnvoyFilter"),
+        Watched::WasmPlugins => (EXTENSIONS, "v1alpha1", "WasmPlugin"),
+        Watched::TrafficExtensions => (EXTENSIONS, "v1alpha1", "TrafficExtension"),
         Watched::Services => ("", "v1", "Service"),
         Watched::Namespaces => ("", "v1", "Namespace"),
         Watched::Pods => ("", "v1", "Pod"),

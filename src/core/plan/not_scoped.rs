@@ -30,6 +30,8 @@ pub enum NotScoped {
     NoSidecars(ProxyKind),
     /// Somebody else has its pods or its name.
     Conflict(Conflict),
+    /// A ConfigMap with MeshConfig is not there.
+    NoMeshConfig(ConfigKey),
     /// The fallback gateway has no ready endpoint, so there is no first Sidecar.
     NoGateway,
     /// The fallback gateway has no ready endpoint any more, and the Sidecar is there.

@@ -79,12 +79,13 @@ impl Scoping<'_> {
     /// What a reason means for a host.
     fn because(self, fence: &Fence, scope: &Scope, host: &ScopeHost, why: Why) -> Vec<Because> {
         match why {
-            Why::Jwks => self.because_of_keys(fence, host),
+            Why::ProxyCalls => self.because_of_proxy_calls(fence, host),
             Why::Spec => self.because_allowed(fence, host),
             Why::Learned => self.because_learned(fence, host),
             Why::Policy => self.because_opened(fence, host),
             Why::Headless => self.because_headless(fence, host),
             Why::ServiceEntry => self.because_of_entry(fence, host),
+            Why::Covered => self.because_covered(fence, host),
             Why::NonHttp => self.because_not_http(fence),
             Why::Alias => self.because_aliased(fence, scope, host),
             Why::Route => self.because_of_rules(fence, host),

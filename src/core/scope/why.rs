@@ -13,8 +13,8 @@ pub enum Why {
     Provider,
     /// The `egressProxy` of the mesh's default Sidecar: proxies send there what the mesh does not know.
     EgressProxy,
-    /// The fence's proxies fetch keys of tokens from it, for a RequestAuthentication.
-    Jwks,
+    /// The fence's proxies call it by themselves, for an EnvoyFilter or a RequestAuthentication, say.
+    ProxyCalls,
     /// The fence's `allow` names it.
     Spec,
     /// A call to it was seen.
@@ -28,6 +28,8 @@ pub enum Why {
     Hidden,
     /// A ServiceEntry declares it: the gateway routes Services only. See `KeptEntry`.
     ServiceEntry,
+    /// A wildcard of a ServiceEntry covers it, and would take calls to it.
+    Covered,
     /// Only a VirtualService knows the name: the gateway routes Services only.
     RuleOnly,
     /// The namespace's own rules for it name a subset, elsewhere or where DestinationRules stay in their
@@ -47,18 +49,19 @@ pub enum Why {
 }
 
 impl Why {
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 19] = [
         Self::Own,
         Self::Baseline,
         Self::Provider,
         Self::EgressProxy,
-        Self::Jwks,
+        Self::ProxyCalls,
         Self::Spec,
         Self::Learned,
         Self::Policy,
         Self::Headless,
         Self::Hidden,
         Self::ServiceEntry,
+        Self::Covered,
         Self::RuleOnly,
         Self::SubsetRule,
         Self::NonHttp,
@@ -97,12 +100,13 @@ impl Why {
                 "Protocol",
                 "it has a port that is not HTTP, and an HTTP listener of the same number would swallow its connections",
             ),
-            Self::Jwks
+            Self::ProxyCalls
             | Self::Spec
             | Self::Learned
             | Self::Policy
             | Self::Headless
             | Self::ServiceEntry
+            | Self::Covered
             | Self::NonHttp
             | Self::Alias
             | Self::Route

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use servicefence_crd::{Source, names};
 
 use crate::engine::Change;
-use crate::facts::{LabelValue, Labels, NamespaceFacts, PodFacts, ProxyKind};
+use crate::facts::{LabelValue, Labels, MeshConfigLayer, NamespaceFacts, PodFacts, ProxyKind};
 use crate::learn::{Call, Observation, Period, learn};
 use crate::name::ours::sidecar_name;
 use crate::name::{FenceKey, Name, PodKey, ServiceKey};
@@ -75,6 +75,7 @@ impl World {
         world.apply(Change::ServiceCidrs(["10.96.0.0/16".parse().unwrap()].into()));
         world.apply(Change::GatewayReady(true));
         world.namespace(SYSTEM, None);
+        world.mesh_config("istio", Some("{}"));
         world
     }
 
@@ -82,6 +83,12 @@ impl World {
     pub(crate) fn apply(&mut self, change: Change) {
         self.history.push(change.clone());
         self.simulation.apply(change);
+    }
+
+    /// A ConfigMap with MeshConfig has this text, or is gone.
+    pub(crate) fn mesh_config(&mut self, map: &str, text: Option<&str>) {
+        let layer = text.map(|text| MeshConfigLayer::parse(text).unwrap());
+        self.apply(Change::MeshConfig(map.into(), layer));
     }
 
     pub(crate) fn namespace(&mut self, name: &str, mode: Option<&str>) {

@@ -4,7 +4,7 @@ use jiff::SignedDuration;
 use servicefence_crd::Savings;
 
 use crate::engine::Change;
-use crate::facts::{EndpointsFacts, MeshConfigFacts};
+use crate::facts::EndpointsFacts;
 use crate::name::ConfigKey;
 use crate::plan::Reason;
 use crate::render::Kind;
@@ -25,10 +25,7 @@ fn endpoints(world: &mut World, service: &str, slice: usize, ready: u64) {
 /// The shop of [`super::shop`] with 5 endpoints of `reviews` and 10 of `ratings`, in this mode.
 fn shop(mode: &str) -> World {
     let mut world = super::shop();
-    world.apply(Change::MeshConfig(MeshConfigFacts {
-        has_provider: true,
-        ..MeshConfigFacts::default()
-    }));
+    world.mesh_config("istio", Some("extensionProviders: [{name: servicefence}]"));
     endpoints(&mut world, "books/reviews", 1, 5);
     endpoints(&mut world, "books/ratings", 1, 4);
     endpoints(&mut world, "books/ratings", 2, 6);

@@ -3,7 +3,6 @@
 use serde_json::{Value, json};
 
 use crate::engine::Change;
-use crate::facts::MeshConfigFacts;
 use crate::learn::Attribution;
 use crate::learn::miss::Miss;
 use crate::name::ScopeHost;
@@ -266,10 +265,9 @@ fn the_baseline_is_in_every_scope() {
         ],
         ..settings()
     });
-    world.apply(Change::MeshConfig(MeshConfigFacts {
-        provider_hosts: [host("security/authz.security.svc.cluster.local")].into(),
-        ..MeshConfigFacts::default()
-    }));
+    let authz =
+        "extensionProviders: [{name: authz, envoyExtAuthzGrpc: {service: authz.security.svc.cluster.local}}]";
+    world.mesh_config("istio", Some(authz));
     world.namespace("shop", Some("enforce"));
     world.service("shop", "web", &["http:8080"]);
     world.service("shop", "cart", &["http:8080"]);

@@ -2,8 +2,6 @@
 
 use serde_json::json;
 
-use crate::engine::Change;
-use crate::facts::MeshConfigFacts;
 use crate::observe::Watched;
 use crate::render::Kind;
 use crate::tests::*;
@@ -110,8 +108,7 @@ fn what_cannot_be_repeated_is_left_alone_and_said() {
     );
     mesh_config(&mut world, PROVIDER);
     assert!(logging(&world).is_some());
-    world.apply(Change::MeshConfig(MeshConfigFacts::default()));
-    world.settle();
+    mesh_config(&mut world, "{}");
     assert_eq!(logging(&world), None);
 }
 

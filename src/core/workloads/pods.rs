@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use servicefence_crd::Mode;
 
-use crate::facts::{JwksFacts, Labels, ProxyKind, ServiceKind, SidecarFacts, matches};
+use crate::facts::{Labels, ProxyCallsFacts, ProxyKind, ServiceKind, SidecarFacts, matches};
 use crate::name::{FenceKey, Name, PodKey, ServiceKey};
 use crate::workloads::fence::Fence;
 use crate::workloads::fenced::Fenced;
@@ -28,9 +28,8 @@ pub enum Workload<'a> {
 }
 
 impl<'a> Fenced<'a> {
-    /// Whether a RequestAuthentication is for pods of a fence: for one that there is, or may be where there
-    /// is none yet.
-    pub fn concerns(self, facts: &JwksFacts, fence: &Fence) -> bool {
+    /// Whether an object is for pods of a fence: for one that there is, or may be where there is none yet.
+    pub fn concerns(self, facts: &ProxyCallsFacts, fence: &Fence) -> bool {
         if facts.selector.is_empty() {
             return true;
         }

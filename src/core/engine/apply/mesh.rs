@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use crate::engine::Engine;
 use crate::engine::change::Dirty;
 use crate::facts::{
-    JwksFacts, MeshConfigFacts, NamespaceFacts, PeerAuthenticationFacts, PolicyFacts, ServiceFacts,
-    TelemetryFacts,
+    MeshConfigLayer, NamespaceFacts, PeerAuthenticationFacts, PolicyFacts, ProxyCallsFacts, ProxyCallsKey,
+    ServiceFacts, TelemetryFacts,
 };
 use crate::mesh::Mesh;
 use crate::name::{Cidr, ConfigKey, Name, ServiceKey};
@@ -17,13 +17,23 @@ use crate::plan::target::Target;
 use crate::workloads::{Allowed, Fence, UnknownLabel};
 
 impl Engine {
-    /// Takes in MeshConfig.
-    pub fn apply_mesh_config(&mut self, facts: MeshConfigFacts, now: Timestamp, dirty: &mut Dirty) {
-        if self.mesh.config == facts {
+    /// Takes in one of the ConfigMaps with MeshConfig.
+    pub fn apply_mesh_config(
+        &mut self,
+        name: &str,
+        layer: Option<MeshConfigLayer>,
+        now: Timestamp,
+        dirty: &mut Dirty,
+    ) {
+        let before = self.mesh.discovered_namespaces();
+        let was_missing = self.mesh.missing_config().cloned();
+        let old = self.mesh.set_config(name, layer);
+        if self.mesh.missing_config() != was_missing.as_ref() {
+            self.dirty_fences(dirty);
+        }
+        if self.mesh.config == old {
             return;
         }
-        let before = self.mesh.discovered_namespaces();
-        let old = std::mem::replace(&mut self.mesh.config, facts);
         let new = &self.mesh.config;
         if old.provider_hosts != new.provider_hosts || old.registry_only != new.registry_only {
             self.dirty_fences(dirty);
@@ -121,15 +131,21 @@ impl Engine {
         }
     }
 
-    /// Takes in a RequestAuthentication.
-    pub(super) fn apply_jwks(&mut self, key: &ConfigKey, facts: Option<JwksFacts>, dirty: &mut Dirty) {
-        let replaced = self.mesh.set_request_authentication(key, facts);
+    /// Takes in what makes proxies call hosts by themselves.
+    pub(super) fn apply_proxy_calls(
+        &mut self,
+        key: &ProxyCallsKey,
+        facts: Option<ProxyCallsFacts>,
+        dirty: &mut Dirty,
+    ) {
+        let replaced = self.mesh.set_proxy_calls(key, facts);
         if !replaced.is_news() {
             return;
         }
-        let everywhere = key.namespace == self.settings.root_namespace;
+        let namespace = &key.config.namespace;
+        let everywhere = *namespace == self.settings.root_namespace;
         let fences = self.workloads.fences.values();
-        let seen = fences.filter(|fence| everywhere || fence.key.namespace == key.namespace);
+        let seen = fences.filter(|fence| everywhere || fence.key.namespace == *namespace);
         let concerned = seen.filter(|fence| {
             let mut either = replaced.either();
             either.any(|facts| self.fenced().concerns(facts, fence))

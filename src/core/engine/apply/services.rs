@@ -49,7 +49,10 @@ impl Engine {
         }
         let in_scopes = |facts: &ServiceFacts| (facts.kind, facts.ports.clone(), facts.visibility.clone());
         let mut either = replaced.either();
-        if either.any(|facts| self.mesh.services.is_protocol_bound(facts)) && replaced.differs(in_scopes) {
+        let is_covered = self.mesh.service_entries.covering(&key.host()).next().is_some();
+        if (is_covered || either.any(|facts| self.mesh.services.is_protocol_bound(facts)))
+            && replaced.differs(in_scopes)
+        {
             self.dirty_fences(dirty);
         }
         if replaced.differs(|facts| facts.stands_for.clone()) {

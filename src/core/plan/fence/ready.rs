@@ -1,6 +1,6 @@
 //! What must exist before a Sidecar, and while it does.
 
-use crate::name::Name;
+use crate::name::{ConfigKey, Name};
 use crate::plan::namespace::envoy_filter::wanted_envoy_filters;
 use crate::plan::not_scoped::NotScoped;
 use crate::plan::planning::Planning;
@@ -11,6 +11,9 @@ use crate::workloads::Fence;
 impl Planning<'_> {
     /// What keeps calls to hosts out of scope from being served, or seen.
     pub fn unserved(self, fence: &Fence) -> Option<NotScoped> {
+        if let Some(missing) = self.without_mesh_config() {
+            return Some(missing);
+        }
         if self.fenced.falls_back_to_gateway(&fence.key.namespace) {
             return (!self.mesh.gateway_ready).then_some(NotScoped::GatewayGone);
         }
@@ -39,6 +42,9 @@ impl Planning<'_> {
                 })
                 .or_else(|| unseen.then(of_namespace));
         }
+        if let Some(missing) = self.without_mesh_config() {
+            return Some(missing);
+        }
         if !self.mesh.gateway_ready {
             return Some(NotScoped::NoGateway);
         }
@@ -49,6 +55,13 @@ impl Planning<'_> {
             return Some(NotScoped::NoServiceRanges);
         }
         (!self.has_envoy_filter(namespace)).then(of_namespace)
+    }
+
+    /// What would say how istiod's mesh is, and is not there.
+    fn without_mesh_config(self) -> Option<NotScoped> {
+        let missing = self.mesh.missing_config()?;
+        let root = self.settings.root_namespace.clone();
+        Some(NotScoped::NoMeshConfig(ConfigKey::new(root, missing.clone())))
     }
 
     /// Whether the calls of a namespace to all that may be out of scope are led to the gateway.

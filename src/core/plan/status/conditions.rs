@@ -72,6 +72,7 @@ impl Planning<'_> {
             | NotScoped::NoPods(_)
             | NotScoped::NoSidecars(_)
             | NotScoped::Conflict(_)
+            | NotScoped::NoMeshConfig(_)
             | NotScoped::NoGateway
             | NotScoped::GatewayGone
             | NotScoped::NoServiceRanges

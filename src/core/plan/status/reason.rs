@@ -25,6 +25,8 @@ pub enum Reason {
     ServiceWithoutSelector,
     /// Istio applies Sidecars to none of the workload's pods.
     NoSidecars,
+    /// A ConfigMap with MeshConfig is not there.
+    MeshConfigNotFound,
     /// A Sidecar that ServiceFence does not manage applies to the same pods.
     ForeignSidecar,
     /// An object that ServiceFence does not manage has the name that it would write.
@@ -63,7 +65,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for the documentation.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Scoped,
         Self::Observing,
         Self::Off,
@@ -74,6 +76,7 @@ impl Reason {
         Self::ServiceNotFound,
         Self::ServiceWithoutSelector,
         Self::NoSidecars,
+        Self::MeshConfigNotFound,
         Self::ForeignSidecar,
         Self::NameTaken,
         Self::OverlappingFence,
@@ -106,6 +109,7 @@ impl Reason {
             Self::ServiceNotFound => "ServiceNotFound",
             Self::ServiceWithoutSelector => "ServiceWithoutSelector",
             Self::NoSidecars => "NoSidecars",
+            Self::MeshConfigNotFound => "MeshConfigNotFound",
             Self::ForeignSidecar => "ForeignSidecar",
             Self::NameTaken => "NameTaken",
             Self::OverlappingFence => "OverlappingFence",

@@ -112,6 +112,13 @@ pub(super) fn say_not_scoped(held: &NotScoped, workload: &str, system: &Name) ->
             format!("no pod of {workload} has a sidecar, so there is nothing to scope: turn injection on and restart the pods, or delete the fence"),
         ),
         NotScoped::Conflict(conflict) => say_conflict(conflict, system),
+        NotScoped::NoMeshConfig(map) => (
+            Reason::MeshConfigNotFound,
+            format!(
+                "there is no ConfigMap {map} with MeshConfig, so what proxies need is not known and no host leaves a scope: \
+                 set istio.meshConfigMap and istio.sharedMeshConfigMap of the chart to those that istiod reads"
+            ),
+        ),
         NotScoped::NoGateway => (
             Reason::GatewayNotReady,
             "the fallback gateway has no ready endpoint, so a call out of scope would fail: see Deployment servicefence-fallback".to_owned(),
@@ -128,24 +135,7 @@ pub(super) fn say_not_scoped(held: &NotScoped, workload: &str, system: &Name) ->
             Reason::FallbackNotReady,
             "nothing says which addresses Services have: there is no ServiceCIDR object, and serviceCIDRs of the chart is empty. Set it".to_owned(),
         ),
-        NotScoped::History(BackfillProgress { trouble: Some(trouble), .. }) => (
-            Reason::HistoryUnavailable,
-            format!(
-                "{trouble}. Until the past traffic of {workload} is read, its proxies know the whole mesh; to scope them \
-                 without it, leave Prometheus out of spec.learning.sources"
-            ),
-        ),
-        NotScoped::History(BackfillProgress { read, of, .. }) => (
-            Reason::HistoryPending,
-            format!(
-                "reading the past traffic of {workload} from Prometheus before its proxies are scoped{}",
-                if of.is_zero() {
-                    String::new()
-                } else {
-                    format!(": {} of {} hours so far", read.as_hours(), of.as_hours())
-                }
-            ),
-        ),
+        NotScoped::History(progress) => say_history(progress, workload),
         NotScoped::RegistryOnly => (
             Reason::RegistryOnly,
             format!(
@@ -167,6 +157,28 @@ pub(super) fn say_not_scoped(held: &NotScoped, workload: &str, system: &Name) ->
         ),
     };
     Said { reason, message }
+}
+
+fn say_history(progress: &BackfillProgress, workload: &str) -> (Reason, String) {
+    let BackfillProgress {
+        read, of, trouble, ..
+    } = progress;
+    if let Some(trouble) = trouble {
+        let message = format!(
+            "{trouble}. Until the past traffic of {workload} is read, its proxies know the whole mesh; to scope them \
+             without it, leave Prometheus out of spec.learning.sources"
+        );
+        return (Reason::HistoryUnavailable, message);
+    }
+    let so_far = if of.is_zero() {
+        String::new()
+    } else {
+        format!(": {} of {} hours so far", read.as_hours(), of.as_hours())
+    };
+    let message = format!(
+        "reading the past traffic of {workload} from Prometheus before its proxies are scoped{so_far}"
+    );
+    (Reason::HistoryPending, message)
 }
 
 fn say_conflict(conflict: &Conflict, system: &Name) -> (Reason, String) {

@@ -65,7 +65,7 @@ fn identity(change: &Change) -> String {
         Change::Sidecar(key, _) => format!("sidecar {key}"),
         Change::Policy(key, _) => format!("policy {key}"),
         Change::PeerAuthentication(key, _) => format!("peerauthentication {key}"),
-        Change::Jwks(key, _) => format!("jwks {key}"),
+        Change::ProxyCalls(key, _) => key.to_string(),
         _ => text[..end].to_owned(),
     }
 }

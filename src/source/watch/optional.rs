@@ -1,8 +1,9 @@
-//! Routes of Gateway API. Its CustomResourceDefinitions need not be installed.
+//! Kinds that need not be served: routes of Gateway API, and Istio's extensions of proxies, which not every
+//! version of it has.
 //!
-//! Flows in: what the API server serves, asked again and again, and the routes while it does. Flows out:
-//! changes. Invariants: readiness waits for the routes that there are and never for a kind that is not
-//! served; a kind that is no longer served has no routes.
+//! Flows in: what the API server serves, asked again and again, and the objects while it does. Flows out:
+//! changes. Invariants: readiness waits for the objects that there are and never for a kind that is not
+//! served; a kind that is no longer served has no objects.
 
 use std::time::Duration;
 
@@ -11,7 +12,6 @@ use kube::runtime::watcher;
 use tokio::time::sleep;
 
 use super::{Context, Watch, pages};
-use crate::fence::facts::RouteKind;
 use crate::fence::observe::{Custom, Watched, resource};
 use crate::readiness::Readiness;
 use crate::supervisor::Supervisor;
@@ -23,7 +23,12 @@ const ASK_EVERY: Duration = Duration::from_secs(30);
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 pub(super) fn start(context: &Context, tasks: &mut Supervisor, readiness: &Readiness) {
-    for watched in [RouteKind::Http, RouteKind::Grpc].map(Watched::routes) {
+    for watched in [
+        Watched::HttpRoutes,
+        Watched::GrpcRoutes,
+        Watched::WasmPlugins,
+        Watched::TrafficExtensions,
+    ] {
         let synced = readiness.wait_for(watched.as_str());
         let watch = Watch::new(watched, context.clone(), Some(synced));
         tasks.critical(watched.as_str(), while_served(watch, ASK_EVERY));
@@ -38,18 +43,18 @@ async fn while_served(mut watch: Watch, ask_every: Duration) {
             watch.synced.take();
             sleep(ask_every).await;
         }
-        tracing::info!(watch = watched.as_str(), "Gateway API is installed");
-        let routes: Api<Custom> = Api::all_with(client.clone(), &resource(watched));
+        tracing::info!(watch = watched.as_str(), "this kind is served");
+        let objects: Api<Custom> = Api::all_with(client.clone(), &resource(watched));
         let gone = async {
             while is_served(&client, watched).await {
                 sleep(ask_every).await;
             }
         };
         tokio::select! {
-            () = watch.run(watcher::watcher(routes, pages())) => return,
+            () = watch.run(watcher::watcher(objects, pages())) => return,
             () = gone => {}
         }
-        tracing::info!(watch = watched.as_str(), "Gateway API is no longer installed");
+        tracing::info!(watch = watched.as_str(), "this kind is no longer served");
         watch.forget_all();
     }
 }
@@ -149,7 +154,7 @@ mod tests {
             metrics: Arc::new(Metrics::new().unwrap()),
             system_namespace: "servicefence-system".into(),
             root_namespace: "istio-system".into(),
-            mesh_config_map: "istio".into(),
+            mesh_config_maps: Vec::new(),
             service_cidrs: [].into(),
         };
         let readiness = Readiness::default();
