@@ -37,6 +37,7 @@ fn service(number: u32, port: u16) -> Change {
         selector: [("app".to_owned(), name.clone())].into_iter().collect(),
         mode: LabelValue::Absent,
         labels: Labels::new(),
+        node_local: false,
         visibility: Visibility::All,
         exported_by_default: true,
     };

@@ -5,6 +5,8 @@
 
 #[path = "scenarios/bound.rs"]
 mod bound;
+#[path = "scenarios/covered.rs"]
+mod covered;
 #[path = "scenarios/external_names.rs"]
 mod external_names;
 #[path = "scenarios/headless.rs"]
@@ -23,8 +25,6 @@ mod routing;
 mod scene;
 #[path = "scenarios/tcp.rs"]
 mod tcp;
-#[path = "scenarios/wildcards.rs"]
-mod wildcards;
 #[path = "scenarios/workloads.rs"]
 mod workloads;
 
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
         .chain(hosts::all())
         .chain(headless::all())
         .chain(external_names::all())
-        .chain(wildcards::all())
+        .chain(covered::all())
         .chain(proxy_calls::all());
     if arguments.list {
         let names = all.map(|(name, _)| Trial::test(name, || Ok(()))).collect();

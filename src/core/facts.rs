@@ -26,7 +26,9 @@ mod visibility;
 pub use self::authorization_policy::{Caller, PolicyFacts};
 pub use self::endpoints::{EndpointsFacts, is_ready};
 pub use self::labels::{ByLabel, LabelValue, Labels, matches, selected};
-pub use self::mesh_config::{DefaultExport, DefaultExports, MeshConfigFacts, MeshConfigLayer};
+pub use self::mesh_config::{
+    DefaultExport, DefaultExports, MeshConfigFacts, MeshConfigLayer, OutboundMode, ProviderHost,
+};
 pub use self::metadata::{created, label, label_list};
 pub use self::namespace::NamespaceFacts;
 pub use self::peer_authentication::{MutualTls, PeerAuthenticationFacts};
@@ -34,7 +36,7 @@ pub use self::pod::{PodFacts, ProxyKind, TrimmedPod, TrimmedPodSpec};
 pub use self::proxy_calls::{ProxyCallsFacts, ProxyCallsKey, ProxyCallsKind};
 pub use self::route::{Matched, RouteFacts, RouteKey, RouteKind};
 pub use self::rule::Rule;
-pub use self::service::{Port, Protocol, ServiceFacts, ServiceKind};
+pub use self::service::{Port, Protocol, ServiceFacts, ServiceKind, by_waypoint};
 pub use self::service_entry::{Bound, Names, ServiceEntryFacts};
 pub use self::sidecar::{Egress, SidecarFacts};
 pub use self::stamp::Stamp;

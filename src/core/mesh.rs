@@ -29,7 +29,7 @@ use std::ops::Add as _;
 
 use crate::facts::{
     Caller, EndpointsFacts, MeshConfigFacts, MeshConfigLayer, NamespaceFacts, PolicyFacts, ProxyCallsFacts,
-    ProxyCallsKey, ServiceEntryFacts, ServiceFacts, ServiceKind, VirtualServiceFacts,
+    ProxyCallsKey, ServiceEntryFacts, ServiceFacts, ServiceKind, VirtualServiceFacts, by_waypoint,
 };
 use crate::mesh::discovery::Aside;
 use crate::mesh::sidecars::Sidecars;
@@ -365,6 +365,24 @@ impl Mesh {
             all.clear();
         }
         all
+    }
+
+    /// Whether gateways call the Services of a namespace by their waypoint, unless these say otherwise.
+    pub fn is_by_waypoint(&self, namespace: &str) -> bool {
+        let facts = self.namespace(namespace);
+        facts.is_some_and(|facts| by_waypoint(&facts.labels) == Some(true))
+    }
+
+    /// The Services that gateways call by their waypoint, where they have one, and sidecars do not.
+    pub fn by_waypoint(&self) -> impl Iterator<Item = (&ServiceKey, &ServiceFacts)> {
+        let labelled = self.namespaces.keys().filter(|name| self.is_by_waypoint(name));
+        let services = labelled.flat_map(|namespace| self.services.in_namespace(namespace));
+        let by_namespace = services.filter(|(_, facts)| facts.by_waypoint().is_none());
+        let by_themselves = self
+            .services
+            .bound()
+            .filter(|(_, facts)| facts.by_waypoint() == Some(true));
+        by_themselves.chain(by_namespace)
     }
 
     /// The Services that policies open for a caller, each with the policy. One of the root namespace counts

@@ -6,6 +6,7 @@
 mod aliases;
 mod allowed;
 mod because;
+mod covered;
 mod explain;
 mod external_names;
 mod headless;
@@ -20,7 +21,6 @@ mod scoping;
 mod service_entries;
 mod virtual_services;
 mod why;
-mod wildcards;
 
 use crate::workloads::Fence;
 
@@ -38,7 +38,7 @@ impl Scoping<'_> {
         let mut scope = Scope::default();
         scope.extend(Why::Own, self.own_hosts(namespace));
         scope.extend(Why::Baseline, self.settings.baseline.iter().cloned());
-        scope.extend(Why::Provider, self.mesh.config.provider_hosts.iter().cloned());
+        scope.extend(Why::Provider, self.mesh.providers(namespace));
         scope.extend(Why::EgressProxy, self.mesh.egress_proxy(namespace));
         scope.extend(Why::ProxyCalls, self.proxy_calls(fence).map(|(host, _)| host));
         self.add_allowed(fence, &mut scope);
@@ -46,8 +46,10 @@ impl Scoping<'_> {
         scope.extend(Why::Policy, self.opened_by_policies(fence));
         scope.extend(Why::Headless, self.kept_headless(fence));
         scope.extend(Why::Hidden, self.hidden(namespace));
+        scope.extend(Why::NodeLocal, self.node_local(namespace));
+        scope.extend(Why::Waypoint, self.by_waypoint(namespace));
         scope.extend(Why::ServiceEntry, self.kept_entries(fence));
-        scope.extend(Why::Covered, self.covered_by_wildcards(namespace));
+        scope.extend(Why::Covered, self.covered_by_entries(namespace));
         scope.extend(Why::RuleOnly, self.known_by_rules_only(namespace));
         scope.extend(Why::SubsetRule, self.led_to_subsets(namespace));
         let non_http = self.which_non_http(fence);

@@ -3,6 +3,7 @@
 mod aliases;
 mod conditions;
 mod connections;
+mod covered;
 mod delegates;
 mod discovery;
 mod dual_stack;
@@ -27,13 +28,13 @@ mod passthrough;
 mod policy;
 mod proxy_calls;
 mod ranges;
+mod reached_otherwise;
 mod routes;
 mod rules;
 mod subsets;
 mod telemetry;
 mod transitions;
 mod unknown_labels;
-mod wildcards;
 mod workloads;
 
 use serde_json::json;

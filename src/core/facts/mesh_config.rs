@@ -7,7 +7,7 @@ use servicefence_crd::Selector;
 
 use crate::facts::telemetry::PROVIDER;
 use crate::facts::visibility::Visibility;
-use crate::name::{ScopeHost, ServiceKey};
+use crate::name::{Name, ScopeHost, ServiceKey};
 
 /// What MeshConfig says.
 /// <https://istio.io/latest/docs/reference/config/istio.mesh.v1alpha1/>
@@ -21,11 +21,11 @@ pub struct MeshConfigFacts {
     pub default_providers: Vec<String>,
     /// `accessLogFile`; empty: none.
     pub access_log_file: String,
-    /// Whether what the mesh does not know is refused (`outboundTrafficPolicy.mode`).
-    pub registry_only: bool,
-    /// Services of the other extension providers: external authorization, tracing, access logs. Proxies call
+    /// What becomes of calls to what the mesh does not know (`outboundTrafficPolicy.mode`).
+    pub outbound: OutboundMode,
+    /// Hosts of the other extension providers: external authorization, tracing, access logs. Proxies call
     /// them by themselves, and Istio does not import them into a Sidecar by itself.
-    pub provider_hosts: BTreeSet<ScopeHost>,
+    pub provider_hosts: BTreeSet<ProviderHost>,
     /// Who sees what does not say it.
     pub default_exports: DefaultExports,
     /// The namespaces that istiod looks into; empty: all.
@@ -80,13 +80,14 @@ impl MeshConfigFacts {
         let others = providers.values().filter(|provider| !is_ours(provider));
         Self {
             has_provider: ours.is_some(),
-            reports_to: ours.and_then(|provider| provider.host()),
+            reports_to: ours.and_then(|provider| provider.hosts().first()?.as_service()),
             default_providers: said.default_providers.access_logging.unwrap_or_default(),
             access_log_file: said.access_log_file.unwrap_or_default(),
-            registry_only: said
+            outbound: said
                 .outbound_traffic_policy
-                .is_some_and(|policy| policy.mode == "REGISTRY_ONLY"),
-            provider_hosts: others.filter_map(|provider| provider.host()).collect(),
+                .map(|policy| OutboundMode::of(&policy.mode))
+                .unwrap_or_default(),
+            provider_hosts: others.flat_map(|provider| provider.hosts()).collect(),
             discovery_selectors: said.discovery_selectors.unwrap_or_default(),
             default_exports: DefaultExports {
                 services: DefaultExport::of(said.default_service_export_to),
@@ -168,13 +169,76 @@ struct Provider {
 }
 
 impl Provider {
-    /// The Service that it calls, which every kind with one names alike: as a host, or as `namespace/host`.
-    /// What ServiceEntries declare is in every scope anyway.
-    fn host(&self) -> Option<ScopeHost> {
-        let service = self.kinds.values().find_map(|kind| kind["service"].as_str())?;
-        match service.split_once('/') {
-            Some(_) => ScopeHost::parse(service),
-            None => ServiceKey::of_host(service).map(|service| service.scope_host()),
+    /// The hosts that it calls, which every kind names alike, at whatever depth: `service`.
+    fn hosts(&self) -> BTreeSet<ProviderHost> {
+        fn add(value: &Value, hosts: &mut BTreeSet<ProviderHost>) {
+            let fields = value.as_object().into_iter().flatten();
+            for (name, value) in fields {
+                match value.as_str().filter(|_| name == "service") {
+                    Some(service) => hosts.extend(ProviderHost::parse(service)),
+                    None => add(value, hosts),
+                }
+            }
+        }
+        let mut hosts = BTreeSet::new();
+        self.kinds.values().for_each(|kind| add(kind, &mut hosts));
+        hosts
+    }
+}
+
+/// A host as an extension provider names it: `host`, or `namespace/host`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ProviderHost {
+    /// The namespace that declares it; `None`: whichever does.
+    pub namespace: Option<Name>,
+    /// The host, in full.
+    pub host: Name,
+}
+
+impl ProviderHost {
+    fn parse(service: &str) -> Option<Self> {
+        let (namespace, host) = match service.split_once('/') {
+            Some((namespace, host)) => (Some(namespace), host),
+            None => (None, service),
+        };
+        let is_named = !host.is_empty() && namespace.is_none_or(|namespace| !namespace.is_empty());
+        is_named.then(|| Self {
+            namespace: namespace.map(Name::from),
+            host: host.into(),
+        })
+    }
+
+    /// What a Sidecar imports for it, if it is a Service or names its namespace.
+    fn as_service(&self) -> Option<ScopeHost> {
+        let of = ServiceKey::of_host(&self.host).map(|service| service.namespace);
+        let namespace = self.namespace.clone().or(of)?;
+        Some(ScopeHost {
+            namespace,
+            name: self.host.clone(),
+        })
+    }
+}
+
+/// What Istio does with a call to what the mesh does not know.
+/// <https://istio.io/latest/docs/reference/config/istio.mesh.v1alpha1/#MeshConfig-OutboundTrafficPolicy-Mode>
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OutboundMode {
+    /// It goes to where it was going.
+    #[default]
+    AllowAny,
+    /// It is refused.
+    RegistryOnly,
+    /// HTTP goes to where the Host resolves to.
+    DynamicDns,
+}
+
+impl OutboundMode {
+    /// Reads a mode.
+    pub fn of(mode: &str) -> Self {
+        match mode {
+            "REGISTRY_ONLY" => Self::RegistryOnly,
+            "ALLOW_ANY_DYNAMIC_DNS" => Self::DynamicDns,
+            _ => Self::AllowAny,
         }
     }
 }

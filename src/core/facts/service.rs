@@ -77,10 +77,19 @@ pub struct ServiceFacts {
     pub mode: LabelValue<Mode>,
     /// All its labels.
     pub labels: Labels,
+    /// Whether calls go to pods on the caller's own node only (`internalTrafficPolicy: Local`).
+    pub node_local: bool,
     /// Who sees it.
     pub visibility: Visibility,
     /// It does not say who sees it: MeshConfig does.
     pub exported_by_default: bool,
+}
+
+/// Whether labels, of a Service or of its Namespace, say that gateways call Services by their waypoint. Sidecars
+/// never do (Istio: `ingressUseWaypointFromLabels`).
+pub fn by_waypoint(labels: &Labels) -> Option<bool> {
+    let says = labels.get("istio.io/ingress-use-waypoint")?;
+    Some(matches!(&**says, "1" | "t" | "T" | "true" | "TRUE" | "True"))
 }
 
 impl ServiceFacts {
@@ -124,6 +133,7 @@ impl ServiceFacts {
                 .filter(|name| kind == ServiceKind::ExternalName && !name.is_empty())
                 .map(Name::from),
             selector: label_list(spec.selector),
+            node_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
             mode: LabelValue::parse(label(meta, names::MODE_LABEL)),
             labels: label_list(meta.labels.clone()),
             exported_by_default: visibility.is_none(),
@@ -141,6 +151,11 @@ impl ServiceFacts {
     /// has a selector.
     pub fn is_told_by_pods(&self) -> bool {
         self.kind == ServiceKind::Headless && self.is_http() && !self.selector.is_empty()
+    }
+
+    /// Whether its own labels say that gateways call it by its waypoint; `None`: its Namespace says it.
+    pub fn by_waypoint(&self) -> Option<bool> {
+        by_waypoint(&self.labels)
     }
 
     /// Whether it has a port of this number.

@@ -2,12 +2,9 @@
 
 use serde_json::{Map, Value};
 
-use crate::facts::SidecarFacts;
+use crate::facts::{OutboundMode, SidecarFacts};
 use crate::mesh::Mesh;
 use crate::name::{ConfigKey, Name, ScopeHost, ServiceKey};
-
-/// `outboundTrafficPolicy.mode` with which nothing is passed through.
-const REGISTRY_ONLY: &str = "REGISTRY_ONLY";
 
 impl Mesh {
     /// The Sidecar that Istio applies where a pod has no other: the oldest of the root namespace without a
@@ -31,12 +28,31 @@ impl Mesh {
         sidecar.proxy.get("outboundTrafficPolicy")
     }
 
-    /// Whether Istio refuses what the mesh does not know instead of passing it through.
-    pub fn is_registry_only(&self) -> bool {
+    /// What becomes of calls to what the mesh does not know.
+    pub fn outbound_mode(&self) -> OutboundMode {
         let own = self
             .outbound_policy()
             .and_then(|policy| policy.get("mode")?.as_str());
-        own.map_or(self.config.registry_only, |mode| mode == REGISTRY_ONLY)
+        own.map_or(self.config.outbound, OutboundMode::of)
+    }
+
+    /// Whether Istio refuses what the mesh does not know instead of passing it through.
+    pub fn is_registry_only(&self) -> bool {
+        self.outbound_mode() == OutboundMode::RegistryOnly
+    }
+
+    /// The hosts of extension providers, as a fence in `namespace` imports them.
+    pub fn providers<'a>(&'a self, namespace: &'a Name) -> impl Iterator<Item = ScopeHost> + 'a {
+        let hosts = self.config.provider_hosts.iter();
+        hosts.flat_map(move |provider| -> Vec<ScopeHost> {
+            match &provider.namespace {
+                Some(of) => vec![ScopeHost::new(of.clone(), provider.host.clone())],
+                None => self
+                    .service_entries
+                    .imports_for(namespace, &provider.host)
+                    .collect(),
+            }
+        })
     }
 
     fn egress_proxy_host(&self) -> Option<&str> {

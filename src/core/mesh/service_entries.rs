@@ -65,6 +65,11 @@ impl ServiceEntries {
         keys.filter_map(|key| Some((key, self.all.get(key)?)))
     }
 
+    /// Whether a ServiceEntry has this host, as it stands or by a wildcard.
+    pub fn names(&self, host: &str) -> bool {
+        self.by_host.naming(host).next().is_some()
+    }
+
     /// Whether a ServiceEntry that proxies of `namespace` see has this host.
     pub fn declares(&self, namespace: &str, host: &str) -> bool {
         self.of_host(host)

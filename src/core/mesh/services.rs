@@ -61,11 +61,16 @@ impl Services {
     }
 
     /// Whether a protocol rule may put a Service into scopes: it is headless, has a port that is not
-    /// HTTP, or is hidden from the fallback gateway.
+    /// HTTP, is hidden from the fallback gateway, or is reached otherwise by it.
     pub fn is_protocol_bound(&self, facts: &ServiceFacts) -> bool {
         match facts.kind {
             ServiceKind::Headless => true,
-            ServiceKind::ClusterIp => !facts.is_http() || !self.is_seen_by_gateway(facts),
+            ServiceKind::ClusterIp => {
+                !facts.is_http()
+                    || !self.is_seen_by_gateway(facts)
+                    || facts.node_local
+                    || facts.by_waypoint() == Some(true)
+            }
             ServiceKind::ExternalName => false,
         }
     }
@@ -160,21 +165,24 @@ impl Services {
         in_namespace(&self.all, namespace)
     }
 
-    /// The Services that a wildcard covers (Istio: `host.Name.SubsetOf`).
+    /// The Service of this host, or those that it covers if it is a wildcard (Istio: `host.Name.SubsetOf`).
     pub fn covered_by<'a>(
         &'a self,
-        wildcard: &'a str,
+        host: &'a str,
     ) -> impl Iterator<Item = (&'a ServiceKey, &'a ServiceFacts)> {
-        let suffix = wildcard.strip_prefix('*').filter(|suffix| {
+        let named = ServiceKey::of_host(host);
+        let wildcard = host.strip_prefix('*').filter(|suffix| {
             suffix.ends_with(cluster_domain()) || cluster_domain().ends_with(suffix.trim_start_matches('.'))
         });
-        let within = ServiceKey::of_host(wildcard).map(|of| of.namespace);
-        suffix.into_iter().flat_map(move |suffix| {
-            let here = within.as_ref().map(|namespace| self.in_namespace(namespace));
-            let all = within.is_none().then(|| self.iter());
+        let itself = named.as_ref().filter(|_| wildcard.is_none());
+        let itself = itself.and_then(|key| self.all.get_key_value(key));
+        let covered = wildcard.into_iter().flat_map(move |suffix| {
+            let here = named.as_ref().map(|of| self.in_namespace(&of.namespace));
+            let all = named.is_none().then(|| self.iter());
             let services = here.into_iter().flatten().chain(all.into_iter().flatten());
             services.filter(move |(service, _)| service.host().ends_with(suffix))
-        })
+        });
+        itself.into_iter().chain(covered)
     }
 
     /// Services that a protocol rule may put into the scopes of a namespace.
@@ -182,9 +190,14 @@ impl Services {
         &self,
         namespace: &'n str,
     ) -> impl Iterator<Item = (&ServiceKey, &ServiceFacts)> + use<'_, 'n> {
+        self.bound()
+            .filter(move |(_, facts)| facts.visibility.to(namespace))
+    }
+
+    /// Services that a protocol rule may put into scopes.
+    pub fn bound(&self) -> impl Iterator<Item = (&ServiceKey, &ServiceFacts)> {
         let bound = self.protocol_bound.iter();
-        let bound = bound.filter_map(|key| Some((key, self.all.get(key)?)));
-        bound.filter(move |(_, facts)| facts.visibility.to(namespace))
+        bound.filter_map(|key| Some((key, self.all.get(key)?)))
     }
 
     /// The Service that a fully qualified host names, if it is there.

@@ -32,6 +32,8 @@ pub enum NotScoped {
     Conflict(Conflict),
     /// A ConfigMap with MeshConfig is not there.
     NoMeshConfig(ConfigKey),
+    /// Istio resolves what the mesh does not know by its Host, past the fallback.
+    DynamicDns,
     /// The fallback gateway has no ready endpoint, so there is no first Sidecar.
     NoGateway,
     /// The fallback gateway has no ready endpoint any more, and the Sidecar is there.

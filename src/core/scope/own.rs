@@ -22,6 +22,22 @@ impl Scoping<'_> {
         own.into_iter().chain(reports_to).collect()
     }
 
+    /// Services that run on each node: the gateway would reach the pod of its own one.
+    pub(super) fn node_local(self, namespace: &Name) -> impl Iterator<Item = ScopeHost> {
+        let bound = self.mesh.services.protocol_bound(namespace);
+        bound
+            .filter(|(_, facts)| facts.node_local)
+            .map(|(service, _)| service.scope_host())
+    }
+
+    /// Services to which the gateway would go by their waypoint.
+    pub(super) fn by_waypoint(self, namespace: &Name) -> impl Iterator<Item = ScopeHost> {
+        let services = self.mesh.by_waypoint();
+        services
+            .filter(move |(_, facts)| facts.visibility.to(namespace))
+            .map(|(service, _)| service.scope_host())
+    }
+
     /// Services that are not exported to the fallback gateway's namespace, so that it cannot serve calls to
     /// them.
     pub(super) fn hidden(self, namespace: &Name) -> impl Iterator<Item = ScopeHost> {

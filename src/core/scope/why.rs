@@ -26,9 +26,13 @@ pub enum Why {
     Headless,
     /// It is not exported to the gateway's namespace.
     Hidden,
+    /// Calls to it stay on the caller's own node, and the gateway may be on another.
+    NodeLocal,
+    /// Gateways call it by its waypoint, and sidecars do not.
+    Waypoint,
     /// A ServiceEntry declares it: the gateway routes Services only. See `KeptEntry`.
     ServiceEntry,
-    /// A wildcard of a ServiceEntry covers it, and would take calls to it.
+    /// A ServiceEntry has its name too, as it stands or by a wildcard, and would take calls to it.
     Covered,
     /// Only a VirtualService knows the name: the gateway routes Services only.
     RuleOnly,
@@ -49,7 +53,7 @@ pub enum Why {
 }
 
 impl Why {
-    const ALL: [Self; 19] = [
+    const ALL: [Self; 21] = [
         Self::Own,
         Self::Baseline,
         Self::Provider,
@@ -60,6 +64,8 @@ impl Why {
         Self::Policy,
         Self::Headless,
         Self::Hidden,
+        Self::NodeLocal,
+        Self::Waypoint,
         Self::ServiceEntry,
         Self::Covered,
         Self::RuleOnly,
@@ -87,6 +93,14 @@ impl Why {
             Self::Hidden => (
                 "Protocol",
                 "it is not exported to the fallback gateway's namespace",
+            ),
+            Self::NodeLocal => (
+                "Protocol",
+                "its internalTrafficPolicy is Local, and the fallback gateway would reach a pod of its own node",
+            ),
+            Self::Waypoint => (
+                "Protocol",
+                "gateways call it by its waypoint (istio.io/ingress-use-waypoint), and sidecars do not",
             ),
             Self::RuleOnly => (
                 "Protocol",

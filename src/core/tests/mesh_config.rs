@@ -1,6 +1,6 @@
 //! MeshConfig in several ConfigMaps, and in one that is not there.
 
-use crate::facts::{MeshConfigFacts, MeshConfigLayer};
+use crate::facts::{MeshConfigFacts, MeshConfigLayer, OutboundMode};
 use crate::settings::Settings;
 use crate::simulate::world::settings;
 use crate::tests::*;
@@ -33,13 +33,14 @@ extensionProviders:
 - {name: authz, envoyExtAuthzGrpc: {service: authz.new.svc.cluster.local, port: 9000}}
 ";
     let merged = facts(&[shared, over]);
-    let hosts: Vec<_> = merged.provider_hosts.iter().map(ToString::to_string).collect();
+    let hosts: Vec<_> = merged
+        .provider_hosts
+        .iter()
+        .map(|provider| &*provider.host)
+        .collect();
     assert_eq!(
         hosts,
-        [
-            "new/authz.new.svc.cluster.local",
-            "trace/zipkin.trace.svc.cluster.local"
-        ]
+        ["authz.new.svc.cluster.local", "zipkin.trace.svc.cluster.local"]
     );
     assert_eq!(merged.access_log_file, "", "a value that is empty is a value");
     assert_eq!(
@@ -47,7 +48,7 @@ extensionProviders:
         ["shared"],
         "it says nothing of access logs"
     );
-    assert!(merged.registry_only);
+    assert_eq!(merged.outbound, OutboundMode::RegistryOnly);
     assert!(!merged.default_exports.services.visibility("shop").to("books"));
     assert_eq!(merged.discovery_selectors.len(), 1);
     let list = facts(&[
@@ -55,7 +56,7 @@ extensionProviders:
         "discoverySelectors: []\noutboundTrafficPolicy: {mode: ALLOW_ANY}",
     ]);
     assert_eq!(list.discovery_selectors, [], "lists are replaced");
-    assert!(!list.registry_only);
+    assert_eq!(list.outbound, OutboundMode::AllowAny);
 }
 
 fn two_maps() -> World {
@@ -113,4 +114,53 @@ fn what_is_enforced_stays_while_it_is_gone_and_no_host_leaves() {
     world.settle();
     assert_eq!(world.condition("late", "web", "Enforced"), "True Scoped");
     assert_ne!(scope(&world), with_reviews);
+}
+
+#[test]
+fn what_providers_call_is_in_every_scope_at_whatever_depth_it_stands() {
+    let mut world = shop();
+    let sampler = "{httpService: {service: infra/sampler.infra.svc.cluster.local}}";
+    let text = format!(
+        "extensionProviders:\n\
+         - {{name: ask, envoyExtAuthzHttp: {{service: authz.example.com, port: 80}}}}\n\
+         - {{name: spans, opentelemetry: {{service: otel.infra.svc.cluster.local, port: 4317, dynatraceSampler: {sampler}}}}}\n"
+    );
+    let entry = serde_json::json!({
+        "hosts": ["authz.example.com"], "resolution": "DNS",
+        "ports": [{"name": "http", "number": 80, "protocol": "HTTP"}],
+    });
+    world.object("ServiceEntry", "infra", "authz", entry);
+    mesh_config(&mut world, &text);
+    assert_eq!(
+        scope(&world),
+        [
+            "infra/authz.example.com",
+            "infra/otel.infra.svc.cluster.local",
+            "infra/sampler.infra.svc.cluster.local"
+        ]
+    );
+    let said = world
+        .engine
+        .explain(&web(), "authz.example.com", world.now)
+        .unwrap();
+    assert!(
+        said.because
+            .iter()
+            .any(|because| because.detail.contains("extension provider")),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn nothing_is_enforced_where_istio_resolves_what_it_does_not_know() {
+    let mut world = shop();
+    assert_eq!(world.condition("shop", "web", "Ready"), "True Scoped");
+    mesh_config(&mut world, "outboundTrafficPolicy: {mode: ALLOW_ANY_DYNAMIC_DNS}");
+    assert_eq!(world.condition("shop", "web", "Ready"), "False DynamicDns");
+    world.namespace("late", Some("enforce"));
+    world.service("late", "web", &["http:8080"]);
+    world.settle();
+    assert_eq!(world.condition("late", "web", "Enforced"), "False DynamicDns");
+    mesh_config(&mut world, "{}");
+    assert_eq!(world.condition("late", "web", "Enforced"), "True Scoped");
 }

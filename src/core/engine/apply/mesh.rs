@@ -9,7 +9,7 @@ use crate::engine::Engine;
 use crate::engine::change::Dirty;
 use crate::facts::{
     MeshConfigLayer, NamespaceFacts, PeerAuthenticationFacts, PolicyFacts, ProxyCallsFacts, ProxyCallsKey,
-    ServiceFacts, TelemetryFacts,
+    ServiceFacts, TelemetryFacts, by_waypoint,
 };
 use crate::mesh::Mesh;
 use crate::name::{Cidr, ConfigKey, Name, ServiceKey};
@@ -35,7 +35,7 @@ impl Engine {
             return;
         }
         let new = &self.mesh.config;
-        if old.provider_hosts != new.provider_hosts || old.registry_only != new.registry_only {
+        if old.provider_hosts != new.provider_hosts || old.outbound != new.outbound {
             self.dirty_fences(dirty);
         }
         let new = &self.mesh.config;
@@ -116,6 +116,9 @@ impl Engine {
         }
         self.dirty_fences_in(name, dirty);
         dirty.targets.insert(Target::Namespace(name.clone()));
+        if replaced.differs(|facts| by_waypoint(&facts.labels)) {
+            self.dirty_fences(dirty);
+        }
         if replaced.differs(|facts| facts.labels.clone()) {
             let looks = |fence: &Fence| fence.owner_rules.allow.iter().any(Allowed::looks_at_namespaces);
             self.dirty_fences_that(looks, dirty);

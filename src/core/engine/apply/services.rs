@@ -47,11 +47,14 @@ impl Engine {
         if is_other_workload {
             self.change_workload(key, &replaced, dirty);
         }
-        let in_scopes = |facts: &ServiceFacts| (facts.kind, facts.ports.clone(), facts.visibility.clone());
+        let in_scopes = |facts: &ServiceFacts| {
+            let reached = (facts.node_local, facts.by_waypoint());
+            (facts.kind, facts.ports.clone(), facts.visibility.clone(), reached)
+        };
         let mut either = replaced.either();
-        let is_covered = self.mesh.service_entries.covering(&key.host()).next().is_some();
-        if (is_covered || either.any(|facts| self.mesh.services.is_protocol_bound(facts)))
-            && replaced.differs(in_scopes)
+        let is_covered = self.mesh.service_entries.names(&key.host());
+        let is_bound = either.any(|facts| self.mesh.services.is_protocol_bound(facts));
+        if (is_bound || is_covered || self.mesh.is_by_waypoint(&key.namespace)) && replaced.differs(in_scopes)
         {
             self.dirty_fences(dirty);
         }

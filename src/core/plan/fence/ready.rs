@@ -1,5 +1,6 @@
 //! What must exist before a Sidecar, and while it does.
 
+use crate::facts::OutboundMode;
 use crate::name::{ConfigKey, Name};
 use crate::plan::namespace::envoy_filter::wanted_envoy_filters;
 use crate::plan::not_scoped::NotScoped;
@@ -11,8 +12,8 @@ use crate::workloads::Fence;
 impl Planning<'_> {
     /// What keeps calls to hosts out of scope from being served, or seen.
     pub fn unserved(self, fence: &Fence) -> Option<NotScoped> {
-        if let Some(missing) = self.without_mesh_config() {
-            return Some(missing);
+        if let Some(unknown) = self.unknown_mesh() {
+            return Some(unknown);
         }
         if self.fenced.falls_back_to_gateway(&fence.key.namespace) {
             return (!self.mesh.gateway_ready).then_some(NotScoped::GatewayGone);
@@ -42,8 +43,8 @@ impl Planning<'_> {
                 })
                 .or_else(|| unseen.then(of_namespace));
         }
-        if let Some(missing) = self.without_mesh_config() {
-            return Some(missing);
+        if let Some(unknown) = self.unknown_mesh() {
+            return Some(unknown);
         }
         if !self.mesh.gateway_ready {
             return Some(NotScoped::NoGateway);
@@ -57,8 +58,11 @@ impl Planning<'_> {
         (!self.has_envoy_filter(namespace)).then(of_namespace)
     }
 
-    /// What would say how istiod's mesh is, and is not there.
-    fn without_mesh_config(self) -> Option<NotScoped> {
+    /// What of the mesh as a whole keeps calls to hosts out of scope from being served.
+    fn unknown_mesh(self) -> Option<NotScoped> {
+        if self.mesh.outbound_mode() == OutboundMode::DynamicDns {
+            return Some(NotScoped::DynamicDns);
+        }
         let missing = self.mesh.missing_config()?;
         let root = self.settings.root_namespace.clone();
         Some(NotScoped::NoMeshConfig(ConfigKey::new(root, missing.clone())))

@@ -73,6 +73,7 @@ impl Planning<'_> {
             | NotScoped::NoSidecars(_)
             | NotScoped::Conflict(_)
             | NotScoped::NoMeshConfig(_)
+            | NotScoped::DynamicDns
             | NotScoped::NoGateway
             | NotScoped::GatewayGone
             | NotScoped::NoServiceRanges

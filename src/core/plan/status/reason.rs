@@ -27,6 +27,8 @@ pub enum Reason {
     NoSidecars,
     /// A ConfigMap with MeshConfig is not there.
     MeshConfigNotFound,
+    /// Istio resolves what the mesh does not know by its Host.
+    DynamicDns,
     /// A Sidecar that ServiceFence does not manage applies to the same pods.
     ForeignSidecar,
     /// An object that ServiceFence does not manage has the name that it would write.
@@ -65,7 +67,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for the documentation.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Scoped,
         Self::Observing,
         Self::Off,
@@ -77,6 +79,7 @@ impl Reason {
         Self::ServiceWithoutSelector,
         Self::NoSidecars,
         Self::MeshConfigNotFound,
+        Self::DynamicDns,
         Self::ForeignSidecar,
         Self::NameTaken,
         Self::OverlappingFence,
@@ -110,6 +113,7 @@ impl Reason {
             Self::ServiceWithoutSelector => "ServiceWithoutSelector",
             Self::NoSidecars => "NoSidecars",
             Self::MeshConfigNotFound => "MeshConfigNotFound",
+            Self::DynamicDns => "DynamicDns",
             Self::ForeignSidecar => "ForeignSidecar",
             Self::NameTaken => "NameTaken",
             Self::OverlappingFence => "OverlappingFence",

@@ -119,6 +119,11 @@ pub(super) fn say_not_scoped(held: &NotScoped, workload: &str, system: &Name) ->
                  set istio.meshConfigMap and istio.sharedMeshConfigMap of the chart to those that istiod reads"
             ),
         ),
+        NotScoped::DynamicDns => (
+            Reason::DynamicDns,
+            "Istio sends HTTP calls to hosts out of scope to where their name resolves (outboundTrafficPolicy ALLOW_ANY_DYNAMIC_DNS), \
+             past the fallback: set the mode to ALLOW_ANY or REGISTRY_ONLY".to_owned(),
+        ),
         NotScoped::NoGateway => (
             Reason::GatewayNotReady,
             "the fallback gateway has no ready endpoint, so a call out of scope would fail: see Deployment servicefence-fallback".to_owned(),

@@ -1,4 +1,4 @@
-//! Services that wildcards of ServiceEntries cover.
+//! Services with names that ServiceEntries have too.
 
 use serde_json::{Value, json};
 
@@ -77,7 +77,7 @@ fn one_that_comes_or_gets_the_port_later_is_in_scope_at_once() {
 }
 
 #[test]
-fn explain_names_the_wildcard() {
+fn explain_names_the_entry() {
     let mut world = shop();
     world.object(
         "ServiceEntry",
@@ -89,7 +89,27 @@ fn explain_names_the_wildcard() {
     let explanation = world.engine.explain(&web(), "reviews.books", world.now).unwrap();
     let because = &explanation.because[0].detail;
     assert!(
-        because.contains("ServiceEntry infra/wide has the wildcard *.books.svc.cluster.local"),
+        because.contains("ServiceEntry infra/wide declares *.books.svc.cluster.local"),
         "{because}"
     );
+}
+
+#[test]
+fn a_service_with_the_name_of_an_entry_is_in_scope_with_it() {
+    let mut world = shop();
+    world.object(
+        "ServiceEntry",
+        "evil",
+        "reviews",
+        entry("reviews.books.svc.cluster.local", 9090, "HTTP"),
+    );
+    world.settle();
+    let evil = "evil/reviews.books.svc.cluster.local";
+    assert_eq!(scope(&world), [REVIEWS, evil]);
+    world.no_service(&reviews());
+    world.settle();
+    assert_eq!(scope(&world), [evil]);
+    world.service("books", "reviews", &["http:8080"]);
+    world.settle();
+    assert_eq!(scope(&world), [REVIEWS, evil]);
 }

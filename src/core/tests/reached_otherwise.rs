@@ -1,0 +1,54 @@
+//! Services that the fallback gateway would reach otherwise than a sidecar does.
+
+use serde_json::json;
+
+use crate::tests::*;
+
+const RATINGS: &str = "books/ratings.books.svc.cluster.local";
+const REVIEWS: &str = "books/reviews.books.svc.cluster.local";
+const LABEL: &str = "istio.io/ingress-use-waypoint";
+
+#[test]
+fn a_service_of_each_node_is_in_every_scope() {
+    let mut world = shop();
+    let local = json!({"spec": {"internalTrafficPolicy": "Local"}});
+    world.service_with("books", "ratings", &["http:8080"], &local);
+    world.settle();
+    assert_eq!(scope(&world), [RATINGS]);
+    let said = world.engine.explain(&web(), "ratings.books", world.now).unwrap();
+    assert!(
+        said.answer.contains("internalTrafficPolicy is Local"),
+        "{}",
+        said.answer
+    );
+    world.service("books", "ratings", &["http:8080"]);
+    world.settle();
+    assert_eq!(scope(&world), [""; 0]);
+}
+
+#[test]
+fn what_gateways_call_by_a_waypoint_is_in_every_scope() {
+    let mut world = shop();
+    let labels = |value: &str| json!({"metadata": {"labels": {LABEL: value}}});
+    world.service_with("books", "ratings", &["http:8080"], &labels("true"));
+    world.settle();
+    assert_eq!(scope(&world), [RATINGS]);
+    world.namespace_with("books", None, &[(LABEL, "True")]);
+    world.settle();
+    assert_eq!(
+        scope(&world),
+        [RATINGS, REVIEWS],
+        "the label of the namespace is for all"
+    );
+    world.service_with("books", "ratings", &["http:8080"], &labels("false"));
+    world.service("books", "late", &["http:8080"]);
+    world.settle();
+    assert_eq!(
+        scope(&world),
+        ["books/late.books.svc.cluster.local", REVIEWS],
+        "a label of its own comes first"
+    );
+    world.namespace("books", None);
+    world.settle();
+    assert_eq!(scope(&world), [""; 0]);
+}
