@@ -152,6 +152,15 @@ pub struct DestinationRuleSpec {
     /// The host that it is about: a name, a short name of its own namespace, or one with a wildcard.
     #[serde(default)]
     pub host: String,
+    /// How calls to it are made.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub traffic_policy: Value,
+    /// Named parts of its endpoints, each with a policy of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subsets: Vec<Value>,
+    /// Namespaces that see it: names, `.` or `*`; empty means the mesh's default, `*`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub export_to: Vec<String>,
 }
 
 /// [EnvoyFilter](https://istio.io/latest/docs/reference/config/networking/envoy-filter/).

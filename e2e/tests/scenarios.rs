@@ -7,6 +7,8 @@
 mod bound;
 #[path = "scenarios/covered.rs"]
 mod covered;
+#[path = "scenarios/destination_rules.rs"]
+mod destination_rules;
 #[path = "scenarios/external_names.rs"]
 mod external_names;
 #[path = "scenarios/headless.rs"]
@@ -51,7 +53,8 @@ fn main() -> ExitCode {
         .chain(headless::all())
         .chain(external_names::all())
         .chain(covered::all())
-        .chain(proxy_calls::all());
+        .chain(proxy_calls::all())
+        .chain(destination_rules::all());
     if arguments.list {
         let names = all.map(|(name, _)| Trial::test(name, || Ok(()))).collect();
         return libtest_mimic::run(&arguments, names).exit_code();

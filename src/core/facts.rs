@@ -5,6 +5,7 @@
 //! here knows of another object.
 
 mod authorization_policy;
+mod destination_rule;
 mod endpoints;
 mod labels;
 mod mesh_config;
@@ -24,6 +25,7 @@ mod virtual_service;
 mod visibility;
 
 pub use self::authorization_policy::{Caller, PolicyFacts};
+pub use self::destination_rule::DestinationRuleFacts;
 pub use self::endpoints::{EndpointsFacts, is_ready};
 pub use self::labels::{ByLabel, LabelValue, Labels, matches, selected};
 pub use self::mesh_config::{

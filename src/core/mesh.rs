@@ -6,6 +6,7 @@
 //! every other one by `set` of its store.
 
 mod aliases;
+mod destination_rules;
 pub mod discovery;
 mod endpoints;
 pub mod index;
@@ -28,8 +29,9 @@ use std::net::SocketAddr;
 use std::ops::Add as _;
 
 use crate::facts::{
-    Caller, EndpointsFacts, MeshConfigFacts, MeshConfigLayer, NamespaceFacts, PolicyFacts, ProxyCallsFacts,
-    ProxyCallsKey, ServiceEntryFacts, ServiceFacts, ServiceKind, VirtualServiceFacts, by_waypoint,
+    Caller, DestinationRuleFacts, EndpointsFacts, MeshConfigFacts, MeshConfigLayer, NamespaceFacts,
+    PolicyFacts, ProxyCallsFacts, ProxyCallsKey, ServiceEntryFacts, ServiceFacts, ServiceKind,
+    VirtualServiceFacts, by_waypoint,
 };
 use crate::mesh::discovery::Aside;
 use crate::mesh::sidecars::Sidecars;
@@ -38,6 +40,7 @@ use crate::name::{Cidr, ConfigKey, Name, ScopeHost, ServiceKey};
 use crate::settings::Settings;
 
 pub use self::aliases::{AliasOf, Aliases};
+pub use self::destination_rules::DestinationRules;
 pub use self::endpoints::Endpoints;
 pub use self::peer_authentications::PeerAuthentications;
 pub use self::policies::Policies;
@@ -61,8 +64,10 @@ pub struct Mesh {
     pub services: Services,
     /// Endpoints of Services.
     pub endpoints: Endpoints,
-    /// ServiceEntries and DestinationRules.
+    /// ServiceEntries.
     pub service_entries: ServiceEntries,
+    /// DestinationRules.
+    pub destination_rules: DestinationRules,
     /// VirtualServices that are not ours, those included that istiod makes of routes of Gateway API.
     pub rules: Rules,
     /// Routes of Gateway API.
@@ -102,6 +107,7 @@ impl Mesh {
             services: Services::new(settings.system_namespace.clone()),
             endpoints: Endpoints::default(),
             service_entries: ServiceEntries::default(),
+            destination_rules: DestinationRules::default(),
             rules: Rules::default(),
             routes: Routes::default(),
             policies: Policies::default(),
@@ -195,6 +201,21 @@ impl Mesh {
         Replaced { old, new }
     }
 
+    /// Adds, replaces or removes a DestinationRule.
+    pub fn set_destination_rule(
+        &mut self,
+        key: &ConfigKey,
+        facts: Option<DestinationRuleFacts>,
+    ) -> Replaced<DestinationRuleFacts> {
+        let mut new = facts;
+        if let Some(facts) = new.as_mut().filter(|facts| facts.exported_by_default) {
+            let exports = &self.config.default_exports.destination_rules;
+            facts.visibility = exports.visibility(&key.namespace);
+        }
+        let old = self.destination_rules.set(key, new.clone());
+        Replaced { old, new }
+    }
+
     /// Adds, replaces or removes a VirtualService; returns those with other rules now: it, and the roots that
     /// delegate to it.
     pub fn set_virtual_service(
@@ -257,6 +278,9 @@ impl Mesh {
         let entries = self.service_entries.iter();
         for (key, facts) in these(entries.chain(self.aside.service_entries.iter()), here) {
             self.set_service_entry(&key, Some(facts));
+        }
+        for (key, facts) in these(self.destination_rules.iter(), here) {
+            self.set_destination_rule(&key, Some(facts));
         }
         let rules = self.rules.written();
         for (key, facts) in these(rules.chain(self.aside.virtual_services.iter()), here) {

@@ -163,6 +163,12 @@ pub fn qualify(host: &str, namespace: &str) -> Name {
     }
 }
 
+/// Whether a name, which may be a wildcard, stands for a host (Istio: `host.Name.SubsetOf`).
+pub fn covers(name: &str, host: &str) -> bool {
+    name.strip_prefix('*')
+        .map_or(name == host, |suffix| host.ends_with(suffix))
+}
+
 /// A range of IP addresses in CIDR notation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cidr {

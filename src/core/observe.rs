@@ -16,17 +16,17 @@ use kube::core::{DynamicObject, ObjectMeta, PartialObjectMeta};
 use serde::de::{DeserializeOwned, Error as _};
 use serde_json::Value;
 use servicefence_crd::gateway_api::{GrpcMatch, HttpMatch};
-use servicefence_crd::istio::{DestinationRuleSpec, SidecarSpec, VirtualServiceSpec};
+use servicefence_crd::istio::{SidecarSpec, VirtualServiceSpec};
 use servicefence_crd::{ServiceFence, names};
 
 use crate::engine::Change;
 use crate::facts::{
-    Egress, Matched, NamespaceFacts, PeerAuthenticationFacts, PolicyFacts, ProxyCallsFacts, ProxyCallsKey,
-    ProxyCallsKind, RouteFacts, RouteKey, RouteKind, ServiceEntryFacts, ServiceFacts, SidecarFacts, Stamp,
-    TelemetryFacts, VirtualServiceFacts, created, label, label_list,
+    DestinationRuleFacts, Egress, Matched, NamespaceFacts, PeerAuthenticationFacts, PolicyFacts,
+    ProxyCallsFacts, ProxyCallsKey, ProxyCallsKind, RouteFacts, RouteKey, RouteKind, ServiceEntryFacts,
+    ServiceFacts, SidecarFacts, Stamp, TelemetryFacts, VirtualServiceFacts, created, label, label_list,
 };
 use crate::name::ours::{ENVOY_FILTER, WARM};
-use crate::name::{ConfigKey, FenceKey, Name, ScopeHost, ServiceKey, qualify};
+use crate::name::{ConfigKey, FenceKey, Name, ScopeHost, ServiceKey};
 use crate::observe::watched::{is_placeholder, is_routes};
 use crate::render::{self, Kind};
 
@@ -115,9 +115,8 @@ impl Observe for DynamicObject {
                 Ok(Change::ServiceEntry(key, Some(facts)))
             }
             Some("DestinationRule") => {
-                let spec: DestinationRuleSpec = spec(self)?;
-                let host = qualify(&spec.host, &key.namespace);
-                Ok(Change::DestinationRule(key, Some(host)))
+                let facts = DestinationRuleFacts::of(&spec(self)?, &key.namespace);
+                Ok(Change::DestinationRule(key, Some(facts)))
             }
             Some("AuthorizationPolicy") => {
                 let policy = PolicyFacts::of(&spec(self)?, &key.namespace);

@@ -7,6 +7,7 @@ mod aliases;
 mod allowed;
 mod because;
 mod covered;
+mod destination_rules;
 mod explain;
 mod external_names;
 mod headless;
@@ -46,6 +47,7 @@ impl Scoping<'_> {
         scope.extend(Why::Policy, self.opened_by_policies(fence));
         scope.extend(Why::Headless, self.kept_headless(fence));
         scope.extend(Why::Hidden, self.hidden(namespace));
+        scope.extend(Why::Connection, self.connected_otherwise(namespace));
         scope.extend(Why::NodeLocal, self.node_local(namespace));
         scope.extend(Why::Waypoint, self.by_waypoint(namespace));
         scope.extend(Why::ServiceEntry, self.kept_entries(fence));

@@ -5,6 +5,7 @@ mod conditions;
 mod connections;
 mod covered;
 mod delegates;
+mod destination_rules;
 mod discovery;
 mod dual_stack;
 mod enforce;

@@ -26,7 +26,7 @@ impl Engine {
             Change::Service(key, facts) => self.apply_service(&key, facts, now, touched),
             Change::Endpoints(key, facts) => self.apply_endpoints(&key, facts, touched),
             Change::ServiceEntry(key, facts) => self.apply_service_entry(&key, facts, touched),
-            Change::DestinationRule(key, host) => self.apply_destination_rule(&key, host, touched),
+            Change::DestinationRule(key, facts) => self.apply_destination_rule(&key, facts, touched),
             Change::VirtualService(key, facts) => self.apply_virtual_service(&key, facts, now, touched),
             Change::Route(key, facts) => self.apply_route(&key, facts, now, touched),
             Change::Pod(key, facts) => self.apply_pod(&key, facts, touched),

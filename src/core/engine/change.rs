@@ -8,9 +8,9 @@ use servicefence_crd::ServiceFence;
 
 use crate::evidence::{BackfillProgress, CallHistories, Told};
 use crate::facts::{
-    EndpointsFacts, MeshConfigLayer, NamespaceFacts, PeerAuthenticationFacts, PodFacts, PolicyFacts,
-    ProxyCallsFacts, ProxyCallsKey, RouteFacts, RouteKey, ServiceEntryFacts, ServiceFacts, SidecarFacts,
-    Stamp, TelemetryFacts, VirtualServiceFacts,
+    DestinationRuleFacts, EndpointsFacts, MeshConfigLayer, NamespaceFacts, PeerAuthenticationFacts, PodFacts,
+    PolicyFacts, ProxyCallsFacts, ProxyCallsKey, RouteFacts, RouteKey, ServiceEntryFacts, ServiceFacts,
+    SidecarFacts, Stamp, TelemetryFacts, VirtualServiceFacts,
 };
 use crate::name::{Cidr, ConfigKey, FenceKey, Fingerprint, Name, PodKey, ServiceKey};
 use crate::plan::target::Target;
@@ -27,8 +27,8 @@ pub enum Change {
     Endpoints(ConfigKey, Option<EndpointsFacts>),
     /// A ServiceEntry.
     ServiceEntry(ConfigKey, Option<ServiceEntryFacts>),
-    /// A DestinationRule, by the host that it is about.
-    DestinationRule(ConfigKey, Option<Name>),
+    /// A DestinationRule.
+    DestinationRule(ConfigKey, Option<DestinationRuleFacts>),
     /// A VirtualService that is not ours.
     VirtualService(ConfigKey, Option<VirtualServiceFacts>),
     /// A route of Gateway API that is bound to Services.

@@ -85,8 +85,8 @@ pub struct ServiceFacts {
     pub exported_by_default: bool,
 }
 
-/// Whether labels, of a Service or of its Namespace, say that gateways call Services by their waypoint. Sidecars
-/// never do (Istio: `ingressUseWaypointFromLabels`).
+/// Whether labels, of a Service or of its Namespace, say that gateways call Services by their waypoint.
+/// Sidecars never do (Istio: `ingressUseWaypointFromLabels`).
 pub fn by_waypoint(labels: &Labels) -> Option<bool> {
     let says = labels.get("istio.io/ingress-use-waypoint")?;
     Some(matches!(&**says, "1" | "t" | "T" | "true" | "TRUE" | "True"))

@@ -1,19 +1,16 @@
-//! What ServiceEntries declare, and which DestinationRules are about it.
+//! What ServiceEntries declare.
 
 use std::collections::BTreeMap;
 
 use crate::facts::ServiceEntryFacts;
 use crate::mesh::index::ByHost;
-use crate::name::{ConfigKey, Name, ScopeHost, ServiceKey};
+use crate::name::{ConfigKey, ScopeHost, ServiceKey};
 
-/// ServiceEntries and DestinationRules by name and by host.
+/// ServiceEntries by name and by host.
 #[derive(Default)]
 pub struct ServiceEntries {
     all: BTreeMap<ConfigKey, ServiceEntryFacts>,
     by_host: ByHost,
-    /// The host of each.
-    destination_rules: BTreeMap<ConfigKey, Name>,
-    destination_rules_by_host: ByHost,
 }
 
 impl ServiceEntries {
@@ -94,23 +91,5 @@ impl ServiceEntries {
     ) -> impl Iterator<Item = ScopeHost> + 'a {
         let service = ServiceKey::of_host(host).map(|service| service.scope_host());
         service.into_iter().chain(self.declared(namespace, host))
-    }
-
-    /// Adds, replaces or removes a DestinationRule, known by its host alone; returns what was there.
-    pub fn set_destination_rule(&mut self, key: &ConfigKey, host: Option<Name>) -> Option<Name> {
-        let old = self.destination_rules.remove(key);
-        if let Some(old) = &old {
-            self.destination_rules_by_host.remove([old], key);
-        }
-        if let Some(host) = host {
-            self.destination_rules_by_host.insert([&host], key);
-            self.destination_rules.insert(key.clone(), host);
-        }
-        old
-    }
-
-    /// Whether a DestinationRule, of whatever namespace, is about a host, also by a wildcard.
-    pub fn has_destination_rule(&self, host: &str) -> bool {
-        self.destination_rules_by_host.naming(host).next().is_some()
     }
 }

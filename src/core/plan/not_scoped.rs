@@ -81,6 +81,8 @@ pub enum Conflict {
     OptedOut(WorkloadRef),
     /// A Sidecar that is not ours, for other pods of the namespace, does not import the fallback gateway.
     SidecarWithoutFallback(ConfigKey),
+    /// By a DestinationRule of the namespace its proxies would connect to the fallback gateway otherwise.
+    DestinationRule(ConfigKey),
     /// An object that is not ours has the name that we would write.
     NameTaken(Kind, ConfigKey),
     /// The proxies of this workload of Istio's, which has some of the pods, intercept nothing.

@@ -1,9 +1,9 @@
-//! Services with a name that a ServiceEntry has too, as it stands or by a wildcard. The entry is in every scope
-//! that sees it, and istiod takes calls to such a Service for calls to the entry, unless the Service is in
-//! scope as well: then it decides between the two as in a proxy that knows the whole mesh.
+//! Services with a name that a ServiceEntry has too, as it stands or by a wildcard. The entry is in every
+//! scope that sees it, and istiod takes calls to such a Service for calls to the entry, unless the Service is
+//! in scope as well: then it decides between the two as in a proxy that knows the whole mesh.
 
 use crate::facts::{ServiceEntryFacts, ServiceFacts, ServiceKind};
-use crate::name::{ConfigKey, Name, ScopeHost};
+use crate::name::{ConfigKey, Name, ScopeHost, covers};
 use crate::scope::because::Because;
 use crate::scope::scoping::Scoping;
 use crate::workloads::Fence;
@@ -46,11 +46,6 @@ impl<'a> Scoping<'a> {
         let seen = self.mesh.service_entries.seen_from(namespace);
         seen.flat_map(|(key, entry)| entry.hosts.iter().map(move |host| (key, entry, host)))
     }
-}
-
-fn covers(name: &str, host: &str) -> bool {
-    name.strip_prefix('*')
-        .map_or(name == host, |suffix| host.ends_with(suffix))
 }
 
 /// Whether an entry with a name for a Service would take calls to it. A wildcard does where the Service has a

@@ -85,6 +85,7 @@ impl Scoping<'_> {
             Why::Policy => self.because_opened(fence, host),
             Why::Headless => self.because_headless(fence, host),
             Why::ServiceEntry => self.because_of_entry(fence, host),
+            Why::Connection => self.because_connected(fence, host),
             Why::Covered => self.because_covered(fence, host),
             Why::NonHttp => self.because_not_http(fence),
             Why::Alias => self.because_aliased(fence, scope, host),

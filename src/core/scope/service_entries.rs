@@ -251,8 +251,8 @@ impl<'a> Scoping<'a> {
         }
         // Which of several applies to whom is not looked into: in doubt it stays.
         self.mesh
-            .service_entries
-            .has_destination_rule(host)
+            .destination_rules
+            .name(host)
             .then_some(KeptEntry::DestinationRule)
     }
 }

@@ -26,6 +26,8 @@ pub enum Why {
     Headless,
     /// It is not exported to the gateway's namespace.
     Hidden,
+    /// A DestinationRule that the gateway does not see says how to connect to it.
+    Connection,
     /// Calls to it stay on the caller's own node, and the gateway may be on another.
     NodeLocal,
     /// Gateways call it by its waypoint, and sidecars do not.
@@ -53,7 +55,7 @@ pub enum Why {
 }
 
 impl Why {
-    const ALL: [Self; 21] = [
+    const ALL: [Self; 22] = [
         Self::Own,
         Self::Baseline,
         Self::Provider,
@@ -64,6 +66,7 @@ impl Why {
         Self::Policy,
         Self::Headless,
         Self::Hidden,
+        Self::Connection,
         Self::NodeLocal,
         Self::Waypoint,
         Self::ServiceEntry,
@@ -121,6 +124,7 @@ impl Why {
             | Self::Headless
             | Self::ServiceEntry
             | Self::Covered
+            | Self::Connection
             | Self::NonHttp
             | Self::Alias
             | Self::Route

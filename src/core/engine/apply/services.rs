@@ -6,9 +6,11 @@ use jiff::Timestamp;
 
 use crate::engine::Engine;
 use crate::engine::change::Dirty;
-use crate::facts::{EndpointsFacts, Port, ServiceEntryFacts, ServiceFacts, ServiceKind};
+use crate::facts::{
+    DestinationRuleFacts, EndpointsFacts, Port, ServiceEntryFacts, ServiceFacts, ServiceKind,
+};
 use crate::mesh::Replaced;
-use crate::name::{ConfigKey, Name, ServiceKey};
+use crate::name::{ConfigKey, ServiceKey, covers};
 use crate::plan::target::Target;
 use crate::workloads::{Fence, UnknownLabel};
 
@@ -52,7 +54,9 @@ impl Engine {
             (facts.kind, facts.ports.clone(), facts.visibility.clone(), reached)
         };
         let mut either = replaced.either();
-        let is_covered = self.mesh.service_entries.names(&key.host());
+        let host = key.host();
+        let is_covered =
+            self.mesh.service_entries.names(&host) || self.mesh.destination_rules.connect_to(&host);
         let is_bound = either.any(|facts| self.mesh.services.is_protocol_bound(facts));
         if (is_bound || is_covered || self.mesh.is_by_waypoint(&key.namespace)) && replaced.differs(in_scopes)
         {
@@ -184,13 +188,40 @@ impl Engine {
         }
     }
 
-    /// Only hosts of ServiceEntries may be in scope for want of one.
-    pub(super) fn apply_destination_rule(&mut self, key: &ConfigKey, host: Option<Name>, dirty: &mut Dirty) {
-        let new = host.clone();
-        let old = self.mesh.service_entries.set_destination_rule(key, host);
-        let mut either = old.iter().chain(&new);
-        if old != new && either.any(|host| ServiceKey::of_host(host).is_none()) {
+    /// Takes in a DestinationRule.
+    pub(super) fn apply_destination_rule(
+        &mut self,
+        key: &ConfigKey,
+        facts: Option<DestinationRuleFacts>,
+        dirty: &mut Dirty,
+    ) {
+        let replaced = self.mesh.set_destination_rule(key, facts);
+        if !replaced.is_news() {
+            return;
+        }
+        // Hosts of ServiceEntries may leave a scope for want of one.
+        if replaced
+            .either()
+            .any(|rule| ServiceKey::of_host(&rule.host).is_none())
+        {
             self.dirty_learning_service_entries(dirty);
+        }
+        if replaced.either().any(|rule| rule.connects) {
+            let seen = |fence: &Fence| {
+                let mut either = replaced.either();
+                either.any(|rule| rule.visibility.to(&fence.key.namespace))
+            };
+            self.dirty_fences_that(seen, dirty);
+        }
+        // One that covers the fallback gateway keeps the fences of its namespace from being enforced.
+        let fallback = ServiceKey::new(
+            self.settings.system_namespace.clone(),
+            servicefence_crd::names::FALLBACK,
+        )
+        .host();
+        if replaced.either().any(|rule| covers(&rule.host, &fallback)) {
+            self.dirty_fences_in(&key.namespace, dirty);
+            dirty.targets.insert(Target::Namespace(key.namespace.clone()));
         }
     }
 

@@ -4,7 +4,7 @@ use servicefence_crd::{Mode, names};
 
 use crate::facts::matches;
 use crate::name::ours::{ENVOY_FILTER, fence_of_sidecar, sidecar_of};
-use crate::name::{ConfigKey, FenceKey, Name, ServiceKey};
+use crate::name::{ConfigKey, FenceKey, Name, ServiceKey, covers};
 use crate::plan::not_scoped::Conflict;
 use crate::plan::planning::Planning;
 use crate::render::Kind;
@@ -56,6 +56,10 @@ impl<'a> Planning<'a> {
         let without = self.sidecar_without_fallback(&fence.key.namespace);
         if let Some(sidecar) = without.filter(|_| by_gateway) {
             return Some(Conflict::SidecarWithoutFallback(sidecar.clone()));
+        }
+        let rule = self.rule_over_fallback(&fence.key.namespace);
+        if let Some(rule) = rule.filter(|_| by_gateway) {
+            return Some(Conflict::DestinationRule(rule.clone()));
         }
         self.fenced
             .workloads
@@ -113,6 +117,16 @@ impl<'a> Planning<'a> {
             .map(|fence| fence.workload.clone())
             .filter(|workload| *workload != WorkloadRef::NamespaceDefault);
         by_label.chain(by_spec).next()
+    }
+
+    /// A DestinationRule of the namespace by which its proxies would connect to the fallback gateway, instead
+    /// of by ours: Istio takes the most specific one of the caller's namespace, and looks no further.
+    fn rule_over_fallback(self, namespace: &str) -> Option<&'a ConfigKey> {
+        let fallback = ServiceKey::new(self.settings.system_namespace.clone(), names::FALLBACK).host();
+        let rules = self.mesh.destination_rules.in_namespace(namespace);
+        let covering = rules.filter(|(_, rule)| covers(&rule.host, &fallback));
+        let first = covering.max_by_key(|(_, rule)| (!rule.host.starts_with('*'), rule.host.len()));
+        first.filter(|(_, rule)| !rule.suits_gateway).map(|(key, _)| key)
     }
 
     /// A user's Sidecar with which the namespace's EnvoyFilter would do harm: the filter is for all

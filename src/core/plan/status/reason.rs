@@ -31,6 +31,8 @@ pub enum Reason {
     DynamicDns,
     /// A Sidecar that ServiceFence does not manage applies to the same pods.
     ForeignSidecar,
+    /// A DestinationRule of the namespace covers the fallback gateway.
+    ForeignDestinationRule,
     /// An object that ServiceFence does not manage has the name that it would write.
     NameTaken,
     /// An older fence scopes the same pods.
@@ -67,7 +69,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for the documentation.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Scoped,
         Self::Observing,
         Self::Off,
@@ -81,6 +83,7 @@ impl Reason {
         Self::MeshConfigNotFound,
         Self::DynamicDns,
         Self::ForeignSidecar,
+        Self::ForeignDestinationRule,
         Self::NameTaken,
         Self::OverlappingFence,
         Self::PodsOptedOut,
@@ -115,6 +118,7 @@ impl Reason {
             Self::MeshConfigNotFound => "MeshConfigNotFound",
             Self::DynamicDns => "DynamicDns",
             Self::ForeignSidecar => "ForeignSidecar",
+            Self::ForeignDestinationRule => "ForeignDestinationRule",
             Self::NameTaken => "NameTaken",
             Self::OverlappingFence => "OverlappingFence",
             Self::PodsOptedOut => "PodsOptedOut",

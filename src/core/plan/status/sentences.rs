@@ -209,6 +209,14 @@ fn say_conflict(conflict: &Conflict, system: &Name) -> (Reason, String) {
                 host = ServiceKey::new(system.clone(), names::FALLBACK).host()
             ),
         ),
+        Conflict::DestinationRule(key) => (
+            Reason::ForeignDestinationRule,
+            format!(
+                "DestinationRule {key} covers the fallback gateway too, and calls to that need mutual TLS and no outlierDetection: \
+                 name fewer hosts in it, or copy DestinationRule {system}/{name} into this namespace, with its host in full",
+                name = names::FALLBACK
+            ),
+        ),
         Conflict::NameTaken(kind, key) => (
             Reason::NameTaken,
             format!(

@@ -1,0 +1,115 @@
+//! DestinationRules: whether callers follow them in ways that decide whether a call succeeds.
+
+use serde_json::Value;
+use servicefence_crd::istio::DestinationRuleSpec;
+
+use crate::facts::visibility::Visibility;
+use crate::name::{Name, qualify};
+
+/// A DestinationRule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DestinationRuleFacts {
+    /// The host that it is about, fully qualified or with a wildcard.
+    pub host: Name,
+    /// Whether it says how to connect: by TLS other than the mesh's, by a tunnel, with the PROXY protocol. A
+    /// call without it may fail.
+    pub connects: bool,
+    /// Whether connections to the fallback gateway that it governs are as they should be: by the mesh's mutual
+    /// TLS, and without counting errors of those behind the gateway against it.
+    pub suits_gateway: bool,
+    /// Who sees it.
+    pub visibility: Visibility,
+    /// It does not say who sees it: MeshConfig does.
+    pub exported_by_default: bool,
+}
+
+impl DestinationRuleFacts {
+    /// Reads one of `namespace`.
+    pub fn of(spec: &DestinationRuleSpec, namespace: &str) -> Self {
+        let policy = &spec.traffic_policy;
+        let of_subsets = spec.subsets.iter().map(|subset| &subset["trafficPolicy"]);
+        let mut policies = of_subsets.chain([policy]);
+        let visibility = Visibility::parse(spec.export_to.iter().map(String::as_str), namespace);
+        Self {
+            host: qualify(&spec.host, namespace),
+            connects: policies.any(connects),
+            suits_gateway: is_mutual(policy) && !policy["outlierDetection"].is_object(),
+            exported_by_default: visibility.is_none(),
+            visibility: visibility.unwrap_or_default(),
+        }
+    }
+}
+
+/// Whether a traffic policy, or one of its port-level settings, says how to connect.
+fn connects(policy: &Value) -> bool {
+    let of_ports = policy["portLevelSettings"].as_array().into_iter().flatten();
+    let mut all = of_ports.chain([policy]);
+    all.any(|one| {
+        let has_tls = one["tls"].is_object() && !is_mutual(one);
+        has_tls || one["tunnel"].is_object() || one["proxyProtocol"].is_object()
+    })
+}
+
+fn is_mutual(policy: &Value) -> bool {
+    policy["tls"]["mode"] == "ISTIO_MUTUAL"
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn facts(spec: Value) -> DestinationRuleFacts {
+        DestinationRuleFacts::of(&serde_json::from_value(spec).unwrap(), "shop")
+    }
+
+    #[test]
+    fn what_says_how_to_connect_is_told_from_what_does_not() {
+        let simple = json!({"tls": {"mode": "SIMPLE"}});
+        for (spec, connects) in [
+            (json!({"trafficPolicy": simple}), true),
+            (json!({"trafficPolicy": {"tls": {"mode": "DISABLE"}}}), true),
+            (json!({"trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}}}), false),
+            (json!({"trafficPolicy": {"tunnel": {"targetHost": "a.b"}}}), true),
+            (
+                json!({"trafficPolicy": {"proxyProtocol": {"version": "V2"}}}),
+                true,
+            ),
+            (
+                json!({"trafficPolicy": {"portLevelSettings": [{"port": {"number": 80}, "tls": {"mode": "MUTUAL"}}]}}),
+                true,
+            ),
+            (
+                json!({"subsets": [{"name": "v1", "trafficPolicy": simple}]}),
+                true,
+            ),
+            (
+                json!({"subsets": [{"name": "v1"}], "trafficPolicy": {"outlierDetection": {}}}),
+                false,
+            ),
+            (json!({}), false),
+        ] {
+            assert_eq!(facts(spec.clone()).connects, connects, "{spec}");
+        }
+    }
+
+    #[test]
+    fn only_mutual_tls_suits_the_gateway() {
+        for (policy, suits) in [
+            (json!({"tls": {"mode": "ISTIO_MUTUAL"}}), true),
+            (
+                json!({"tls": {"mode": "ISTIO_MUTUAL"}, "outlierDetection": {}}),
+                false,
+            ),
+            (json!({"tls": {"mode": "SIMPLE"}}), false),
+            (json!({"connectionPool": {}}), false),
+        ] {
+            assert_eq!(
+                facts(json!({"trafficPolicy": policy})).suits_gateway,
+                suits,
+                "{policy}"
+            );
+        }
+    }
+}

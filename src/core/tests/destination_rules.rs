@@ -1,0 +1,124 @@
+//! DestinationRules that callers follow and the fallback gateway does not, and those that cover it.
+
+use serde_json::{Value, json};
+
+use crate::observe::Watched;
+use crate::tests::*;
+
+const REVIEWS: &str = "books/reviews.books.svc.cluster.local";
+
+fn by_tls(host: &str, export_to: &[&str]) -> Value {
+    json!({"host": host, "trafficPolicy": {"tls": {"mode": "SIMPLE"}}, "exportTo": export_to})
+}
+
+#[test]
+fn a_service_that_callers_connect_to_by_a_rule_of_their_own_is_in_scope() {
+    let mut world = shop();
+    let host = "reviews.books.svc.cluster.local";
+    for (namespace, rule, expected) in [
+        ("shop", by_tls(host, &[]), true),
+        ("shop", by_tls("*.books.svc.cluster.local", &["."]), true),
+        (
+            "shop",
+            json!({"host": host, "trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}}}),
+            false,
+        ),
+        // The gateway follows it as well.
+        ("books", by_tls("reviews", &[]), false),
+        ("books", by_tls("reviews", &["shop"]), true),
+        ("books", by_tls("reviews", &["free"]), false),
+        ("istio-system", by_tls(host, &[]), false),
+        ("istio-system", by_tls(host, &["shop"]), true),
+        // Of a third namespace it is for no call from shop to books.
+        ("free", by_tls(host, &[]), false),
+    ] {
+        world.object("DestinationRule", namespace, "one", rule.clone());
+        world.settle();
+        let is_there = scope(&world).contains(&REVIEWS.to_owned());
+        assert_eq!(is_there, expected, "{namespace}: {rule}");
+        world.gone(Watched::DestinationRules, namespace, "one");
+        world.settle();
+        assert_eq!(scope(&world), [""; 0]);
+    }
+}
+
+#[test]
+fn a_service_that_comes_under_such_a_rule_is_in_scope_and_explained() {
+    let mut world = shop();
+    let rule = by_tls("late.books.svc.cluster.local", &[]);
+    world.object("DestinationRule", "shop", "late", rule);
+    world.service("books", "late", &["http:8080"]);
+    world.settle();
+    assert_eq!(scope(&world), ["books/late.books.svc.cluster.local"]);
+    let said = world.engine.explain(&web(), "late.books", world.now).unwrap();
+    assert!(
+        said.answer
+            .contains("DestinationRule shop/late says how to connect"),
+        "{}",
+        said.answer
+    );
+}
+
+#[test]
+fn a_default_export_of_mesh_config_counts() {
+    let mut world = shop();
+    world.object("DestinationRule", "books", "reviews", by_tls("reviews", &[]));
+    mesh_config(&mut world, "defaultDestinationRuleExportTo: [shop]");
+    assert_eq!(scope(&world), [REVIEWS]);
+    mesh_config(&mut world, "{}");
+    assert_eq!(scope(&world), [""; 0]);
+}
+
+#[test]
+fn a_rule_of_the_namespace_that_covers_the_gateway_keeps_its_fences_from_being_enforced() {
+    let mut world = shop();
+    let mutual = json!({"tls": {"mode": "ISTIO_MUTUAL"}});
+    let limits = json!({"outlierDetection": {"consecutive5xxErrors": 5}});
+    let conflict = "False ForeignDestinationRule";
+    for (host, policy, expected) in [
+        ("*.local", &limits, conflict),
+        ("*", &limits, conflict),
+        ("*.local", &mutual, "True Scoped"),
+        ("*.books.svc.cluster.local", &limits, "True Scoped"),
+    ] {
+        let rule = json!({"host": host, "trafficPolicy": policy});
+        world.object("DestinationRule", "shop", "all", rule);
+        world.settle();
+        assert_eq!(
+            world.condition("shop", "web", "Enforced"),
+            expected,
+            "{host} {policy}"
+        );
+    }
+    world.object(
+        "DestinationRule",
+        "shop",
+        "all",
+        json!({"host": "*.local", "trafficPolicy": limits}),
+    );
+    let ours = "servicefence-fallback.servicefence-system.svc.cluster.local";
+    world.object(
+        "DestinationRule",
+        "shop",
+        "ours",
+        json!({"host": ours, "trafficPolicy": mutual}),
+    );
+    world.settle();
+    assert_eq!(
+        world.condition("shop", "web", "Enforced"),
+        "True Scoped",
+        "the most specific one counts"
+    );
+    world.object(
+        "DestinationRule",
+        "books",
+        "all",
+        json!({"host": "*.local", "trafficPolicy": limits}),
+    );
+    world.settle();
+    assert_eq!(
+        world.condition("shop", "web", "Enforced"),
+        "True Scoped",
+        "another namespace's"
+    );
+}
