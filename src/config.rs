@@ -141,7 +141,7 @@ pub struct Config {
 
     /// After how long without a call learned hosts are forgotten, where metrics are read; 0s: never. A fence
     /// may say otherwise.
-    #[arg(long, env = "SERVICEFENCE_EXPIRE_AFTER", default_value = "336h", value_parser = expire_after)]
+    #[arg(long, env = "SERVICEFENCE_EXPIRE_AFTER", default_value = "312h", value_parser = expire_after)]
     pub expire_after: SignedDuration,
 
     /// How long what was learned is kept without use: by generated fences that no label asks for any more,

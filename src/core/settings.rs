@@ -70,7 +70,7 @@ impl Default for Settings {
             baseline: Vec::new(),
             aliases: Vec::new(),
             pod_cidrs: BTreeSet::new(),
-            expire_after: SignedDuration::from_hours(336),
+            expire_after: SignedDuration::from_hours(312),
             retention: SignedDuration::from_hours(720),
             reads_history: false,
         }

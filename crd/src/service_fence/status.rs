@@ -85,7 +85,7 @@ pub struct LearnedHost {
     /// When a call was first seen.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub first_seen: Timestamp,
-    /// When a call was last seen, to within an eighth of `expireAfter`, 42 hours by default. The gateway does
+    /// When a call was last seen, to within an eighth of `expireAfter`, 39 hours by default. The gateway does
     /// not see calls to hosts in scope, so without Prometheus this is when the host joined the scope.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub last_seen: Timestamp,

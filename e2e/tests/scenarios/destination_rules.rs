@@ -20,7 +20,7 @@ async fn rule_by_a_rule_of_the_callers_a_service_of_tls_is_reached_at_once(scene
     scene
         .yaml(&format!(
             "{{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {{name: vault, namespace: $P-tls}}, \
-             spec: {{host: {}, trafficPolicy: {{tls: {{mode: SIMPLE, insecureSkipVerify: true}}}}}}}}",
+             spec: {{host: {}, trafficPolicy: {{tls: {{mode: SIMPLE, sni: vault, insecureSkipVerify: true}}}}}}}}",
             scene.host(vault)
         ))
         .await?;

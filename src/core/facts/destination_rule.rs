@@ -14,8 +14,8 @@ pub struct DestinationRuleFacts {
     /// Whether it says how to connect: by TLS other than the mesh's, by a tunnel, with the PROXY protocol. A
     /// call without it may fail.
     pub connects: bool,
-    /// Whether connections to the fallback gateway that it governs are as they should be: by the mesh's mutual
-    /// TLS, and without counting errors of those behind the gateway against it.
+    /// Whether connections to the fallback gateway that it governs are as they should be: by the mesh's
+    /// mutual TLS, and without counting errors of those behind the gateway against it.
     pub suits_gateway: bool,
     /// Who sees it.
     pub visibility: Visibility,

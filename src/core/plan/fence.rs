@@ -66,7 +66,8 @@ impl Planning<'_> {
         }
         plan.delete = case.current.is_none() && self.known.is_released(fence);
         let ends = self.known.retention_ends(fence);
-        plan.again_at = plan.again_at.into_iter().chain(ends).min();
+        let begins = self.known.forgetting_begins(fence).map(|(_, begin)| begin);
+        plan.again_at = plan.again_at.into_iter().chain(ends).chain(begins).min();
         // What is being written is followed by a plan of its own, which sees what it did, unless it is
         // refused.
         let is_passing = plan.sidecar.is_some() || plan.delete || matches!(held, Some(NotScoped::Pending(_)));

@@ -34,6 +34,8 @@ pub(crate) fn settings() -> Settings {
     Settings {
         excluded_namespaces: [SYSTEM, "istio-system", "kube-system"].map(Name::from).into(),
         settle_time: SignedDuration::from_secs(1),
+        // Two weeks, by which tests count.
+        expire_after: SignedDuration::from_hours(336),
         ..Settings::default()
     }
 }

@@ -195,8 +195,8 @@ fn a_fence_may_say_how_long_and_zero_is_never() {
     world.edit("shop", "web", json!({"learning": {"expireAfter": "48h"}}));
     let now = world.now;
     know_since(&mut world, now);
-    assert_eq!(pass(&mut world, hours(53), &["reviews"]), [""; 0]);
-    assert_eq!(pass(&mut world, hours(2), &["reviews"]).len(), 1);
+    assert_eq!(pass(&mut world, hours(51), &["reviews"]), [""; 0]);
+    assert_eq!(pass(&mut world, hours(4), &["reviews"]).len(), 1);
     let mut world = shop(&["reviews", "ratings"]);
     world.edit("shop", "web", json!({"learning": {"expireAfter": "0s"}}));
     let now = world.now;
@@ -333,4 +333,21 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn learning_says_from_when_on_hosts_are_forgotten_while_the_past_is_too_short() {
+    let mut world = shop(&["reviews", "ratings"]);
+    let learning = |world: &World| {
+        let conditions = world.status("shop", "web").conditions;
+        let learning = conditions
+            .into_iter()
+            .find(|condition| condition.type_ == "Learning");
+        learning.unwrap().message
+    };
+    let since = world.now.strftime("%Y-%m-%d").to_string();
+    let says = format!("since metrics are known without a gap only since {since}");
+    assert!(learning(&world).ends_with(&says), "{}", learning(&world));
+    pass(&mut world, DAY * 17, &["reviews"]);
+    assert!(!learning(&world).contains("forgotten"), "{}", learning(&world));
 }

@@ -105,7 +105,19 @@ impl Planning<'_> {
             );
             return (false, said(Reason::ListFull, message));
         }
-        let message = format!("what {workload} calls is learned from {}", sources.join(", "));
+        let kept = self.known.forgetting_begins(case.fence).map(|(since, begin)| {
+            let date = |time: Timestamp| time.strftime("%Y-%m-%d");
+            format!(
+                "; no host is forgotten before {}, since metrics are known without a gap only since {}",
+                date(begin),
+                date(since)
+            )
+        });
+        let message = format!(
+            "what {workload} calls is learned from {}{}",
+            sources.join(", "),
+            kept.unwrap_or_default()
+        );
         (true, said(Reason::Learning, message))
     }
 
