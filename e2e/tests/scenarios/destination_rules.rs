@@ -1,6 +1,8 @@
 //! DestinationRules that only callers of a namespace follow.
 
 use anyhow::{Result, ensure};
+use servicefence_e2e::install::SOON;
+use servicefence_e2e::wait::until;
 use servicefence_e2e::{Call, ServiceSpec};
 
 use crate::scene::Scene;
@@ -25,8 +27,12 @@ async fn rule_by_a_rule_of_the_callers_a_service_of_tls_is_reached_at_once(scene
         ))
         .await?;
     let call = Call::get(&format!("http://{}:8443/", scene.host(vault)));
-    let (unscoped, _) = scene.call(web, &call).await?;
-    ensure!(unscoped.is_from(&scene.pod(vault)), "without a fence: {unscoped}");
+    until("an answer without a fence", SOON, async || {
+        let (unscoped, taken) = scene.call(web, &call).await?;
+        ensure!(unscoped.is_from(&scene.pod(vault)), "{unscoped}, by {taken}");
+        Ok(())
+    })
+    .await?;
     scene.enforce("tls", &["web"]).await?;
     let (first, taken) = scene.call(web, &call).await?;
     ensure!(first.is_from(&scene.pod(vault)), "{first}, by {taken}");

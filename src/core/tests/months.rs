@@ -178,11 +178,7 @@ fn what_is_in_use_never_leaves_and_what_is_not_does() {
                 world.restarted(|changes| changes.retain(|change| !matches!(change, Change::HistoryRead(_))));
             world.settle();
             // The past is not known again yet, so statuses may no longer say that it is short.
-            assert_eq!(
-                writes(&world, 0),
-                [""; 0],
-                "what has left stays out after a restart"
-            );
+            assert_eq!(writes(&world, 0), [""; 0], "what has left stays out");
         }
         let runs = hour % (24 * 30) == 0;
         let pod = PodKey::new("shop", "job-1");
