@@ -9,6 +9,7 @@ mod build;
 mod debian;
 mod prerequisites;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -81,6 +82,17 @@ pub fn gateway_api_crds() -> Result<String> {
         build::gateway_api_crds(&file)?;
     }
     fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))
+}
+
+/// The CustomResourceDefinition of a kind of Gateway API, by the plural of its name, as YAML. Blocking.
+pub fn gateway_api_crd(plural: &str) -> Result<String> {
+    build::gateway_api_crd(plural)
+}
+
+/// What of Istio's API no CustomResourceDefinition says: the fields of MeshConfig, written as those of
+/// [`crate::schema`], and the annotations and labels that Istio lists. Blocking.
+pub fn istio_api() -> Result<BTreeMap<String, BTreeSet<String>>> {
+    build::istio_api()
 }
 
 /// The top folder of the checkout.

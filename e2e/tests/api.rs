@@ -1,6 +1,8 @@
 //! The ServiceFence API as a real API server serves it: what it accepts, what it refuses with which sentence,
-//! and what kubectl shows of it.
+//! and what kubectl shows of it. And the APIs beside it: `docs/compatibility.md` has every field of them.
 
+#[path = "api/fields.rs"]
+mod fields;
 #[path = "api/refused.rs"]
 mod refused;
 #[path = "api/shown.rs"]
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let names = shown::NAMES
         .iter()
+        .chain([&fields::NAME])
         .map(|name| (*name).to_owned())
         .chain(refused::ROWS.iter().map(refused::Row::test_name));
     if arguments.list {
@@ -57,6 +60,9 @@ fn main() -> ExitCode {
 }
 
 async fn run(mesh: &Mesh, name: &str) -> Result<()> {
+    if name == fields::NAME {
+        return fields::are_in_the_page(mesh).await;
+    }
     match refused::ROWS.iter().find(|row| row.test_name() == name) {
         Some(row) => refused::is_refused(mesh, row).await,
         None => shown::run(mesh, name).await,

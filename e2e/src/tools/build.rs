@@ -1,5 +1,6 @@
 //! Fills the folder of programs: eight times `go build`, one wheel, two files of Istio's module.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -111,19 +112,30 @@ fn istio_files(folder: &Path) -> Result<()> {
 
 /// Writes what [`super::gateway_api_crds`] reads.
 pub(super) fn gateway_api_crds(file: &Path) -> Result<()> {
-    let module = PathBuf::from(go(&["list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/gateway-api"])?.trim());
-    let crds = ["httproutes", "grpcroutes"].map(|kind| {
-        let crd = module.join(format!(
-            "config/crd/standard/gateway.networking.k8s.io_{kind}.yaml"
-        ));
-        fs::read_to_string(&crd).with_context(|| format!("cannot read {}", crd.display()))
-    });
-    let crds: Vec<_> = crds.into_iter().collect::<Result<_>>()?;
+    let crds: Vec<_> = ["httproutes", "grpcroutes"]
+        .into_iter()
+        .map(gateway_api_crd)
+        .collect::<Result<_>>()?;
     // Several tests may want them at once, and none may see the half of it.
     let half = file.with_extension(format!("half{}", std::process::id()));
     fs::write(&half, crds.join("\n---\n"))?;
     fs::rename(half, file)?;
     Ok(())
+}
+
+/// See [`super::gateway_api_crd`].
+pub(super) fn gateway_api_crd(plural: &str) -> Result<String> {
+    let module = PathBuf::from(go(&["list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/gateway-api"])?.trim());
+    let crd = module.join(format!(
+        "config/crd/standard/gateway.networking.k8s.io_{plural}.yaml"
+    ));
+    fs::read_to_string(&crd).with_context(|| format!("cannot read {}", crd.display()))
+}
+
+/// See [`super::istio_api`].
+pub(super) fn istio_api() -> Result<BTreeMap<String, BTreeSet<String>>> {
+    // It also gets the modules where only the programs made of them were kept.
+    Ok(serde_json::from_str(&go(&["run", "./istioapi"])?)?)
 }
 
 fn envoy(folder: &Path) -> Result<()> {
