@@ -85,6 +85,12 @@ pub struct VirtualServiceSpec {
     /// HTTP rules, first match wins.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub http: Vec<Map<String, Value>>,
+    /// Rules for connections of TCP.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tcp: Vec<Map<String, Value>>,
+    /// Rules for connections of TLS, by their server name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tls: Vec<Map<String, Value>>,
 }
 
 /// [ServiceEntry](https://istio.io/latest/docs/reference/config/networking/service-entry/).
@@ -237,8 +243,8 @@ pub struct RequestAuthenticationSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct JwtRule {
-    /// Where the issuer's keys are.
-    #[serde(default)]
+    /// Where the issuer's keys are. Istio takes either spelling.
+    #[serde(default, alias = "jwks_uri")]
     pub jwks_uri: String,
 }
 

@@ -37,6 +37,9 @@ pub enum ProxyKind {
     Sidecar,
     /// A gateway's or waypoint's.
     Gateway,
+    /// There is none: gRPC itself is configured by istiod. A Sidecar applies to it, and an EnvoyFilter does
+    /// not.
+    Proxyless,
 }
 
 impl PodFacts {
@@ -48,6 +51,8 @@ impl PodFacts {
             workload: workload_name(&pod.metadata).into(),
             proxy: if pod.spec.containers.gateway || pod.spec.init_containers.gateway {
                 ProxyKind::Gateway
+            } else if pod.spec.containers.proxyless || pod.spec.init_containers.proxyless {
+                ProxyKind::Proxyless
             } else if is_injected(&pod.metadata) {
                 ProxyKind::Sidecar
             } else {
@@ -87,6 +92,9 @@ struct Proxy {
     uncaptured: bool,
     /// It is a gateway's or waypoint's.
     gateway: bool,
+    /// It configures gRPC, and no proxy (templates `grpc-agent` and `grpc-simple`).
+    /// <https://istio.io/latest/docs/ops/configuration/traffic-management/proxyless-grpc/>
+    proxyless: bool,
 }
 
 impl<'de> serde::Deserialize<'de> for Proxy {
@@ -103,7 +111,12 @@ impl<'de> serde::Deserialize<'de> for Proxy {
         let intercepts_nothing = |variable: &EnvVar| {
             variable.name == "ISTIO_META_INTERCEPTION_MODE" && variable.value.as_deref() == Some("NONE")
         };
+        let is_of_grpc = |variable: &EnvVar| {
+            variable.name == "GRPC_XDS_BOOTSTRAP"
+                || variable.name == "ISTIO_META_GENERATOR" && variable.value.as_deref() == Some("grpc")
+        };
         Ok(Self {
+            proxyless: all().any(is_of_grpc),
             captures_dns: all().any(captures_dns),
             uncaptured: all().any(intercepts_nothing),
             gateway: containers.iter().any(|container| is_gateway(&container.args)),

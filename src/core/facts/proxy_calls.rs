@@ -102,6 +102,9 @@ impl ProxyCallsFacts {
             if !matches!(context, Some("GATEWAY" | "WAYPOINT")) {
                 add_clusters(&patch["patch"]["value"], &mut hosts);
             }
+            if matches!(context, None | Some("ANY" | "SIDECAR_OUTBOUND")) {
+                add_patched(&patch["match"], &mut hosts);
+            }
         }
         let references = references.into_iter().flat_map(|list| list.split(','));
         let references = references.map(|one| one.rsplit('/').next().unwrap_or(one).trim());
@@ -132,6 +135,18 @@ fn is_targeted(spec: &Value) -> bool {
 
 fn labels(selector: &Value) -> Labels {
     label_list(serde_json::from_value(selector.clone()).unwrap_or_default())
+}
+
+/// Adds the hosts with a cluster or virtual host that a patch changes: proxies have neither for what is out
+/// of scope.
+fn add_patched(of: &Value, hosts: &mut BTreeSet<Name>) {
+    add_clusters(&of["cluster"]["name"], hosts);
+    let of_vhost = of["routeConfiguration"]["vhost"]["name"].as_str();
+    let of_vhost = of_vhost
+        .and_then(|name| name.rsplit_once(':'))
+        .map(|(host, _)| host);
+    let named = of["cluster"]["service"].as_str().into_iter().chain(of_vhost);
+    hosts.extend(named.filter(|host| host.contains('.')).map(Name::from));
 }
 
 /// Adds the hosts of all clusters that a value names, code within text included.
@@ -210,6 +225,41 @@ mod tests {
         let mut targeted = filter("ANY", &value);
         targeted["targetRefs"] = json!([{"kind": "Gateway", "name": "edge"}]);
         assert_eq!(ProxyCallsFacts::of_envoy_filter(&targeted, None), None);
+    }
+
+    #[test]
+    fn what_patches_of_outbound_calls_change_counts() {
+        let reviews = "reviews.books.svc.cluster.local";
+        for (context, of, counts) in [
+            ("SIDECAR_OUTBOUND", json!({"cluster": {"service": reviews}}), true),
+            (
+                "ANY",
+                json!({"cluster": {"name": format!("outbound|80||{reviews}")}}),
+                true,
+            ),
+            (
+                "SIDECAR_OUTBOUND",
+                json!({"routeConfiguration": {"vhost": {"name": format!("{reviews}:80")}}}),
+                true,
+            ),
+            (
+                "SIDECAR_OUTBOUND",
+                json!({"routeConfiguration": {"vhost": {"name": "allow_any"}}}),
+                false,
+            ),
+            ("SIDECAR_INBOUND", json!({"cluster": {"service": reviews}}), false),
+        ] {
+            let mut spec = filter(context, &json!({}));
+            for (name, value) in of.as_object().unwrap() {
+                spec["configPatches"][0]["match"][name] = value.clone();
+            }
+            let found = hosts(ProxyCallsFacts::of_envoy_filter(&spec, None));
+            assert_eq!(
+                found,
+                if counts { vec![reviews] } else { vec![] },
+                "{context} {of}"
+            );
+        }
     }
 
     #[test]

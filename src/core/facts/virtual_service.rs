@@ -26,8 +26,10 @@ pub struct VirtualServiceFacts {
     pub http: Vec<Map<String, Value>>,
     /// Of what istiod made each of its rules; empty for one that a user wrote.
     pub made_of: Vec<MadeOf>,
-    /// The Services that its HTTP rules send or mirror requests to.
+    /// The Services that its rules send or mirror requests to, or lead connections to.
     pub destinations: BTreeSet<ServiceKey>,
+    /// Those of them to which rules of TCP and TLS lead.
+    pub of_connections: BTreeSet<ServiceKey>,
     /// Whether they name a subset that the fallback gateway may not know: see [`has_subset_elsewhere`].
     pub subset_elsewhere: bool,
     /// Whether DestinationRules that do not say who sees them stay in their namespace, so that the gateway
@@ -92,12 +94,16 @@ impl VirtualServiceFacts {
     pub fn of(spec: VirtualServiceSpec, namespace: &str, created: Timestamp) -> Self {
         let visibility = Visibility::parse(spec.export_to.iter().map(String::as_str), namespace);
         let hosts = spec.hosts.iter().map(|host| qualify(host, namespace));
+        let of_connections = [&spec.tcp, &spec.tls].map(|rules| destinations(rules, namespace));
+        let of_connections: BTreeSet<_> = of_connections.into_iter().flatten().collect();
+        let of_requests = destinations(&spec.http, namespace);
         Self {
             hosts: hosts.collect(),
             mesh: spec.gateways.is_empty() || spec.gateways.iter().any(|gateway| gateway == "mesh"),
             exported_by_default: visibility.is_none(),
             visibility: visibility.unwrap_or_default(),
-            destinations: destinations(&spec.http, namespace),
+            destinations: &of_requests | &of_connections,
+            of_connections,
             subset_elsewhere: has_subset_elsewhere(&spec.http, namespace),
             private_subsets: false,
             http: spec.http,

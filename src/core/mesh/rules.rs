@@ -103,7 +103,7 @@ impl Rules {
             may_be_used.then_some(&*facts.http)
         });
         VirtualServiceFacts {
-            destinations: destinations(&http, &key.namespace),
+            destinations: &destinations(&http, &key.namespace) | &written.of_connections,
             subset_elsewhere: VirtualServiceFacts::subset_elsewhere(
                 &http,
                 &key.namespace,

@@ -57,6 +57,17 @@ mod tests {
     }
 
     #[test]
+    fn proxyless_grpc_is_told_by_its_environment() {
+        for env in [
+            json!({"name": "ISTIO_META_GENERATOR", "value": "grpc"}),
+            json!({"name": "GRPC_XDS_BOOTSTRAP", "value": "/etc/istio/proxy/grpc-bootstrap.json"}),
+        ] {
+            assert_eq!(facts("containers", &env).proxy, ProxyKind::Proxyless);
+            assert_eq!(facts("initContainers", &env).proxy, ProxyKind::Proxyless);
+        }
+    }
+
+    #[test]
     fn a_gateway_is_told_by_the_arguments_of_its_proxy() {
         let proxy = |arguments: &[&str], injected: bool| {
             let status = json!({"sidecar.istio.io/status": "{}"});

@@ -87,6 +87,8 @@ pub enum Conflict {
     NameTaken(Kind, ConfigKey),
     /// The proxies of this workload of Istio's, which has some of the pods, intercept nothing.
     Uncaptured(Name),
+    /// The workload of pods with proxyless gRPC, which takes Sidecars and no EnvoyFilters.
+    Proxyless(Name),
     /// An older fence has the same pods.
     OlderFence(FenceKey),
 }

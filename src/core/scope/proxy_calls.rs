@@ -47,7 +47,7 @@ impl<'a> Scoping<'a> {
                 ProxyCallsKind::RequestAuthentication => {
                     format!("the keys of {of} are there, and proxies may fetch them")
                 }
-                _ => format!("{of} names its cluster, and proxies call it by themselves"),
+                _ => format!("{of} names its cluster: proxies call it by themselves, or otherwise for that"),
             };
             Because::new("Baseline", detail)
         });

@@ -325,10 +325,9 @@ fn a_host_that_rules_lead_elsewhere_stays_since_metrics_do_not_name_it() {
     assert!(world.status("shop", "web").connections.is_some());
     assert_eq!(scope(&world), [REVIEWS, CACHE, DB]);
     let said = world.engine.explain(&web(), "db.data", world.now).unwrap();
+    let mut because = said.because.iter();
     assert!(
-        said.because[0]
-            .detail
-            .contains("a VirtualService has rules for it"),
+        because.any(|because| because.detail.contains("a VirtualService has rules for it")),
         "{said:?}"
     );
 }

@@ -144,3 +144,18 @@ fn explain_says_which_host_an_external_name_stands_for() {
         "{because:?}"
     );
 }
+
+#[test]
+fn rules_for_connections_bring_what_an_external_name_stands_for_too() {
+    let mut world = shop();
+    world.service("data", "db", &["tcp:5432"]);
+    world.service("data", "db-2", &["tcp:5432"]);
+    world.service_with("data", "next", &[], &external("db-2.data.svc.cluster.local"));
+    let rules = json!({"hosts": ["db"], "tcp": [{"route": [{"destination": {"host": "next"}}]}]});
+    world.object("VirtualService", "data", "db", rules);
+    world.edit("shop", "web", json!({"learning": {"nonHttp": "Learn"}}));
+    learn(&mut world, &ServiceKey::new("data", "db"));
+    world.settle();
+    let brought = "data/db-2.data.svc.cluster.local".to_owned();
+    assert!(scope(&world).contains(&brought), "{:?}", scope(&world));
+}

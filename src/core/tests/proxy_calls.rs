@@ -46,7 +46,7 @@ fn what_an_envoy_filter_calls_is_in_the_scopes_of_those_whom_it_is_for() {
     let said = world.engine.explain(&web(), "authz.infra", world.now).unwrap();
     assert_eq!(
         said.because[0].detail,
-        "EnvoyFilter shop/ask names its cluster, and proxies call it by themselves"
+        "EnvoyFilter shop/ask names its cluster: proxies call it by themselves, or otherwise for that"
     );
     world.object("EnvoyFilter", "shop", "ask", asking(&json!({})));
     world.settle();

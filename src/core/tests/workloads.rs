@@ -170,6 +170,23 @@ fn what_no_sidecar_applies_to_is_not_fenced_and_says_so() {
 }
 
 #[test]
+fn proxyless_grpc_is_not_scoped() {
+    let mut world = shop();
+    let facts = PodFacts {
+        labels: [("app".to_owned(), "web".to_owned())].into_iter().collect(),
+        proxy: ProxyKind::Proxyless,
+        ..PodFacts::default()
+    };
+    assert_eq!(world.condition("shop", "web", "Enforced"), "True Scoped");
+    world.apply(Change::Pod(PodKey::new("shop", "web-2"), Some(facts)));
+    world.settle();
+    assert_eq!(world.condition("shop", "web", "Enforced"), "False PodsProxyless");
+    world.apply(Change::Pod(PodKey::new("shop", "web-2"), None));
+    world.settle();
+    assert_eq!(world.condition("shop", "web", "Enforced"), "True Scoped");
+}
+
+#[test]
 fn pods_with_proxies_that_intercept_nothing_are_not_scoped() {
     let mut world = nightly_and_rest();
     assert_eq!(world.condition("jobs", "nightly", "Ready"), "True Scoped");

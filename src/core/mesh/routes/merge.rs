@@ -42,6 +42,7 @@ pub(super) fn virtual_service<'a>(
         visibility: Visibility::All,
         exported_by_default: true,
         destinations: destinations(&http, namespace),
+        of_connections: std::collections::BTreeSet::new(),
         subset_elsewhere: false,
         private_subsets: false,
         http,

@@ -2,9 +2,9 @@
 
 use servicefence_crd::{Mode, names};
 
-use crate::facts::matches;
+use crate::facts::{ProxyKind, matches};
 use crate::name::ours::{ENVOY_FILTER, fence_of_sidecar, sidecar_of};
-use crate::name::{ConfigKey, FenceKey, Name, ServiceKey, covers};
+use crate::name::{ConfigKey, FenceKey, ServiceKey, covers};
 use crate::plan::not_scoped::Conflict;
 use crate::plan::planning::Planning;
 use crate::render::Kind;
@@ -50,8 +50,8 @@ impl<'a> Planning<'a> {
         {
             return Some(Conflict::OptedOut(opted_out));
         }
-        if let Some(workload) = self.uncaptured(&fence.key.namespace, of) {
-            return Some(Conflict::Uncaptured(workload));
+        if let Some(conflict) = self.unserved_pods(&fence.key.namespace, of) {
+            return Some(conflict);
         }
         let without = self.sidecar_without_fallback(&fence.key.namespace);
         if let Some(sidecar) = without.filter(|_| by_gateway) {
@@ -85,19 +85,22 @@ impl<'a> Planning<'a> {
             .find(|other| other != key && self.fenced.workloads.fences.contains_key(other))
     }
 
-    /// The workload of a pod that the fence's Sidecar would scope, with a proxy that intercepts nothing. Its
-    /// application calls the proxy's own address, and that does not tell which Service a call out of scope is
-    /// to.
-    fn uncaptured(self, namespace: &str, of: Pods<'_>) -> Option<Name> {
-        self.fenced
-            .workloads
-            .pods_in(namespace)
-            .filter(|(_, pod)| pod.uncaptured)
-            .find(|(_, pod)| match of {
-                Some(selector) => matches(selector, &pod.labels),
-                None => !self.fenced.has_users_sidecar(namespace, &pod.labels),
-            })
-            .map(|(_, pod)| pod.workload.clone())
+    /// The workload of a pod that the fence's Sidecar would scope, and that no EnvoyFilter helps with calls
+    /// out of scope. Where a proxy intercepts nothing its application calls the proxy's own address, and that
+    /// does not tell which Service a call is to; proxyless gRPC takes no EnvoyFilter.
+    fn unserved_pods(self, namespace: &str, of: Pods<'_>) -> Option<Conflict> {
+        let pods = self.fenced.workloads.pods_in(namespace);
+        let mut scoped = pods.filter(|(_, pod)| match of {
+            Some(selector) => matches(selector, &pod.labels),
+            None => !self.fenced.has_users_sidecar(namespace, &pod.labels),
+        });
+        scoped.find_map(|(_, pod)| {
+            if pod.proxy == ProxyKind::Proxyless {
+                Some(Conflict::Proxyless(pod.workload.clone()))
+            } else {
+                pod.uncaptured.then(|| Conflict::Uncaptured(pod.workload.clone()))
+            }
+        })
     }
 
     /// What is not to be enforced in the namespace of its default: a Service by its label, or the workload of

@@ -41,6 +41,8 @@ pub enum Reason {
     PodsOptedOut,
     /// The proxy of a pod intercepts nothing.
     PodsUncaptured,
+    /// gRPC in a pod has no proxy.
+    PodsProxyless,
     /// The fallback gateway has no ready endpoint.
     GatewayNotReady,
     /// Nothing says which addresses Services have, so no call can be led to the fallback gateway.
@@ -69,7 +71,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for the documentation.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::Scoped,
         Self::Observing,
         Self::Off,
@@ -88,6 +90,7 @@ impl Reason {
         Self::OverlappingFence,
         Self::PodsOptedOut,
         Self::PodsUncaptured,
+        Self::PodsProxyless,
         Self::GatewayNotReady,
         Self::FallbackNotReady,
         Self::HistoryPending,
@@ -123,6 +126,7 @@ impl Reason {
             Self::OverlappingFence => "OverlappingFence",
             Self::PodsOptedOut => "PodsOptedOut",
             Self::PodsUncaptured => "PodsUncaptured",
+            Self::PodsProxyless => "PodsProxyless",
             Self::GatewayNotReady => "GatewayNotReady",
             Self::FallbackNotReady => "FallbackNotReady",
             Self::HistoryPending => "HistoryPending",

@@ -230,6 +230,13 @@ fn say_conflict(conflict: &Conflict, system: &Name) -> (Reason, String) {
                 "the proxies of {workload} intercept nothing (sidecar.istio.io/interceptionMode: NONE), so they cannot tell which Service a call out of scope is to: let Istio intercept the traffic of these pods, or set spec.mode of this fence to \"Off\""
             ),
         ),
+        Conflict::Proxyless(workload) => (
+            Reason::PodsProxyless,
+            format!(
+                "gRPC in {workload} has no proxy (inject.istio.io/templates: grpc-agent or grpc-simple), so nothing would lead its \
+                 calls to hosts out of scope to the fallback: set spec.mode of this fence to \"Off\""
+            ),
+        ),
         Conflict::OlderFence(key) => (
             Reason::OverlappingFence,
             format!(
