@@ -58,22 +58,17 @@ async fn run(flags: &Flags) -> Result<bool> {
     let mut stage = Stage::start().await?;
     let stopped = tokio::signal::ctrl_c();
     let found = async {
-        if let Some(world) = replayed {
-            let outcome = stage.play(&world).await?;
-            for fault in &outcome.faults {
-                println!("{fault}");
-            }
-            println!("{}", outcome.figures);
-            return Ok(outcome.faults.is_empty());
-        }
         let plan = Plan {
-            seed: flags.seed,
-            worlds: flags.worlds,
             time: Duration::from_secs(flags.minutes * 60),
             reduce: !flags.whole,
             folder: repository().join("target/fuzz"),
         };
-        let (_, faults) = session(&mut stage, &plan, |line| println!("{line}")).await?;
+        let seeds = flags.seed..flags.seed.saturating_add(flags.worlds);
+        let worlds: Box<dyn Iterator<Item = World>> = match replayed {
+            Some(world) => Box::new(std::iter::once(world)),
+            None => Box::new(seeds.map(generate)),
+        };
+        let (_, faults) = session(&mut stage, worlds, &plan, |line| println!("{line}")).await?;
         Ok(faults.is_empty())
     };
     tokio::select! {

@@ -52,6 +52,16 @@ impl Answer {
     pub fn arrived(&self) -> bool {
         self.server.is_some()
     }
+
+    /// Whether it did not come to a server, or the way back did not hold.
+    pub(super) fn failed(&self) -> bool {
+        let failures = ["time-out", "refused", "no address", "broken off"];
+        let by_status = matches!(
+            self.outcome.as_str(),
+            "502" | "503" | "504" | "grpc 14" | "grpc 4"
+        );
+        self.server.is_none() && (by_status || failures.contains(&self.outcome.as_str()))
+    }
 }
 
 fn outcome(reply: &Reply) -> String {

@@ -22,6 +22,7 @@ pub fn generate(seed: u64) -> World {
         calls: Vec::new(),
         changes: Vec::new(),
     };
+    let fence = making.fence();
     for number in 0..3 + making.dice.below(5) {
         making.add_service(number);
     }
@@ -46,6 +47,7 @@ pub fn generate(seed: u64) -> World {
     }
     World {
         seed,
+        fence,
         objects: making.objects,
         calls: making.calls,
         changes: making.changes,
@@ -70,6 +72,18 @@ fn object(version: &str, kind: &str, namespace: &str, name: &str, spec: &Value) 
 }
 
 impl Making {
+    /// By default what is not HTTP is in scope from the start, and little is left to be learned.
+    fn fence(&mut self) -> Value {
+        let mut learning = json!({});
+        if self.dice.percent(60) {
+            learning["nonHttp"] = json!("Learn");
+        }
+        if self.dice.percent(50) {
+            learning["headless"] = json!("Learn");
+        }
+        json!({"learning": learning})
+    }
+
     /// A visibility, which most objects leave open.
     fn export_to(&mut self, spec: &mut Value, own: &str) {
         let to = self.dice.weighted(&[(70, ""), (8, "*"), (12, "."), (10, "shop")]);

@@ -1,5 +1,6 @@
 //! Plays a world: each call by both callers, after each step, until it is direct.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -7,6 +8,7 @@ use serde_json::Value;
 
 use super::answer::Answer;
 use super::fault::{Fault, Kind};
+use super::known::Known;
 use super::pool::{CALLER, JUDGE};
 use super::stage::Stage;
 use super::world::{FuzzCall, World};
@@ -14,14 +16,14 @@ use crate::install::SOON;
 use crate::proxy::Taken;
 
 /// How long a call may take. One that hangs hangs for both.
-const PATIENCE: Duration = Duration::from_secs(4);
+const PATIENCE: Duration = Duration::from_secs(8);
 /// How often a call is tried until the judge's answer stands still.
 const TRIES: usize = 5;
 /// So many faults end a world: the rest usually follows from them.
 const ENOUGH: usize = 3;
 
 /// What one or more worlds came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
     /// Worlds.
     pub worlds: usize,
@@ -41,6 +43,8 @@ pub struct Figures {
     pub explained: usize,
     /// Calls by which the judge never said the same twice.
     pub unsettled: usize,
+    /// Differences that are known.
+    pub known: BTreeMap<Known, usize>,
 }
 
 impl Figures {
@@ -55,6 +59,9 @@ impl Figures {
         self.direct += other.direct;
         self.explained += other.explained;
         self.unsettled += other.unsettled;
+        for (known, count) in other.known {
+            *self.known.entry(known).or_default() += count;
+        }
     }
 }
 
@@ -73,7 +80,11 @@ impl std::fmt::Display for Figures {
             self.direct,
             self.explained,
             self.unsettled
-        )
+        )?;
+        for (known, count) in &self.known {
+            write!(f, ", {count} {known}")?;
+        }
+        Ok(())
     }
 }
 
@@ -84,6 +95,8 @@ pub struct Outcome {
     pub figures: Figures,
     /// Differences.
     pub faults: Vec<Fault>,
+    /// The first difference of each kind that is known.
+    pub known: BTreeMap<Known, Fault>,
     /// What was refused, and why.
     pub refused: Vec<String>,
 }
@@ -94,11 +107,25 @@ struct Pair {
     judge_taken: Taken,
     fenced: Answer,
     taken: Taken,
+    forged: bool,
 }
 
 impl Pair {
     fn differs(&self) -> bool {
         self.judge != self.fenced
+    }
+
+    fn known(&self) -> Option<Known> {
+        if self.differs() {
+            Known::of(
+                &self.judge,
+                &self.fenced,
+                self.forged,
+                self.taken.uses("|15081|") || self.taken.passthrough(),
+            )
+        } else {
+            None
+        }
     }
 }
 
@@ -139,11 +166,15 @@ impl Stage {
                 return Ok(());
             }
             outcome.figures.calls += 1;
-            let Some(pair) = self.both(call).await? else {
+            let Some(pair) = self.both(world, call).await? else {
                 outcome.figures.unsettled += 1;
                 continue;
             };
-            if pair.differs() {
+            if let Some(known) = pair.known() {
+                *outcome.figures.known.entry(known).or_default() += 1;
+                let fault = fault(call, Kind::First, pair, Value::Null);
+                outcome.known.entry(known).or_insert(fault);
+            } else if pair.differs() {
                 let explained = self.explained(&pair).await;
                 outcome.faults.push(fault(call, Kind::First, pair, explained));
             } else if pair.judge.arrived() {
@@ -154,7 +185,7 @@ impl Stage {
         }
         let start = Instant::now();
         for call in waiting {
-            let (pair, kind) = self.until_direct(call, start).await?;
+            let (pair, kind) = self.until_direct(world, call, start).await?;
             match (pair, kind) {
                 (None, _) => outcome.figures.direct += 1,
                 (Some(pair), Kind::NeverDirect) => {
@@ -177,15 +208,21 @@ impl Stage {
     }
 
     /// Calls until the gateway is no longer in it. What came instead, if anything, and what is wrong with it.
-    async fn until_direct(&self, call: &FuzzCall, start: Instant) -> Result<(Option<Pair>, Kind)> {
+    async fn until_direct(
+        &self,
+        world: &World,
+        call: &FuzzCall,
+        start: Instant,
+    ) -> Result<(Option<Pair>, Kind)> {
         loop {
-            let Some(pair) = self.both(call).await? else {
+            let Some(pair) = self.both(world, call).await? else {
                 return Ok((None, Kind::Later));
             };
-            if pair.differs() {
+            if pair.differs() && pair.known().is_none() {
                 return Ok((Some(pair), Kind::Later));
             }
-            if !pair.taken.fallback() {
+            // What Istio itself passes through has no host to be learned.
+            if !pair.taken.fallback() || !pair.judge_taken.uses("outbound|") {
                 return Ok((None, Kind::Later));
             }
             if start.elapsed() > SOON {
@@ -196,7 +233,7 @@ impl Stage {
     }
 
     /// The judge calls before and after the fenced caller. None if its own answers differ each time.
-    async fn both(&self, call: &FuzzCall) -> Result<Option<Pair>> {
+    async fn both(&self, world: &World, call: &FuzzCall) -> Result<Option<Pair>> {
         for _ in 0..TRIES {
             let (before, judge_taken) = self.one(JUDGE, call).await?;
             let (fenced, taken) = self.one(CALLER, call).await?;
@@ -207,6 +244,7 @@ impl Stage {
                     judge_taken,
                     fenced,
                     taken,
+                    forged: world.is_forged(call),
                 }));
             }
         }

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 
 use super::fault::{Fault, Kind};
-use super::generate;
 use super::reduce::shrink;
 use super::run::{Figures, Outcome};
 use super::stage::Stage;
@@ -16,10 +15,6 @@ use super::world::{Change, World};
 /// What to play.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The first seed; the next ones follow.
-    pub seed: u64,
-    /// How many worlds.
-    pub worlds: u64,
     /// No world begins after this time.
     pub time: Duration,
     /// Whether faults are reduced, which takes a minute or two for each.
@@ -28,25 +23,31 @@ pub struct Plan {
     pub folder: PathBuf,
 }
 
-/// Plays the worlds of a plan. `say` is told what is found, as it is found.
+/// Plays worlds. `say` is told what is found, as it is found.
 pub async fn session(
     stage: &mut Stage,
+    worlds: impl Iterator<Item = World>,
     plan: &Plan,
     mut say: impl FnMut(&str),
 ) -> Result<(Figures, Vec<Fault>)> {
     let start = Instant::now();
     let (mut figures, mut faults) = (Figures::default(), Vec::new());
-    for seed in plan.seed..plan.seed.saturating_add(plan.worlds) {
+    for world in worlds {
         if start.elapsed() > plan.time {
             break;
         }
-        let world = generate(seed);
+        let seed = world.seed;
         let outcome = stage
             .play(&world)
             .await
             .with_context(|| format!("the world of seed {seed}"))?;
         for why in &outcome.refused {
             say(&format!("refused in seed {seed}: {why}"));
+        }
+        for (known, fault) in &outcome.known {
+            if !figures.known.contains_key(known) {
+                say(&format!("{known}: {fault}"));
+            }
         }
         for fault in &outcome.faults {
             say(&fault.to_string());

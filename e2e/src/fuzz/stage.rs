@@ -74,20 +74,31 @@ impl Stage {
                 "spec": {"selector": {"app": "marker"}, "ports": ports}}))
                 .await?;
         }
-        let allow =
-            NAMESPACES.map(|namespace| json!({"host": format!("marker.{namespace}.svc.cluster.local")}));
-        mesh.apply(
-            &json!({"apiVersion": "servicefence.io/v1alpha1", "kind": "ServiceFence",
-            "metadata": {"name": "caller", "namespace": HOME}, "spec": {"allow": allow}}),
-        )
-        .await?;
+        self.write_fence(&json!({})).await?;
         mesh.enforce("bank", &[]).await?;
         mesh.enforce(HOME, &["caller"]).await
+    }
+
+    async fn write_fence(&self, more: &Value) -> Result<()> {
+        let mut spec = more.clone();
+        let hosts =
+            NAMESPACES.map(|namespace| json!({"host": format!("marker.{namespace}.svc.cluster.local")}));
+        spec["allow"] = json!(hosts);
+        self.mesh
+            .apply(
+                &json!({"apiVersion": "servicefence.io/v1alpha1", "kind": "ServiceFence",
+                "metadata": {"name": "caller", "namespace": HOME}, "spec": spec}),
+            )
+            .await
     }
 
     /// Takes a world in. What the API server refuses is left out, and told.
     pub(super) async fn set(&mut self, world: &World) -> Result<Vec<String>> {
         self.clear().await?;
+        self.write_fence(&world.fence).await?;
+        self.mesh
+            .wait_condition(HOME, "caller", "Enforced", "True")
+            .await?;
         let mut refused = Vec::new();
         for object in &world.objects {
             if let Some(why) = self.apply(object).await? {

@@ -14,6 +14,8 @@ use crate::call::Call;
 pub struct World {
     /// The seed that it was made of.
     pub seed: u64,
+    /// What the caller's fence says, beside what the stage needs.
+    pub fence: Value,
     /// Objects beside those of the pool.
     pub objects: Vec<Value>,
     /// Made once the objects are there, and again after each change.
@@ -113,8 +115,57 @@ pub(super) fn name(object: &Value) -> String {
 }
 
 impl World {
+    /// Whether a call names another Service of this world than it dials. An `ExternalName` is a name of another one.
+    pub(super) fn is_forged(&self, call: &FuzzCall) -> bool {
+        let Some(host) = &call.host else { return false };
+        let dialled = call.url.split("://").nth(1).unwrap_or_default();
+        let dialled = dialled.trim_start_matches('{').trim_start_matches("service ");
+        let dialled = dialled
+            .split_once('/')
+            .filter(|_| call.url.contains('{'))
+            .map_or(dialled, |(_, name)| name);
+        let first = |text: &str| {
+            text.split(['.', ':', '}', '/'])
+                .next()
+                .unwrap_or_default()
+                .to_lowercase()
+        };
+        let named = first(host);
+        let stands_for = self.objects.iter().any(|object| {
+            object["metadata"]["name"] == named.as_str() && object["spec"]["type"] == "ExternalName"
+        });
+        named != first(dialled) && !stands_for
+    }
+
     /// As YAML.
     pub fn yaml(&self) -> anyhow::Result<String> {
         Ok(serde_saphyr::to_string(self)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_call_is_forged_that_names_another_service() {
+        let alias = json!({"metadata": {"name": "s9"}, "spec": {"type": "ExternalName"}});
+        let world = World {
+            objects: vec![alias],
+            ..World::default()
+        };
+        let forged = |url: &str, host: &str| {
+            let mut call = FuzzCall::new(url);
+            call.host = Some(host.to_owned());
+            world.is_forged(&call)
+        };
+        assert!(forged("http://s0.books:80/", "s1.books:80"));
+        assert!(forged("http://{service books/s0}:80/", "s1"));
+        assert!(forged("http://{pod books/a}:80/", "s1.books"));
+        assert!(!forged("http://{service books/s0}:80/", "S0.books:80"));
+        assert!(!forged("http://s0.books:80/", "s9.books:80"));
+        assert!(!world.is_forged(&FuzzCall::new("http://s0.books:80/")));
     }
 }

@@ -22,7 +22,12 @@ impl Making {
         if self.dice.percent(40) {
             rule["to"] = json!([{"operation": {"paths": ["/a*"]}}]);
         }
-        let action = self.dice.weighted(&[(65, "ALLOW"), (35, "DENY")]);
+        // A DENY policy that names the caller does not match the gateway: the documentation says so.
+        let action = if rule["from"].is_array() {
+            "ALLOW"
+        } else {
+            self.dice.weighted(&[(50, "ALLOW"), (50, "DENY")])
+        };
         let mut spec = json!({"action": action, "rules": [rule]});
         self.select(&mut spec, pod.name);
         self.objects.push(object(

@@ -116,8 +116,8 @@ impl Making {
     /// One to three, of numbers that are not taken.
     fn ports(&mut self, kind: Kind) -> Vec<Port> {
         let mut ports: Vec<Port> = Vec::new();
-        for _ in 0..1 + self.dice.below(3) {
-            let at = self.dice.weighted(&[(55, 0), (12, 1), (15, 2), (8, 3), (10, 4)]);
+        for _ in 0..self.dice.weighted(&[(60, 1), (25, 2), (15, 3)]) {
+            let at = self.dice.weighted(&[(60, 0), (15, 1), (11, 2), (6, 3), (8, 4)]);
             let (protocol, target) = SERVED[at];
             let numbers: &[u16] = match protocol {
                 Protocol::Http => &[8080, 80, 8081, 9000],
