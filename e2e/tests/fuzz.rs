@@ -22,7 +22,7 @@ async fn a_fenced_caller_gets_the_answers_of_an_unscoped_one() -> Result<()> {
         folder: repository().join("target/fuzz"),
     };
     let (figures, faults) = session(&mut stage, (1000..1030).map(generate), &plan, |line| {
-        println!("{line}")
+        println!("{line}");
     })
     .await?;
     ensure!(figures.worlds > 3, "too few for a test: {figures}");
@@ -30,6 +30,7 @@ async fn a_fenced_caller_gets_the_answers_of_an_unscoped_one() -> Result<()> {
         figures.refused * 100 <= figures.objects * MOST_REFUSED,
         "too many are refused: {figures}"
     );
+    ensure!(figures.stuck == 0, "the mesh did not come to rest: {figures}");
     ensure!(
         figures.first_by_gateway > 0 && figures.direct > 0,
         "nothing was learned: {figures}"

@@ -41,6 +41,14 @@ pub enum Kind {
     NeverDirect,
 }
 
+impl Fault {
+    /// Of several faults of a world, the gravest is reduced: a call that fails, then another outcome, then the rest.
+    pub(super) fn gravity(&self) -> u8 {
+        let other = self.judge.outcome != self.fenced.outcome || self.judge.server != self.fenced.server;
+        u8::from(other) + u8::from(self.fenced.failed())
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self.kind {

@@ -87,8 +87,9 @@ impl Making {
     /// A visibility, which most objects leave open.
     fn export_to(&mut self, spec: &mut Value, own: &str) {
         let to = self.dice.weighted(&[(70, ""), (8, "*"), (12, "."), (10, "shop")]);
-        // The same namespace twice is refused.
-        if !to.is_empty() && !(to == "shop" && own == "shop") {
+        // Its own namespace by name is `.` once more.
+        let twice = to == "shop" && own == "shop";
+        if !to.is_empty() && !twice {
             spec["exportTo"] = json!([to]);
         }
     }

@@ -17,6 +17,9 @@ pub enum Known {
     Reason,
     /// The call dials one Service or pod and names another one as Host. Istio goes by the name, the gateway by the address.
     Forged,
+    /// The client speaks HTTP/2, and the gateway speaks another version to the server than the caller's proxy does: it
+    /// knows the Service where that one passes through, or does not where that one does.
+    Translated,
     /// HTTP on a port number that is not HTTP everywhere in the mesh goes through a tunnel, or is passed through, as
     /// bytes: the proxies on the way add no headers, and the destination's own one adds others.
     Tunnelled,
@@ -26,9 +29,8 @@ pub enum Known {
 }
 
 impl Known {
-    /// What is known of the difference of two answers, if anything is; `forged` calls name another
-    /// Service than they dial, `tunnelled` ones went by the gateway as bytes.
-    pub(super) fn of(judge: &Answer, fenced: &Answer, forged: bool, tunnelled: bool) -> Option<Self> {
+    /// What is known of the difference of two answers, if anything is.
+    pub(super) fn of(judge: &Answer, fenced: &Answer, way: Way) -> Option<Self> {
         if judge.failed() && fenced.outcome != "time-out" {
             return Some(if fenced.failed() {
                 Self::Reason
@@ -36,37 +38,58 @@ impl Known {
                 Self::Reached
             });
         }
-        if forged && judge.arrived() && fenced.arrived() && judge.server != fenced.server {
+        if way.forged && judge.arrived() && fenced.arrived() && judge.server != fenced.server {
             return Some(Self::Forged);
         }
-        let (mut one, mut other) = (judge.clone(), fenced.clone());
-        (one.body, other.body) = (
-            without(&judge.body, &[ATTEMPTS]),
-            without(&fenced.body, &[ATTEMPTS]),
-        );
-        if one == other {
+        let mut left_out = vec!["x-envoy-attempt-count"];
+        if alike(judge, fenced, &left_out) {
             return Some(Self::Attempts);
         }
-        one.headers.remove("server");
-        other.headers.remove("server");
-        let of_proxies = [ATTEMPTS, "x-forwarded-proto"];
-        (one.body, other.body) = (
-            without(&judge.body, &of_proxies),
-            without(&fenced.body, &of_proxies),
-        );
-        (tunnelled && one == other).then_some(Self::Tunnelled)
+        if way.http2 {
+            left_out.extend(["host", "protocol"]);
+            if alike(judge, fenced, &left_out) {
+                return Some(Self::Translated);
+            }
+        }
+        left_out.extend(["x-forwarded-proto", "server"]);
+        (way.tunnelled && alike(judge, fenced, &left_out)).then_some(Self::Tunnelled)
     }
 }
 
-const ATTEMPTS: &str = "x-envoy-attempt-count";
+/// How a call was made.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Way {
+    /// It names another Service than it dials.
+    pub(super) forged: bool,
+    /// It went on as bytes, by the gateway or past it.
+    pub(super) tunnelled: bool,
+    /// The client speaks HTTP/2.
+    pub(super) http2: bool,
+}
 
-/// What a server was told, without some headers.
+/// Whether two answers are equal, but for these headers, of the answer and of what the server was told.
+fn alike(one: &Answer, other: &Answer, left_out: &[&str]) -> bool {
+    let rest = |answer: &Answer| {
+        let mut answer = answer.clone();
+        answer
+            .headers
+            .retain(|name, _| !left_out.contains(&name.as_str()));
+        answer.body = without(&answer.body, left_out);
+        answer
+    };
+    rest(one) == rest(other)
+}
+
+/// What a server was told, without some headers, or without the version of HTTP.
 fn without(body: &str, names: &[&str]) -> String {
     let Ok(mut told) = serde_json::from_str::<Value>(body) else {
         return body.to_owned();
     };
     if let Some(headers) = told["headers"].as_object_mut() {
         headers.retain(|name, _| !names.contains(&name.as_str()));
+    }
+    if names.contains(&"protocol") {
+        told["protocol"].take();
     }
     told.to_string()
 }
@@ -80,6 +103,7 @@ impl fmt::Display for Known {
                 Self::Reached => "reached only when fenced",
                 Self::Reason => "failed for another reason",
                 Self::Forged => "sent to what was dialled",
+                Self::Translated => "served in another version of HTTP",
                 Self::Tunnelled => "through a tunnel, without the headers of a proxy",
                 Self::Attempts => "tried twice by the gateway",
             }
@@ -106,14 +130,21 @@ mod tests {
             answer("503", None, "no healthy upstream"),
             answer("503", None, "reset"),
         );
+        let forged = Way {
+            forged: true,
+            ..Way::default()
+        };
         let good = answer("200", Some("books/a"), "{}");
-        assert_eq!(Known::of(&one, &other, false, false), Some(Known::Reason));
-        assert_eq!(Known::of(&one, &good, false, false), Some(Known::Reached));
-        assert_eq!(Known::of(&good, &one, false, false), None);
-        assert_eq!(Known::of(&one, &answer("time-out", None, ""), false, false), None);
+        assert_eq!(Known::of(&one, &other, Way::default()), Some(Known::Reason));
+        assert_eq!(Known::of(&one, &good, Way::default()), Some(Known::Reached));
+        assert_eq!(Known::of(&good, &one, Way::default()), None);
+        assert_eq!(
+            Known::of(&one, &answer("time-out", None, ""), Way::default()),
+            None
+        );
         let other = answer("200", Some("books/b"), "{}");
-        assert_eq!(Known::of(&good, &other, false, false), None);
-        assert_eq!(Known::of(&good, &other, true, false), Some(Known::Forged));
+        assert_eq!(Known::of(&good, &other, Way::default()), None);
+        assert_eq!(Known::of(&good, &other, forged), Some(Known::Forged));
     }
 
     #[test]
@@ -121,12 +152,16 @@ mod tests {
         let body = |count: &str, x: &str| {
             format!(r#"{{"headers":{{"x-envoy-attempt-count":["{count}"],"x":["{x}"]}}}}"#)
         };
+        let tunnelled = Way {
+            tunnelled: true,
+            ..Way::default()
+        };
         let of = |count, x| answer("200", Some("books/a"), &body(count, x));
         assert_eq!(
-            Known::of(&of("1", "a"), &of("2", "a"), false, false),
+            Known::of(&of("1", "a"), &of("2", "a"), Way::default()),
             Some(Known::Attempts)
         );
-        assert_eq!(Known::of(&of("1", "a"), &of("2", "b"), false, false), None);
-        assert_eq!(Known::of(&of("1", "a"), &of("2", "b"), false, true), None);
+        assert_eq!(Known::of(&of("1", "a"), &of("2", "b"), Way::default()), None);
+        assert_eq!(Known::of(&of("1", "a"), &of("2", "b"), tunnelled), None);
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::answer::Answer;
 use super::fault::{Fault, Kind};
-use super::known::Known;
+use super::known::{Known, Way};
 use super::pool::{CALLER, JUDGE};
 use super::stage::Stage;
 use super::world::{FuzzCall, World};
@@ -43,6 +43,8 @@ pub struct Figures {
     pub explained: usize,
     /// Calls by which the judge never said the same twice.
     pub unsettled: usize,
+    /// Worlds that could not be played to the end: the mesh did not come to rest.
+    pub stuck: usize,
     /// Differences that are known.
     pub known: BTreeMap<Known, usize>,
 }
@@ -59,6 +61,7 @@ impl Figures {
         self.direct += other.direct;
         self.explained += other.explained;
         self.unsettled += other.unsettled;
+        self.stuck += other.stuck;
         for (known, count) in other.known {
             *self.known.entry(known).or_default() += count;
         }
@@ -70,7 +73,7 @@ impl std::fmt::Display for Figures {
         write!(
             f,
             "{} worlds, {} objects and changes ({} refused), {} calls: {} answered by a server, {} first by the gateway, \
-             {} direct in the end, {} explained; {} unsettled",
+             {} direct in the end, {} explained; {} unsettled, {} stuck",
             self.worlds,
             self.objects,
             self.refused,
@@ -79,7 +82,8 @@ impl std::fmt::Display for Figures {
             self.first_by_gateway,
             self.direct,
             self.explained,
-            self.unsettled
+            self.unsettled,
+            self.stuck
         )?;
         for (known, count) in &self.known {
             write!(f, ", {count} {known}")?;
@@ -107,7 +111,7 @@ struct Pair {
     judge_taken: Taken,
     fenced: Answer,
     taken: Taken,
-    forged: bool,
+    way: Way,
 }
 
 impl Pair {
@@ -116,16 +120,14 @@ impl Pair {
     }
 
     fn known(&self) -> Option<Known> {
-        if self.differs() {
-            Known::of(
-                &self.judge,
-                &self.fenced,
-                self.forged,
-                self.taken.uses("|15081|") || self.taken.passthrough(),
-            )
-        } else {
-            None
+        if !self.differs() {
+            return None;
         }
+        let way = Way {
+            tunnelled: self.taken.uses("|15081|") || self.taken.passthrough(),
+            ..self.way
+        };
+        Known::of(&self.judge, &self.fenced, way)
     }
 }
 
@@ -244,7 +246,11 @@ impl Stage {
                     judge_taken,
                     fenced,
                     taken,
-                    forged: world.is_forged(call),
+                    way: Way {
+                        forged: world.is_forged(call),
+                        http2: call.url.starts_with("h2:"),
+                        ..Way::default()
+                    },
                 }));
             }
         }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Result, ensure};
 
 use super::fault::{Fault, Kind};
 use super::reduce::shrink;
@@ -12,7 +12,10 @@ use super::run::{Figures, Outcome};
 use super::stage::Stage;
 use super::world::{Change, World};
 
-/// What to play.
+/// So many worlds may be stuck before a session ends.
+const MOST_STUCK: usize = 5;
+
+/// How to play.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// No world begins after this time.
@@ -37,10 +40,15 @@ pub async fn session(
             break;
         }
         let seed = world.seed;
-        let outcome = stage
-            .play(&world)
-            .await
-            .with_context(|| format!("the world of seed {seed}"))?;
+        let outcome = match stage.play(&world).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                say(&format!("stuck in seed {seed}: {error:#}"));
+                figures.stuck += 1;
+                ensure!(figures.stuck < MOST_STUCK, "{figures}; the last one: {error:#}");
+                continue;
+            }
+        };
         for why in &outcome.refused {
             say(&format!("refused in seed {seed}: {why}"));
         }
@@ -58,7 +66,7 @@ pub async fn session(
             start.elapsed().as_secs_f64() / 60.0,
             outcome.faults.len()
         ));
-        if let Some(fault) = outcome.faults.first() {
+        if let Some(fault) = outcome.faults.iter().max_by_key(|fault| fault.gravity()) {
             let small = if plan.reduce {
                 reduced(stage, &world, fault).await?
             } else {
@@ -147,11 +155,11 @@ fn is_same(one: &Fault, other: &Fault) -> bool {
 fn keep(folder: &Path, world: &World, fault: &Fault) -> Result<PathBuf> {
     fs::create_dir_all(folder)?;
     let path = folder.join(format!("{}.yaml", world.seed));
-    let said: String = fault
+    let said: Vec<String> = fault
         .to_string()
         .lines()
-        .map(|line| format!("# {line}\n"))
+        .map(|line| format!("# {line}"))
         .collect();
-    fs::write(&path, said + &world.yaml()?)?;
+    fs::write(&path, said.join("\n") + "\n" + &world.yaml()?)?;
     Ok(path)
 }

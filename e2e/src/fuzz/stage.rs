@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, ensure};
 use futures_util::future::try_join_all;
 use k8s_openapi::api::core::v1::{Pod, Service};
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use super::pool::{self, CALLER, DESTINATIONS, EXTERNAL, HOME, JUDGE, NAMESPACES};
@@ -230,7 +230,7 @@ impl Stage {
             self.addresses.insert(name, pod.ip);
         }
         let services = Api::<Service>::all(self.mesh.client())
-            .list(&Default::default())
+            .list(&ListParams::default())
             .await?;
         for service in services {
             let ip = service

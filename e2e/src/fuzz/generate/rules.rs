@@ -23,7 +23,7 @@ impl Making {
             _ => service.host(),
         };
         let mut http: Vec<Value> = Vec::new();
-        for _ in 0..1 + self.dice.below(2) {
+        for _ in 0..=self.dice.below(2) {
             http.push(self.http_rule());
         }
         let name = format!("vs{number}");
@@ -65,7 +65,7 @@ impl Making {
             0 => rule["match"] = json!([{"uri": {"prefix": "/a"}}]),
             1 => rule["match"] = json!([{"headers": {"x-fuzz": {"exact": "1"}}}]),
             2 => {
-                rule["match"] = json!([{"uri": {"exact": "/"}}, {"method": {"exact": "GET"}, "uri": {"prefix": "/status"}}])
+                rule["match"] = json!([{"uri": {"exact": "/"}}, {"method": {"exact": "GET"}, "uri": {"prefix": "/status"}}]);
             }
             _ => {}
         }
@@ -86,7 +86,7 @@ impl Making {
             1 => rule["rewrite"] = json!({"authority": "rewritten.example"}),
             2 => rule["fault"] = json!({"abort": {"httpStatus": 418, "percentage": {"value": 100}}}),
             3 => {
-                rule["headers"] = json!({"request": {"set": {"x-by-rule": "yes"}}, "response": {"add": {"x-from-rule": "yes"}}})
+                rule["headers"] = json!({"request": {"set": {"x-by-rule": "yes"}}, "response": {"add": {"x-from-rule": "yes"}}});
             }
             4 => rule["mirror"] = self.destination(),
             5 => rule["timeout"] = json!("3s"),
