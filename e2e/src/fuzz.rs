@@ -5,8 +5,9 @@
 //!  seed ──▶ generate ──▶ World (objects, calls, changes) ──▶ run on a Stage ──▶ Fault ──▶ reduce ──▶ a small World
 //! ```
 //!
-//! Worlds are pure values, the same for the same seed. A stage is a real mesh whose second istiod ignores Sidecars
-//! and EnvoyFilters: two pods with one identity and equal labels, `caller` and `judge`, differ by nothing else.
+//! Worlds are pure values, the same for the same seed. A stage is a real mesh with a second istiod that
+//! ignores Sidecars and EnvoyFilters: two pods with one identity and equal labels, `caller` and `judge`,
+//! differ by nothing else.
 
 mod answer;
 mod dice;

@@ -1,7 +1,7 @@
 //! Random meshes against the unscoped proxy: `make fuzz`.
 //!
-//! Standard output is what was found. It ends with exit code 1 when a fenced caller got another answer than the
-//! unscoped one.
+//! Standard output is what was found. It ends with exit code 1 when a fenced caller got another answer than
+//! the unscoped one.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,7 +12,8 @@ use clap::Parser;
 use servicefence_e2e::fuzz::{Plan, Stage, World, generate, session};
 use servicefence_e2e::tools::repository;
 
-/// Plays random meshes and compares the answers that a fenced workload gets with those of an unscoped one (root)
+/// Plays random meshes and compares the answers that a fenced workload gets with those of an unscoped one
+/// (root)
 #[derive(Debug, Parser)]
 #[command(name = "fuzz")]
 struct Flags {

@@ -1,8 +1,8 @@
 //! An istiod process of one revision, and further ones beside the first.
 //!
-//! In: a revision and its environment. Out: a process, and the Service `istiod-<revision>` by which the agents of
-//! its pods find it. All have one certificate authority, which istiod keeps in a Secret, and one MeshConfig.
-//! Only the first one validates.
+//! In: a revision and its environment. Out: a process, and the Service `istiod-<revision>` by which the
+//! agents of its pods find it. All have one certificate authority, which istiod keeps in a Secret, and one
+//! MeshConfig. Only the first one validates.
 
 use std::fs;
 use std::path::Path;

@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use crate::call::Reply;
 
-/// Headers of a request that may reach the destination otherwise through the gateway than directly: the chart's
-/// README lists them for users.
+/// Headers of a request that may reach the destination otherwise through the gateway than directly: the
+/// chart's README lists them for users.
 pub const REQUEST_HEADERS_THAT_DIFFER: [&str; 2] = ["x-forwarded-client-cert", "x-envoy-external-address"];
 /// Headers that differ between two equal calls: of requests, and of answers.
 pub const OWN_OF_EACH_REQUEST: [&str; 5] = [

@@ -30,7 +30,7 @@ pub struct Fault {
     pub explained: Value,
 }
 
-/// Of which kind a fault is.
+/// The kinds of faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The first call after a step got another answer.
@@ -42,7 +42,8 @@ pub enum Kind {
 }
 
 impl Fault {
-    /// Of several faults of a world, the gravest is reduced: a call that fails, then another outcome, then the rest.
+    /// Of several faults of a world, the gravest is reduced: a call that fails, then another outcome, then
+    /// the rest.
     pub(super) fn gravity(&self) -> u8 {
         let other = self.judge.outcome != self.fenced.outcome || self.judge.server != self.fenced.server;
         u8::from(other) + u8::from(self.fenced.failed())

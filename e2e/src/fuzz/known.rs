@@ -1,4 +1,5 @@
-//! Differences that are known, so that a run shows what is not. Each is counted, and the first of a run is told.
+//! Differences that are known, so that a run shows what is not. Each is counted, and the first of a run is
+//! told.
 
 use std::fmt;
 
@@ -10,21 +11,22 @@ use super::answer::Answer;
 /// Why an answer may differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Known {
-    /// The unscoped caller fails on the way, the fenced one is answered: the gateway reaches by mutual TLS what the
-    /// caller's proxy sends on in plain text, such as a Service that is not exported to it.
+    /// The unscoped caller fails on the way, the fenced one is answered: the gateway reaches by mutual TLS
+    /// what the caller's proxy sends on in plain text, such as a Service that is not exported to it.
     Reached,
     /// Both fail, and the gateway says another reason than the caller's proxy.
     Reason,
-    /// The call dials one Service or pod and names another one as Host. Istio goes by the name, the gateway by the address.
+    /// The call dials one Service or pod and names another one as Host. Istio goes by the name, the gateway
+    /// by the address.
     Forged,
-    /// The client speaks HTTP/2, and the gateway speaks another version to the server than the caller's proxy does: it
-    /// knows the Service where that one passes through, or does not where that one does.
+    /// The client speaks HTTP/2, and the gateway speaks another version to the server than the caller's proxy
+    /// does: it knows the Service where that one passes through, or does not where that one does.
     Translated,
-    /// HTTP on a port number that is not HTTP everywhere in the mesh goes through a tunnel, or is passed through, as
-    /// bytes: the proxies on the way add no headers, and the destination's own one adds others.
+    /// HTTP on a port number that is not HTTP everywhere in the mesh goes through a tunnel, or is passed
+    /// through, as bytes: the proxies on the way add no headers, and the destination's own one adds others.
     Tunnelled,
-    /// An address without a rule was tried twice by the gateway, once over mutual TLS and once in plain text, and
-    /// the destination sees it in `x-envoy-attempt-count`.
+    /// An address without a rule was tried twice by the gateway, once over mutual TLS and once in plain text,
+    /// and the destination sees it in `x-envoy-attempt-count`.
     Attempts,
 }
 

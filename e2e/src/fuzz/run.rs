@@ -35,7 +35,7 @@ pub struct Figures {
     pub calls: usize,
     /// Those that a server answered.
     pub arrived: usize,
-    /// Those of `arrived` whose first call went through the gateway.
+    /// Those of `arrived` that went through the gateway the first time after a step.
     pub first_by_gateway: usize,
     /// Those of `arrived` that were direct in the end.
     pub direct: usize,

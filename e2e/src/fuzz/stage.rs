@@ -246,8 +246,8 @@ impl Stage {
         Ok(())
     }
 
-    /// Writes a marker in each namespace and waits until it has come to both callers and, by the controller, to the
-    /// gateway. What was written before has come too.
+    /// Writes a marker in each namespace and waits until it has come to both callers and, by the controller,
+    /// to the gateway. What was written before has come too.
     async fn barrier(&mut self) -> Result<()> {
         self.barrier += 1;
         let mark = format!("/barrier-{}", self.barrier);

@@ -9,7 +9,8 @@ use crate::call::Call;
 
 /// A mesh, what is called in it, and how it changes.
 ///
-/// Texts may stand for addresses that are known at run time: `{pod books/a}`, `{service books/s0}`, `{external}`.
+/// Texts may stand for addresses that are known at run time: `{pod books/a}`, `{service books/s0}`,
+/// `{external}`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct World {
     /// The seed that it was made of.
@@ -115,7 +116,8 @@ pub(super) fn name(object: &Value) -> String {
 }
 
 impl World {
-    /// Whether a call names another Service of this world than it dials. An `ExternalName` is a name of another one.
+    /// Whether a call names another Service of this world than it dials. An `ExternalName` is a name of
+    /// another one.
     pub(super) fn is_forged(&self, call: &FuzzCall) -> bool {
         let Some(host) = &call.host else { return false };
         let dialled = call.url.split("://").nth(1).unwrap_or_default();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-/// The annotation that says of which revision of Istio a pod is.
+/// The annotation that names the revision of Istio that a pod belongs to.
 pub(crate) const REVISION: &str = "istio.io/rev";
 
 /// What runs in front of the app.

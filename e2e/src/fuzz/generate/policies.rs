@@ -1,5 +1,5 @@
-//! Policies of the destinations. Those that the documentation leaves out are not made: of the root namespace, and by
-//! what only the request has.
+//! Policies of the destinations. Those that the documentation leaves out are not made: of the root namespace,
+//! and by what only the request has.
 
 use serde_json::{Value, json};
 

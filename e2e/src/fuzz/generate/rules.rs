@@ -1,5 +1,6 @@
-//! `VirtualService`s and `DestinationRule`s. A call has one answer: weights are 0 or 100. What the documentation says that
-//! first calls do without is not made: `sourceLabels`, and DestinationRules of the caller for others.
+//! `VirtualService`s and `DestinationRule`s. A call has one answer: weights are 0 or 100. What the
+//! documentation says that first calls do without is not made: `sourceLabels`, and DestinationRules of the
+//! caller for others.
 
 use serde_json::{Value, json};
 
