@@ -1,6 +1,6 @@
 # Every target is one line of what it runs; `make help` is made from the comments behind the colons.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint fmt clippy doc generated generate bench figures scale absence mesh mesh-down clean
+.PHONY: help demo test test-fast lint fmt clippy doc generated generate bench figures scale absence fuzz mesh mesh-down clean
 CARGO ?= cargo
 # Every program of the project. With a test beside them, crates have the features that `make test` gives them, so
 # that nothing is compiled twice.
@@ -49,6 +49,10 @@ scale: ## Measure the controller beside 10,000 Services and 2,000 fences (root; 
 
 absence: ## Call through an hour's changes of a mesh, with the controller stopped (root; about an hour)
 	CHANGES=3600 $(CARGO) test --workspace --test operation -- a_fenced_caller_misses_nothing
+
+fuzz: ## Play random meshes: a fenced caller must get the answers of an unscoped one (root; MINUTES=60, SEED=1)
+	@$(BUILD)
+	@$(PROGRAMS)/fuzz --minutes $(or $(MINUTES),60) --seed $(or $(SEED),1)
 
 mesh: ## Start a real mesh that stays, and say how to use it (root)
 	@$(BUILD)

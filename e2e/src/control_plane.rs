@@ -8,6 +8,7 @@
 mod istiod;
 mod kubernetes;
 mod network;
+pub(crate) mod revision;
 
 use std::path::PathBuf;
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use futures_util::stream::select;
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
 use kube::api::{Api, ListParams};
@@ -206,6 +206,35 @@ fn endpoints(folder: &Path, service: &str) -> Result<usize> {
 }
 
 impl Mesh {
+    /// Waits until names and addresses lead everywhere to what the API server says now, and Services with a
+    /// selector have the pods that it selects.
+    pub(crate) async fn wait_services(&self) -> Result<()> {
+        let core = self.core();
+        until("the addresses of all Services", wait::LONG, || async {
+            let all = ListParams::default();
+            let services = Api::<Service>::all(core.client.clone()).list(&all).await?;
+            let slices = Api::<EndpointSlice>::all(core.client.clone()).list(&all).await?;
+            let pods = Api::<Pod>::all(core.client.clone()).list(&all).await?;
+            let table = Table::of(&services.items, &slices.items, &is_real(&core.id));
+            for service in &services.items {
+                let Some(wanted) = rules::selected(service, &pods.items) else {
+                    continue;
+                };
+                let (namespace, name) = (&service.metadata.namespace, &service.metadata.name);
+                let key = format!(
+                    "{}/{}",
+                    namespace.as_deref().unwrap_or_default(),
+                    name.as_deref().unwrap_or_default()
+                );
+                let has = table.endpoints(&key).unwrap_or(wanted);
+                ensure!(has == wanted, "{key} has {has} endpoints instead of {wanted}");
+            }
+            ensure!(table == in_force(&core.folder)?, "not yet in force");
+            Ok(())
+        })
+        .await
+    }
+
     /// Waits until `namespace/name` has exactly this many ready endpoints and its address leads to them,
     /// everywhere.
     pub async fn wait_service(&self, service: &str, count: usize) -> Result<()> {

@@ -11,9 +11,10 @@ use kube::api::{Api, ListParams, PostParams};
 use serde_json::{Value, json};
 
 use super::Setup;
-use crate::addresses::{ISTIO_NAMESPACE, NODE_IP};
+use super::revision::{self, Instance};
+use crate::addresses::ISTIO_NAMESPACE;
 use crate::objects::{self, Objects};
-use crate::process::{Process, Program};
+use crate::process::Process;
 use crate::service_vips;
 use crate::wait::{self, Hopeless, until};
 
@@ -57,30 +58,7 @@ fn established(definition: &CustomResourceDefinition) -> bool {
 pub(super) async fn prepare(setup: &Setup<'_>, objects: &Objects) -> Result<()> {
     objects.namespace(ISTIO_NAMESPACE).await?;
     let metadata = json!({"name": "istiod", "namespace": ISTIO_NAMESPACE, "labels": {"app": "istiod", "istio": "pilot"}});
-    let ports = [
-        ("grpc-xds", 15010, 15010),
-        ("https-dns", 15012, 15012),
-        ("https-webhook", 443, 15017),
-        ("http-monitoring", 15014, 15014),
-    ];
-    let service_ports: Vec<Value> = ports
-        .iter()
-        .map(|(name, port, target)| json!({"name": name, "port": port, "targetPort": target, "protocol": "TCP"}))
-        .collect();
-    objects
-        .apply(&json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"ports": service_ports}}))
-        .await?;
-    let slice_ports: Vec<Value> = ports
-        .iter()
-        .map(|(name, _, target)| json!({"name": name, "port": target, "protocol": "TCP"}))
-        .collect();
-    objects
-        .apply(&json!({
-            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-            "metadata": {"name": "istiod", "namespace": ISTIO_NAMESPACE, "labels": {"kubernetes.io/service-name": "istiod"}},
-            "endpoints": [{"addresses": [NODE_IP], "conditions": {"ready": true}}], "ports": slice_ports,
-        }))
-        .await?;
+    revision::apply_service(objects, &metadata, 0).await?;
     objects.apply(&config_map(&mesh_config(setup)?)?).await?;
     objects.apply(&setup.options.mtls.object()).await?;
     objects.apply(&webhook()).await?;
@@ -141,49 +119,20 @@ fn webhook() -> Value {
     })
 }
 
-/// Starts istiod in a folder of its own, where its certificate authority keeps its files.
+/// Starts the first istiod.
 pub(super) fn start(setup: &Setup<'_>) -> Result<Process> {
-    let folder = setup.folder.join("istiod");
-    fs::create_dir_all(&folder)?;
-    let kubeconfig = setup.kubeconfig();
-    let mut program = Program::new("istiod", setup.tools.program("pilot-discovery"), folder)
-        .args(["discovery", "--kubeconfig"])
-        .args([kubeconfig.to_string_lossy()])
-        .args([
-            "--grpcAddr=0.0.0.0:15010",
-            "--secureGRPCAddr=0.0.0.0:15012",
-            "--httpsAddr=0.0.0.0:15017",
-            "--httpAddr=127.0.0.1:8080",
-            "--monitoringAddr=0.0.0.0:15014",
-            "--registries=Kubernetes",
-            "--domain=cluster.local",
-            "--kubernetesApiQPS=1000",
-            "--kubernetesApiBurst=2000",
-            "--ctrlz_port=0",
-        ]);
-    for (name, value) in [
-        ("POD_NAMESPACE", ISTIO_NAMESPACE),
-        ("POD_NAME", "istiod-mesh"),
-        ("CLUSTER_ID", "Kubernetes"),
-        ("REVISION", "default"),
-        ("JWT_POLICY", "third-party-jwt"),
-        ("INJECT_ENABLED", "false"),
-        ("INJECTION_WEBHOOK_CONFIG_NAME", ""),
-        ("VALIDATION_WEBHOOK_CONFIG_NAME", WEBHOOK),
-        ("ENABLE_LEADER_ELECTION", "false"),
-        // Routes of Gateway API are followed once it is installed. Its Gateways are not run.
-        ("PILOT_ENABLE_GATEWAY_API_DEPLOYMENT_CONTROLLER", "false"),
-        // A plain Envoy has none of Istio's own filters.
-        ("PILOT_ENABLE_METADATA_EXCHANGE", "false"),
-        ("PILOT_ENABLE_ALPN_FILTER", "false"),
-        ("UNSAFE_ENABLE_ADMIN_ENDPOINTS", "true"),
-    ] {
-        program = program.env(name, value);
-    }
-    for (name, value) in &setup.options.istiod_env {
-        program = program.env(name, value);
-    }
-    program.start(&setup.node, &setup.logs())
+    let env = &setup.options.istiod_env;
+    revision::start(
+        setup.tools,
+        &setup.folder,
+        &setup.node,
+        &Instance {
+            revision: "default",
+            webhook: WEBHOOK,
+            shift: 0,
+            env,
+        },
+    )
 }
 
 /// istiod is ready when it says so, has published its root certificate, and refuses a bad object through its
@@ -195,12 +144,7 @@ pub(super) async fn wait_ready(setup: &Setup<'_>, client: &Client, processes: &[
         for process in processes {
             process.still_runs().map_err(Hopeless)?;
         }
-        let answer = setup.node.enter(|| crate::admin::get(8080, "/ready"))??;
-        if answer.status == 200 {
-            Ok(())
-        } else {
-            bail!("it answers {}", answer.status)
-        }
+        revision::is_ready(&setup.node, 0)
     })
     .await?;
     objects

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::network::{self, Place};
 use super::proxy_agent::{self, Identity};
 use super::record::PodRecord;
-use super::spec::{PodKind, PodSpec, Server};
+use super::spec::{PodKind, PodSpec, REVISION, Server};
 use crate::addresses::{NODE_IP, NODE_NAME};
 use crate::interception::{intercept, interception};
 use crate::mesh::Mesh;
@@ -185,7 +185,7 @@ pub(crate) fn inject(
             .or_insert_with(|| "istio".to_owned());
     }
     annotations
-        .entry("istio.io/rev".to_owned())
+        .entry(REVISION.to_owned())
         .or_insert_with(|| "default".to_owned());
     annotations
         .entry("sidecar.istio.io/status".to_owned())

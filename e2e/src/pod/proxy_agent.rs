@@ -11,9 +11,10 @@ use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use super::record::PodRecord;
-use super::spec::PodKind;
+use super::spec::{PodKind, REVISION};
 use crate::addresses::{ISTIO_NAMESPACE, NODE_IP, NODE_NAME};
 use crate::admin;
+use crate::control_plane::revision::host;
 use crate::interception::interception;
 use crate::mesh::core::Core;
 use crate::objects::{self, merge};
@@ -76,7 +77,7 @@ pub(crate) async fn start(core: &Core, pod: &PodRecord, identity: &Identity<'_>)
         ("INSTANCE_IP", &pod.ip),
         ("SERVICE_ACCOUNT", &pod.service_account),
         ("HOST_IP", NODE_IP),
-        ("CA_ADDR", "istiod.istio-system.svc:15012"),
+        ("CA_ADDR", &istiod(identity)),
         ("TRUST_DOMAIN", "cluster.local"),
         ("PILOT_CERT_PROVIDER", "istiod"),
         ("JWT_POLICY", "third-party-jwt"),
@@ -144,9 +145,18 @@ fn give_to_proxy_user(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The istiod of the pod's revision.
+fn istiod(identity: &Identity<'_>) -> String {
+    let revision = identity
+        .annotations
+        .get(REVISION)
+        .map_or("default", String::as_str);
+    format!("{}:15012", host(revision))
+}
+
 fn proxy_config(core: &Core, folder: &Path, identity: &Identity<'_>) -> Result<String> {
     let mut config = json!({
-        "discoveryAddress": "istiod.istio-system.svc:15012",
+        "discoveryAddress": istiod(identity),
         "binaryPath": core.tools.program("envoy"),
         "configPath": folder.join("etc/istio/proxy"),
         "proxyBootstrapTemplatePath": core.tools.envoy_bootstrap(),

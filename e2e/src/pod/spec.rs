@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+/// The annotation that names the revision of Istio that a pod belongs to.
+pub(crate) const REVISION: &str = "istio.io/rev";
+
 /// What runs in front of the app.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PodKind {
@@ -135,6 +138,12 @@ impl PodSpec {
     pub fn annotation(mut self, name: &str, value: &str) -> Self {
         self.annotations.insert(name.to_owned(), value.to_owned());
         self
+    }
+
+    /// Is served by the istiod of this revision, instead of the first one.
+    #[must_use]
+    pub fn revision(self, revision: &str) -> Self {
+        self.annotation(REVISION, revision)
     }
 
     /// Sets the service account.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::{Deserialize, Serialize};
 
@@ -131,6 +131,25 @@ impl Table {
         }
         text
     }
+}
+
+/// How many pods the selector of a Service selects that take calls; none without a selector.
+pub(super) fn selected(service: &Service, pods: &[Pod]) -> Option<usize> {
+    let spec = service.spec.as_ref()?;
+    let selector = spec.selector.as_ref().filter(|it| !it.is_empty())?;
+    let all = spec.publish_not_ready_addresses == Some(true);
+    let chosen = pods.iter().filter(|pod| {
+        let labels = pod.metadata.labels.as_ref();
+        let ready = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+        let is_ready =
+            ready.is_some_and(|them| them.iter().any(|it| it.type_ == "Ready" && it.status == "True"));
+        pod.metadata.namespace == service.metadata.namespace
+            && (all || is_ready)
+            && selector
+                .iter()
+                .all(|(name, value)| labels.and_then(|labels| labels.get(name)) == Some(value))
+    });
+    Some(chosen.count())
 }
 
 impl Entry {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use bytes::Bytes;
 use http::Version;
+use servicefence_e2e::fuzz::REQUEST_HEADERS_THAT_DIFFER;
 use servicefence_e2e::install::{GATEWAY, SOON};
 use servicefence_e2e::wait::until;
 use servicefence_e2e::{Call, Protocol, Reply, Via};
@@ -423,7 +424,7 @@ async fn a8_first_calls_arrive_with_the_headers_of_direct_ones(scene: Scene) -> 
             told["peer"].take();
             if let Some(headers) = told["headers"].as_object_mut() {
                 headers.retain(|name, _| match name.as_str() {
-                    "x-forwarded-client-cert" | "x-envoy-external-address" => false,
+                    name if REQUEST_HEADERS_THAT_DIFFER.contains(&name) => false,
                     // Without one from the caller, its proxy makes one for each request.
                     "x-request-id" => service == "rich",
                     _ => true,

@@ -1,0 +1,169 @@
+//! Differences that are known, so that a run shows what is not. Each is counted, and the first of a run is
+//! told.
+
+use std::fmt;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::answer::Answer;
+
+/// Why an answer may differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum Known {
+    /// The unscoped caller fails on the way, the fenced one is answered: the gateway reaches by mutual TLS
+    /// what the caller's proxy sends on in plain text, such as a Service that is not exported to it.
+    Reached,
+    /// Both fail, and the gateway says another reason than the caller's proxy.
+    Reason,
+    /// The call dials one Service or pod and names another one as Host. Istio goes by the name, the gateway
+    /// by the address.
+    Forged,
+    /// The client speaks HTTP/2, and the gateway speaks another version to the server than the caller's proxy
+    /// does: it knows the Service where that one passes through, or does not where that one does.
+    Translated,
+    /// HTTP on a port number that is not HTTP everywhere in the mesh goes through a tunnel, or is passed
+    /// through, as bytes: the proxies on the way add no headers, and the destination's own one adds others.
+    Tunnelled,
+    /// An address without a rule was tried twice by the gateway, once over mutual TLS and once in plain text,
+    /// and the destination sees it in `x-envoy-attempt-count`.
+    Attempts,
+}
+
+impl Known {
+    /// What is known of the difference of two answers, if anything is.
+    pub(super) fn of(judge: &Answer, fenced: &Answer, way: Way) -> Option<Self> {
+        if judge.failed() && fenced.outcome != "time-out" {
+            return Some(if fenced.failed() {
+                Self::Reason
+            } else {
+                Self::Reached
+            });
+        }
+        if way.forged && judge.arrived() && fenced.arrived() && judge.server != fenced.server {
+            return Some(Self::Forged);
+        }
+        let mut left_out = vec!["x-envoy-attempt-count"];
+        if alike(judge, fenced, &left_out) {
+            return Some(Self::Attempts);
+        }
+        if way.http2 {
+            left_out.extend(["host", "protocol"]);
+            if alike(judge, fenced, &left_out) {
+                return Some(Self::Translated);
+            }
+        }
+        left_out.extend(["x-forwarded-proto", "server"]);
+        (way.tunnelled && alike(judge, fenced, &left_out)).then_some(Self::Tunnelled)
+    }
+}
+
+/// How a call was made.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Way {
+    /// It names another Service than it dials.
+    pub(super) forged: bool,
+    /// It went on as bytes, by the gateway or past it.
+    pub(super) tunnelled: bool,
+    /// The client speaks HTTP/2.
+    pub(super) http2: bool,
+}
+
+/// Whether two answers are equal, but for these headers, of the answer and of what the server was told.
+fn alike(one: &Answer, other: &Answer, left_out: &[&str]) -> bool {
+    let rest = |answer: &Answer| {
+        let mut answer = answer.clone();
+        answer
+            .headers
+            .retain(|name, _| !left_out.contains(&name.as_str()));
+        answer.body = without(&answer.body, left_out);
+        answer
+    };
+    rest(one) == rest(other)
+}
+
+/// What a server was told, without some headers, or without the version of HTTP.
+fn without(body: &str, names: &[&str]) -> String {
+    let Ok(mut told) = serde_json::from_str::<Value>(body) else {
+        return body.to_owned();
+    };
+    if let Some(headers) = told["headers"].as_object_mut() {
+        headers.retain(|name, _| !names.contains(&name.as_str()));
+    }
+    if names.contains(&"protocol") {
+        told["protocol"].take();
+    }
+    told.to_string()
+}
+
+impl fmt::Display for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}",
+            match self {
+                Self::Reached => "reached only when fenced",
+                Self::Reason => "failed for another reason",
+                Self::Forged => "sent to what was dialled",
+                Self::Translated => "served in another version of HTTP",
+                Self::Tunnelled => "through a tunnel, without the headers of a proxy",
+                Self::Attempts => "tried twice by the gateway",
+            }
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(outcome: &str, server: Option<&str>, body: &str) -> Answer {
+        Answer {
+            outcome: outcome.to_owned(),
+            server: server.map(str::to_owned),
+            body: body.to_owned(),
+            ..Answer::default()
+        }
+    }
+
+    #[test]
+    fn a_failure_may_have_another_reason_and_a_success_may_not() {
+        let (one, other) = (
+            answer("503", None, "no healthy upstream"),
+            answer("503", None, "reset"),
+        );
+        let forged = Way {
+            forged: true,
+            ..Way::default()
+        };
+        let good = answer("200", Some("books/a"), "{}");
+        assert_eq!(Known::of(&one, &other, Way::default()), Some(Known::Reason));
+        assert_eq!(Known::of(&one, &good, Way::default()), Some(Known::Reached));
+        assert_eq!(Known::of(&good, &one, Way::default()), None);
+        assert_eq!(
+            Known::of(&one, &answer("time-out", None, ""), Way::default()),
+            None
+        );
+        let other = answer("200", Some("books/b"), "{}");
+        assert_eq!(Known::of(&good, &other, Way::default()), None);
+        assert_eq!(Known::of(&good, &other, forged), Some(Known::Forged));
+    }
+
+    #[test]
+    fn of_the_headers_only_the_count_of_attempts_may_differ() {
+        let body = |count: &str, x: &str| {
+            format!(r#"{{"headers":{{"x-envoy-attempt-count":["{count}"],"x":["{x}"]}}}}"#)
+        };
+        let tunnelled = Way {
+            tunnelled: true,
+            ..Way::default()
+        };
+        let of = |count, x| answer("200", Some("books/a"), &body(count, x));
+        assert_eq!(
+            Known::of(&of("1", "a"), &of("2", "a"), Way::default()),
+            Some(Known::Attempts)
+        );
+        assert_eq!(Known::of(&of("1", "a"), &of("2", "b"), Way::default()), None);
+        assert_eq!(Known::of(&of("1", "a"), &of("2", "b"), tunnelled), None);
+    }
+}
