@@ -32,7 +32,7 @@ pub use self::scoping::Scoping;
 pub use self::why::{Why, Whys};
 
 impl Scoping<'_> {
-    /// The scope that a fence should have: one rule after the other. The last five look at what the others
+    /// The scope that a fence should have: one rule after the other. The last six look at what the others
     /// brought.
     pub fn scope_of(self, fence: &Fence) -> Scope {
         let namespace = &fence.key.namespace;
@@ -56,10 +56,11 @@ impl Scoping<'_> {
         scope.extend(Why::SubsetRule, self.led_to_subsets(namespace));
         let non_http = self.which_non_http(fence);
         scope.extend(Why::NonHttp, self.kept_non_http(namespace, non_http));
-        // What one of the two brings may bring more by the other.
+        // What one of the three brings may bring more by another.
         loop {
             self.add_port_collisions(namespace, non_http, &mut scope);
-            if !self.add_aliases(fence, &mut scope) {
+            let has_aliases = self.add_aliases(fence, &mut scope);
+            if !self.add_destinations(namespace, &mut scope) && !has_aliases {
                 break;
             }
         }

@@ -6,6 +6,7 @@ mod connections;
 mod covered;
 mod delegates;
 mod destination_rules;
+mod destinations;
 mod discovery;
 mod dual_stack;
 mod enforce;

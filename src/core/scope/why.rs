@@ -48,6 +48,8 @@ pub enum Why {
     PortCollision,
     /// It is an alias, by the chart, of a host in scope.
     Alias,
+    /// Rules for a host in scope lead to it, and it has several ports.
+    Destination,
     /// A VirtualService has rules for a host in scope, and is looked up by its own namespace.
     Route,
     /// It is an ExternalName of a host in scope, or what one stands for to which a rule in scope leads.
@@ -55,7 +57,7 @@ pub enum Why {
 }
 
 impl Why {
-    const ALL: [Self; 22] = [
+    const ALL: [Self; 23] = [
         Self::Own,
         Self::Baseline,
         Self::Provider,
@@ -76,6 +78,7 @@ impl Why {
         Self::NonHttp,
         Self::PortCollision,
         Self::Alias,
+        Self::Destination,
         Self::Route,
         Self::ExternalName,
     ];
@@ -113,6 +116,10 @@ impl Why {
                 "Protocol",
                 "a VirtualService of this namespace routes it to a subset, and the fallback gateway may not see the DestinationRule of it",
             ),
+            Self::Destination => (
+                "Route",
+                "a VirtualService for a host in scope leads to it, and without its import Istio brings only the ports that the rule names",
+            ),
             Self::PortCollision => (
                 "Protocol",
                 "it has a port that is not HTTP, and an HTTP listener of the same number would swallow its connections",
@@ -147,8 +154,12 @@ impl Whys {
 
     /// Whether there is a reason besides those that come along with another host.
     pub fn has_its_own(self) -> bool {
-        self.iter()
-            .any(|why| !matches!(why, Why::Alias | Why::Route | Why::ExternalName))
+        self.iter().any(|why| {
+            !matches!(
+                why,
+                Why::Alias | Why::Destination | Why::Route | Why::ExternalName
+            )
+        })
     }
 
     /// Whether a reason is among them.

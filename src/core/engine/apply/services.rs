@@ -98,8 +98,12 @@ impl Engine {
         }
         // A rule that names no port of its destination means the destination's only one.
         if replaced.differs(|facts| facts.ports.clone()) {
-            let hosts = self.mesh.rules.hosts_routed_to(key);
-            self.dirty_routes_of(hosts, dirty);
+            let hosts: BTreeSet<_> = self.mesh.rules.hosts_routed_to(key).into_iter().collect();
+            self.dirty_routes_of(hosts.iter().copied(), dirty);
+            // With several ports it is imported where a rule leads to it.
+            for host in hosts {
+                self.dirty_fences_having(host, dirty);
+            }
         }
     }
 
