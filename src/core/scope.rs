@@ -56,16 +56,18 @@ impl Scoping<'_> {
         scope.extend(Why::SubsetRule, self.led_to_subsets(namespace));
         let non_http = self.which_non_http(fence);
         scope.extend(Why::NonHttp, self.kept_non_http(namespace, non_http));
-        // What one of the three brings may bring more by another.
+        // What one of these brings may bring more by another.
         loop {
+            let before = scope.hosts.len();
             self.add_port_collisions(namespace, non_http, &mut scope);
-            let has_aliases = self.add_aliases(fence, &mut scope);
-            if !self.add_destinations(namespace, &mut scope) && !has_aliases {
+            self.add_aliases(fence, &mut scope);
+            self.add_external_names(fence, &mut scope);
+            self.add_destinations(namespace, &mut scope);
+            if scope.hosts.len() == before {
                 break;
             }
         }
         self.add_routes(namespace, &mut scope);
-        self.add_external_names(fence, &mut scope);
         // What is named or learned there comes back with its namespace.
         scope
             .hosts

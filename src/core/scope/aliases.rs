@@ -12,19 +12,15 @@ use crate::workloads::Fence;
 
 impl<'a> Scoping<'a> {
     /// Adds the aliases of what is in scope by itself: one that is there as an alias only brings none of its
-    /// own. Says whether there is a new host.
-    pub(super) fn add_aliases(self, fence: &Fence, scope: &mut Scope) -> bool {
+    /// own.
+    pub(super) fn add_aliases(self, fence: &Fence, scope: &mut Scope) {
         if !self.mesh.aliases.has_any() {
-            return false;
+            return;
         }
         let aliased = self.aliased(&fence.key.namespace, scope);
         let aliased = aliased.filter(|(_, _, import)| !fence.owner_rules.denies(&import.name));
         let imports: Vec<_> = aliased.map(|(_, _, import)| import).collect();
-        let mut grew = false;
-        for import in imports {
-            grew |= scope.add(import, Why::Alias);
-        }
-        grew
+        scope.extend(Why::Alias, imports);
     }
 
     /// The hosts that have a host as their alias.

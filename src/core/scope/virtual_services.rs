@@ -42,27 +42,22 @@ impl<'a> Scoping<'a> {
         hosts.filter(|(_, host)| !host.contains('*'))
     }
 
-    /// Adds the Services with several ports to which rules for hosts in scope lead. istiod brings a destination
-    /// by itself, with no port but those that rules name; and when it is imported later, a proxy that has it
-    /// already is not told of the others (`deltaFromServiceDiff`). Says whether any was new.
-    pub(super) fn add_destinations(self, namespace: &Name, scope: &mut Scope) -> bool {
+    /// Adds the Services with several ports to which rules for hosts in scope lead. istiod brings a
+    /// destination by itself, with no port but those that rules name; and when it is imported later, a proxy
+    /// that has it already is not told of the others (`deltaFromServiceDiff`).
+    pub(super) fn add_destinations(self, namespace: &Name, scope: &mut Scope) {
         let has_several = |service: &ServiceKey| {
             let facts = self.mesh.services.get(service);
             facts.is_some_and(|facts| facts.ports.len() > 1 && facts.visibility.to(namespace))
         };
-        let brought = scope
-            .hosts
-            .keys()
-            .flat_map(|host| self.mesh.brought_by(namespace, host));
+        let hosts = scope.hosts.keys();
+        let brought = hosts.flat_map(|host| self.mesh.brought_by(namespace, host));
         let brought: BTreeSet<_> = brought.filter(has_several).collect();
-        let mut grew = false;
-        for service in brought {
-            let host = service.scope_host();
+        for host in brought.iter().map(ServiceKey::scope_host) {
             if !scope.hosts.contains_key(&host) {
-                grew |= scope.add(host, Why::Destination);
+                scope.add(host, Why::Destination);
             }
         }
-        grew
     }
 
     /// Adds what brings the rules for hosts in scope. VirtualServices are imported by their own namespace, so

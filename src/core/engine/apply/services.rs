@@ -98,7 +98,7 @@ impl Engine {
         }
         // A rule that names no port of its destination means the destination's only one.
         if replaced.differs(|facts| facts.ports.clone()) {
-            let hosts: BTreeSet<_> = self.mesh.rules.hosts_routed_to(key).into_iter().collect();
+            let hosts: BTreeSet<_> = self.mesh.rules.hosts_routed_to(key).collect();
             self.dirty_routes_of(hosts.iter().copied(), dirty);
             // With several ports it is imported where a rule leads to it.
             for host in hosts {
