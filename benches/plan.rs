@@ -8,7 +8,8 @@ use std::sync::Arc;
 use criterion::{Criterion, criterion_group, criterion_main};
 use jiff::{SignedDuration, Timestamp};
 use servicefence::fence::facts::{
-    LabelValue, Labels, NamespaceFacts, Port, Protocol, ServiceFacts, ServiceKind, Visibility,
+    LabelValue, Labels, MeshConfigLayer, NamespaceFacts, Port, Protocol, ServiceFacts, ServiceKind,
+    Visibility,
 };
 use servicefence::fence::name::{FenceKey, Name, ServiceKey};
 use servicefence::fence::simulate::Simulation;
@@ -89,6 +90,10 @@ fn simulation() -> Simulation {
     let services: Option<_> = "10.96.0.0/12".parse().ok();
     simulation.apply(Change::ServiceCidrs(services.into_iter().collect()));
     simulation.apply(Change::GatewayReady(true));
+    simulation.apply(Change::MeshConfig(
+        "istio".into(),
+        Some(MeshConfigLayer::default()),
+    ));
     for number in 0..SERVICES {
         simulation.apply(service(number, 8080));
     }

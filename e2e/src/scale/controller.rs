@@ -49,6 +49,8 @@ impl Controller {
                 "--write-qps=1000000",
                 "--write-burst=1000000",
                 "--log-format=text",
+                // Here is no istiod, and no MeshConfig.
+                "--istio-mesh-config-map=",
             ])
             .args(&options.args)
             .env("KUBECONFIG", core.kubeconfig().to_string_lossy())

@@ -71,7 +71,7 @@ pub struct ServiceFacts {
     pub ports: Vec<Port>,
     /// The host that it stands for, if it is an ExternalName.
     pub stands_for: Option<Name>,
-    /// Its selector; empty where it has none.
+    /// Its selector, see [`of_workload`]; empty where it has none.
     pub selector: Labels,
     /// Its opt-in label.
     pub mode: LabelValue<Mode>,
@@ -83,6 +83,25 @@ pub struct ServiceFacts {
     pub visibility: Visibility,
     /// It does not say who sees it: MeshConfig does.
     pub exported_by_default: bool,
+}
+
+/// Labels by which controllers tell the pods of one revision of a workload from those of the next: of
+/// Deployments, of Argo's Rollouts, and of StatefulSets and DaemonSets.
+const OF_REVISIONS: [&str; 3] = [
+    "pod-template-hash",
+    "rollouts-pod-template-hash",
+    "controller-revision-hash",
+];
+
+/// A selector without labels of revisions: it is for the same workload before, during and after a rollout,
+/// whichever of its revisions a Service is for at the moment.
+fn of_workload(selector: Labels) -> Labels {
+    let labels = selector.iter();
+    let lasting = labels.filter(|(name, _)| !OF_REVISIONS.contains(&&***name));
+    let lasting: Labels = lasting
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    if lasting.is_empty() { selector } else { lasting }
 }
 
 /// Whether labels, of a Service or of its Namespace, say that gateways call Services by their waypoint.
@@ -132,7 +151,7 @@ impl ServiceFacts {
                 .external_name
                 .filter(|name| kind == ServiceKind::ExternalName && !name.is_empty())
                 .map(Name::from),
-            selector: label_list(spec.selector),
+            selector: of_workload(label_list(spec.selector)),
             node_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
             mode: LabelValue::parse(label(meta, names::MODE_LABEL)),
             labels: label_list(meta.labels.clone()),
