@@ -295,7 +295,22 @@ pub struct AuthorizationRule {
     pub from: Vec<AuthorizationFrom>,
     /// All of them must hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub when: Vec<Value>,
+    pub when: Vec<AuthorizationCondition>,
+}
+
+/// A further condition of a rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AuthorizationCondition {
+    /// What it looks at, such as `source.namespace`.
+    #[serde(default)]
+    pub key: String,
+    /// One of them must match.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub values: Vec<String>,
+    /// None of them may match.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_values: Vec<String>,
 }
 
 /// Who may call.
@@ -319,4 +334,25 @@ pub struct AuthorizationSource {
     /// `<namespace>/<account>`, or an account of the policy's namespace.
     #[serde(default)]
     pub service_accounts: Vec<String>,
+    /// Principals that it is not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_principals: Vec<String>,
+    /// Namespaces that it is not of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_namespaces: Vec<String>,
+    /// Accounts that it is not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_service_accounts: Vec<String>,
+    /// Its addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ip_blocks: Vec<String>,
+    /// Addresses that it does not have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_ip_blocks: Vec<String>,
+    /// Its addresses before it came to a proxy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remote_ip_blocks: Vec<String>,
+    /// Addresses that it did not have before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_remote_ip_blocks: Vec<String>,
 }

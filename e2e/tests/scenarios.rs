@@ -21,6 +21,8 @@ mod http;
 mod learning;
 #[path = "scenarios/proxy_calls.rs"]
 mod proxy_calls;
+#[path = "scenarios/risks.rs"]
+mod risks;
 #[path = "scenarios/routing.rs"]
 mod routing;
 #[path = "scenarios/scene.rs"]
@@ -54,7 +56,8 @@ fn main() -> ExitCode {
         .chain(external_names::all())
         .chain(covered::all())
         .chain(proxy_calls::all())
-        .chain(destination_rules::all());
+        .chain(destination_rules::all())
+        .chain(risks::all());
     if arguments.list {
         let names = all.map(|(name, _)| Trial::test(name, || Ok(()))).collect();
         return libtest_mimic::run(&arguments, names).exit_code();

@@ -11,6 +11,7 @@ mod labels;
 mod mesh_config;
 mod metadata;
 mod namespace;
+mod network_policy;
 mod peer_authentication;
 mod pod;
 mod proxy_calls;
@@ -33,6 +34,7 @@ pub use self::mesh_config::{
 };
 pub use self::metadata::{created, label, label_list};
 pub use self::namespace::NamespaceFacts;
+pub use self::network_policy::NetworkPolicyFacts;
 pub use self::peer_authentication::{MutualTls, PeerAuthenticationFacts};
 pub use self::pod::{PodFacts, ProxyKind, TrimmedPod, TrimmedPodSpec};
 pub use self::proxy_calls::{ProxyCallsFacts, ProxyCallsKey, ProxyCallsKind};

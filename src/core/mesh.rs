@@ -11,6 +11,7 @@ pub mod discovery;
 mod endpoints;
 pub mod index;
 mod logging;
+mod network_policies;
 mod outbound;
 pub mod peer_authentications;
 mod policies;
@@ -42,6 +43,7 @@ use crate::settings::Settings;
 pub use self::aliases::{AliasOf, Aliases};
 pub use self::destination_rules::DestinationRules;
 pub use self::endpoints::Endpoints;
+pub use self::network_policies::NetworkPolicies;
 pub use self::peer_authentications::PeerAuthentications;
 pub use self::policies::Policies;
 pub use self::proxy_calls::ProxyCalls;
@@ -80,6 +82,8 @@ pub struct Mesh {
     pub peer_authentications: PeerAuthentications,
     /// Sidecars.
     pub sidecars: Sidecars,
+    /// NetworkPolicies of Kubernetes.
+    pub network_policies: NetworkPolicies,
     /// Telemetries.
     pub telemetries: Telemetries,
     /// The operator's aliases of hosts.
@@ -114,6 +118,7 @@ impl Mesh {
             proxy_calls: ProxyCalls::default(),
             peer_authentications: PeerAuthentications::new(settings.root_namespace.clone()),
             sidecars: Sidecars::default(),
+            network_policies: NetworkPolicies::default(),
             telemetries: Telemetries::default(),
             aliases: Aliases::new(settings.aliases.clone()),
             service_cidrs: BTreeSet::new(),

@@ -146,6 +146,11 @@ impl ScopeHost {
         Self::new("*", "*")
     }
 
+    /// Whether it is all that there is.
+    pub fn is_everything(&self) -> bool {
+        *self == Self::everything()
+    }
+
     /// Reads `namespace/host`; `None` where it is something else.
     pub fn parse(text: &str) -> Option<Self> {
         let (namespace, host) = text.split_once('/')?;

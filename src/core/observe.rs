@@ -21,9 +21,10 @@ use servicefence_crd::{ServiceFence, names};
 
 use crate::engine::Change;
 use crate::facts::{
-    DestinationRuleFacts, Egress, Matched, NamespaceFacts, PeerAuthenticationFacts, PolicyFacts,
-    ProxyCallsFacts, ProxyCallsKey, ProxyCallsKind, RouteFacts, RouteKey, RouteKind, ServiceEntryFacts,
-    ServiceFacts, SidecarFacts, Stamp, TelemetryFacts, VirtualServiceFacts, created, label, label_list,
+    DestinationRuleFacts, Egress, Matched, NamespaceFacts, NetworkPolicyFacts, PeerAuthenticationFacts,
+    PolicyFacts, ProxyCallsFacts, ProxyCallsKey, ProxyCallsKind, RouteFacts, RouteKey, RouteKind,
+    ServiceEntryFacts, ServiceFacts, SidecarFacts, Stamp, TelemetryFacts, VirtualServiceFacts, created,
+    label, label_list,
 };
 use crate::name::ours::{ENVOY_FILTER, WARM};
 use crate::name::{ConfigKey, FenceKey, Name, ScopeHost, ServiceKey};
@@ -128,6 +129,11 @@ impl Observe for DynamicObject {
             }
             Some("WasmPlugin") => Ok(observe_extension(self, key, ProxyCallsKind::WasmPlugin)),
             Some("TrafficExtension") => Ok(observe_extension(self, key, ProxyCallsKind::TrafficExtension)),
+            Some("NetworkPolicy") => {
+                let facts = NetworkPolicyFacts::of(&self.data["spec"]);
+                let facts = facts.map_err(|source| unreadable(self, source))?;
+                Ok(Change::NetworkPolicy(key, facts))
+            }
             Some("PeerAuthentication") => Ok(Change::PeerAuthentication(
                 key,
                 Some(PeerAuthenticationFacts::of(&spec(self)?, &self.metadata)),

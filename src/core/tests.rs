@@ -31,6 +31,7 @@ mod policy;
 mod proxy_calls;
 mod ranges;
 mod reached_otherwise;
+mod risks;
 mod rollouts;
 mod routes;
 mod rules;

@@ -95,6 +95,7 @@ pub fn start(context: &Context, tasks: &mut Supervisor, readiness: &Readiness) {
         Watched::RequestAuthentications,
         Watched::Telemetries,
         Watched::PeerAuthentications,
+        Watched::NetworkPolicies,
     ] {
         let api: Api<Custom> = Api::all_with(client(), &resource(watched));
         spawn(watched, watcher::watcher(api, all()), context, tasks, readiness);

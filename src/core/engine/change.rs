@@ -8,9 +8,9 @@ use servicefence_crd::ServiceFence;
 
 use crate::evidence::{BackfillProgress, CallHistories, Told};
 use crate::facts::{
-    DestinationRuleFacts, EndpointsFacts, MeshConfigLayer, NamespaceFacts, PeerAuthenticationFacts, PodFacts,
-    PolicyFacts, ProxyCallsFacts, ProxyCallsKey, RouteFacts, RouteKey, ServiceEntryFacts, ServiceFacts,
-    SidecarFacts, Stamp, TelemetryFacts, VirtualServiceFacts,
+    DestinationRuleFacts, EndpointsFacts, MeshConfigLayer, NamespaceFacts, NetworkPolicyFacts,
+    PeerAuthenticationFacts, PodFacts, PolicyFacts, ProxyCallsFacts, ProxyCallsKey, RouteFacts, RouteKey,
+    ServiceEntryFacts, ServiceFacts, SidecarFacts, Stamp, TelemetryFacts, VirtualServiceFacts,
 };
 use crate::name::{Cidr, ConfigKey, FenceKey, Fingerprint, Name, PodKey, ServiceKey};
 use crate::plan::target::Target;
@@ -52,6 +52,8 @@ pub enum Change {
     EnvoyFilter(Name, Option<Stamp>),
     /// A Telemetry, ours or a user's.
     Telemetry(ConfigKey, Option<TelemetryFacts>),
+    /// A NetworkPolicy of Kubernetes that says what pods may call.
+    NetworkPolicy(ConfigKey, Option<NetworkPolicyFacts>),
     /// A PeerAuthentication.
     PeerAuthentication(ConfigKey, Option<PeerAuthenticationFacts>),
     /// What one of the ConfigMaps with MeshConfig says, by its name.

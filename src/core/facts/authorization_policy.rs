@@ -1,16 +1,20 @@
 //! AuthorizationPolicies as declared dependencies.
 //!
-//! An ALLOW policy that names certain callers refuses everybody else, the fallback gateway among them. So a
-//! caller that it names must reach the destination directly from the first call on, and the policy says
-//! which. Any policy that asks who calls may refuse a call without mutual TLS, which says nothing of that.
-//! Flows in: policies, read for whom they name and what they protect. Flows out: whether one names a caller,
-//! and whether it protects a Service. In doubt the answer is yes: one host too many in a scope does no harm.
+//! A policy that names certain callers decides otherwise about the fallback gateway: one that allows them
+//! refuses the gateway, one that denies them lets it in. So a caller that it names, as one whom it means or
+//! as one whom it does not, must reach the destination directly from the first call on. Where a policy looks
+//! at addresses, that holds for every caller. Any policy that asks who calls may refuse a call without mutual
+//! TLS, which says nothing of that. Flows in: policies, read for whom they name and what they protect. Flows
+//! out: whether one names a caller, and whether it protects a Service. In doubt the answer is yes: one host
+//! too many in a scope does no harm.
 //!
 //! <https://istio.io/latest/docs/reference/config/security/authorization-policy/>
 
 use std::collections::BTreeSet;
 
-use servicefence_crd::istio::{AuthorizationPolicySpec, AuthorizationRule, AuthorizationSource};
+use servicefence_crd::istio::{
+    AuthorizationCondition, AuthorizationPolicySpec, AuthorizationRule, AuthorizationSource,
+};
 
 use crate::facts::labels::selected;
 use crate::facts::{Labels, ServiceFacts};
@@ -21,8 +25,10 @@ use crate::name::Name;
 pub struct PolicyFacts {
     /// The pods that it protects; empty: all of its namespace.
     selector: Labels,
-    /// Whom its rules let in by name; one of them must hold.
+    /// Whom its rules name.
     sources: Vec<AuthorizationSource>,
+    /// Whether it looks at the caller's address.
+    by_address: bool,
     /// Its namespace, to which service accounts without one belong.
     namespace: Name,
 }
@@ -46,18 +52,20 @@ impl PolicyFacts {
         let asks = |rule: &AuthorizationRule| !rule.from.is_empty() || !rule.when.is_empty();
         // Only a user's own provider knows whom it lets in.
         let asks = spec.action == "CUSTOM" || spec.rules.iter().any(asks);
-        let allows = spec.action.is_empty() || spec.action == "ALLOW";
-        let rules = spec.rules.iter().filter(|_| allows);
-        let sources = rules.flat_map(|rule| &rule.from).map(|from| &from.source);
+        let sources = spec.rules.iter().flat_map(named);
         asks.then(|| Self {
             selector: selected(spec.selector.as_ref()),
-            sources: sources.filter(|source| is_particular(source)).cloned().collect(),
+            sources: sources.filter(is_particular).collect(),
+            by_address: spec.rules.iter().any(looks_at_addresses),
             namespace: namespace.into(),
         })
     }
 
-    /// The namespaces of those whom it names; `None` where a wildcard leaves them open.
+    /// The namespaces of those whom it names; `None` where a wildcard or an address leaves them open.
     pub fn caller_namespaces(&self) -> Option<BTreeSet<Name>> {
+        if self.by_address {
+            return None;
+        }
         let mut all = BTreeSet::new();
         for source in &self.sources {
             // What is said must all hold, so one of the three is enough to know the namespaces.
@@ -89,9 +97,9 @@ impl PolicyFacts {
         Some(all)
     }
 
-    /// Whether it lets a caller in by name.
+    /// Whether it may decide otherwise about a caller than about the fallback gateway.
     pub fn names(&self, caller: &Caller<'_>) -> bool {
-        self.sources.iter().any(|source| self.holds(source, caller))
+        self.by_address || self.sources.iter().any(|source| self.holds(source, caller))
     }
 
     fn holds(&self, source: &AuthorizationSource, caller: &Caller<'_>) -> bool {
@@ -123,6 +131,49 @@ impl PolicyFacts {
     pub fn has_selector(&self) -> bool {
         !self.selector.is_empty()
     }
+}
+
+/// Those whom a rule names: each source that it means, and apart from it each list of those whom it does not.
+fn named(rule: &AuthorizationRule) -> Vec<AuthorizationSource> {
+    let of_lists = |principals: &[String], namespaces: &[String], accounts: &[String]| AuthorizationSource {
+        principals: principals.to_vec(),
+        namespaces: namespaces.to_vec(),
+        service_accounts: accounts.to_vec(),
+        ..AuthorizationSource::default()
+    };
+    let of_source = |source: &AuthorizationSource| {
+        [
+            of_lists(&source.principals, &source.namespaces, &source.service_accounts),
+            of_lists(&source.not_principals, &[], &[]),
+            of_lists(&[], &source.not_namespaces, &[]),
+            of_lists(&[], &[], &source.not_service_accounts),
+        ]
+    };
+    let sources = rule.from.iter().flat_map(|from| of_source(&from.source));
+    let of_condition = |condition: &AuthorizationCondition| {
+        [&condition.values, &condition.not_values].map(|values| match condition.key.as_str() {
+            "source.principal" => of_lists(values, &[], &[]),
+            "source.namespace" => of_lists(&[], values, &[]),
+            "source.serviceAccount" => of_lists(&[], &[], values),
+            _ => AuthorizationSource::default(),
+        })
+    };
+    sources.chain(rule.when.iter().flat_map(of_condition)).collect()
+}
+
+fn looks_at_addresses(rule: &AuthorizationRule) -> bool {
+    let by_source = |source: &AuthorizationSource| {
+        let lists = [
+            &source.ip_blocks,
+            &source.not_ip_blocks,
+            &source.remote_ip_blocks,
+            &source.not_remote_ip_blocks,
+        ];
+        lists.iter().any(|list| !list.is_empty())
+    };
+    let mut conditions = rule.when.iter();
+    rule.from.iter().any(|from| by_source(&from.source))
+        || conditions.any(|condition| matches!(condition.key.as_str(), "source.ip" | "remote.ip"))
 }
 
 /// Whether a source names somebody: `*` is everybody with an identity, the gateway too.
@@ -212,6 +263,11 @@ mod tests {
             json!({"namespaces": ["sh*"]}),
             json!({"serviceAccounts": ["shop/web"]}),
             json!({"namespaces": ["shop"], "principals": ["cluster.local/ns/shop/sa/web"]}),
+            json!({"notNamespaces": ["shop"]}),
+            json!({"namespaces": ["*"], "notPrincipals": ["cluster.local/ns/shop/sa/web"]}),
+            json!({"notServiceAccounts": ["shop/web"]}),
+            json!({"ipBlocks": ["10.0.0.0/8"]}),
+            json!({"notRemoteIpBlocks": ["10.0.0.0/8"]}),
         ] {
             assert!(names(&source, "shop", "web"), "{source}");
         }
@@ -233,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_decides_at_a_sidecar_counts_and_only_what_allows_names_callers() {
+    fn only_what_decides_at_a_sidecar_counts() {
         let accounts = BTreeSet::new();
         let shop = Caller {
             namespace: "shop",
@@ -244,8 +300,8 @@ mod tests {
         for (more, counts, names) in [
             (json!({}), true, true),
             (json!({"action": "ALLOW"}), true, true),
-            (json!({"action": "DENY"}), true, false),
-            (json!({"action": "CUSTOM"}), true, false),
+            (json!({"action": "DENY"}), true, true),
+            (json!({"action": "CUSTOM"}), true, true),
             (json!({"action": "AUDIT"}), false, false),
             (edge, false, false),
         ] {
@@ -255,6 +311,34 @@ mod tests {
             let facts = PolicyFacts::of(&spec, "books");
             let named = facts.as_ref().is_some_and(|facts| facts.names(&shop));
             assert_eq!((facts.is_some(), named), (counts, names), "{more}");
+        }
+    }
+
+    #[test]
+    fn conditions_name_callers_as_sources_do() {
+        let accounts = BTreeSet::from([Name::from("web")]);
+        let shop = Caller {
+            namespace: "shop",
+            accounts: &accounts,
+        };
+        for (condition, names) in [
+            (json!({"key": "source.namespace", "values": ["shop"]}), true),
+            (json!({"key": "source.namespace", "notValues": ["shop"]}), true),
+            (json!({"key": "source.namespace", "values": ["till"]}), false),
+            (
+                json!({"key": "source.principal", "values": ["*/ns/shop/sa/web"]}),
+                true,
+            ),
+            (
+                json!({"key": "source.serviceAccount", "values": ["shop/web"]}),
+                true,
+            ),
+            (json!({"key": "source.ip", "values": ["10.0.0.1"]}), true),
+            (json!({"key": "request.headers[x]", "values": ["shop"]}), false),
+        ] {
+            let spec = json!({"action": "DENY", "rules": [{"when": [condition]}]});
+            let facts = PolicyFacts::of(&serde_json::from_value(spec).unwrap(), "books").unwrap();
+            assert_eq!(facts.names(&shop), names, "{condition}");
         }
     }
 

@@ -47,6 +47,8 @@ pub enum Watched {
     AuthorizationPolicies,
     /// Istio's RequestAuthentications.
     RequestAuthentications,
+    /// NetworkPolicies of Kubernetes.
+    NetworkPolicies,
     /// EndpointSlices.
     EndpointSlices,
     /// Istio's Telemetries.
@@ -76,6 +78,7 @@ impl Watched {
             Self::TrafficExtensions => "trafficextensions",
             Self::AuthorizationPolicies => "authorizationpolicies",
             Self::RequestAuthentications => "requestauthentications",
+            Self::NetworkPolicies => "networkpolicies",
             Self::EndpointSlices => "endpointslices",
             Self::Telemetries => "telemetries",
             Self::PeerAuthentications => "peerauthentications",
@@ -135,6 +138,7 @@ impl Watched {
             Self::TrafficExtensions => calls(ProxyCallsKind::TrafficExtension),
             Self::AuthorizationPolicies => Change::Policy(config(), None),
             Self::RequestAuthentications => calls(ProxyCallsKind::RequestAuthentication),
+            Self::NetworkPolicies => Change::NetworkPolicy(config(), None),
             Self::EndpointSlices => Change::Endpoints(config(), None),
             Self::Telemetries => Change::Telemetry(config(), None),
             Self::PeerAuthentications => Change::PeerAuthentication(config(), None),
@@ -173,6 +177,7 @@ pub fn resource(watched: Watched) -> ApiResource {
         Watched::PeerAuthentications => ("security.istio.io", "v1", "PeerAuthentication"),
         Watched::Telemetries => ("telemetry.istio.io", "v1", "Telemetry"),
         Watched::MeshConfig => ("", "v1", "ConfigMap"),
+        Watched::NetworkPolicies => ("networking.k8s.io", "v1", "NetworkPolicy"),
         Watched::EndpointSlices => ("discovery.k8s.io", "v1", "EndpointSlice"),
     };
     ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), watched.as_str())

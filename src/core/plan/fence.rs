@@ -3,6 +3,7 @@
 mod conflict;
 mod goal;
 mod ready;
+mod risk;
 mod steps;
 
 use servicefence_crd::Source;

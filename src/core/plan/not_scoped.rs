@@ -34,6 +34,8 @@ pub enum NotScoped {
     NoMeshConfig(ConfigKey),
     /// Istio resolves what the mesh does not know by its Host, past the fallback.
     DynamicDns,
+    /// This NetworkPolicy keeps its pods from calling the fallback gateway.
+    EgressBlocked(ConfigKey),
     /// The fallback gateway has no ready endpoint, so there is no first Sidecar.
     NoGateway,
     /// The fallback gateway has no ready endpoint any more, and the Sidecar is there.

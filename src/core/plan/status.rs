@@ -14,7 +14,7 @@ use crate::name::{FenceKey, ScopeHost};
 use crate::plan::case::Case;
 use crate::plan::not_scoped::NotScoped;
 use crate::plan::planning::Planning;
-use crate::plan::status::sentences::{Rest, say_not_scoped, say_observed, say_scoped};
+use crate::plan::status::sentences::{Rest, say_blocked, say_not_scoped, say_observed, say_scoped, say_wall};
 use crate::plan::target::Target;
 use crate::time::seconds;
 use crate::workloads::Fence;
@@ -147,12 +147,32 @@ impl Planning<'_> {
             }
             said.message = format!("{label}; {}", said.message);
         }
+        if let Some(risk) = self.risk(case, held) {
+            if is_ready && said.reason != Reason::UnknownLabel {
+                said.reason = risk.reason;
+            }
+            said.message = format!("{}; {}", risk.message, said.message);
+        }
         if is_ready && !unknown.is_empty() {
             said.message
                 .push_str("; allow names what the mesh does not have: ");
             said.message.push_str(&unknown.join(", "));
         }
         (is_ready, said)
+    }
+
+    /// What the fence would break or open, and does where it is enforced.
+    fn risk(self, case: &Case<'_>, held: Option<&NotScoped>) -> Option<Said> {
+        let is_to_come = held.is_none_or(|held| matches!(held, NotScoped::Observing | NotScoped::Pending(_)));
+        if !is_to_come {
+            return None;
+        }
+        let workload = case.fence.workload.to_string();
+        if let Some(policy) = self.blocked_egress(case.fence) {
+            let (reason, message) = say_blocked(policy, &workload, &self.settings.system_namespace);
+            return Some(Said { reason, message });
+        }
+        self.opened_wall(case.fence).map(say_wall)
     }
 
     /// What becomes of calls to hosts out of scope.

@@ -50,6 +50,6 @@ fn seen_by(source: Source) -> &'static str {
     match source {
         Source::AccessLog => "a call to it was seen at the fallback gateway",
         Source::Prometheus => "metrics tell of calls to it",
-        Source::Policy => "a policy lets this caller in",
+        Source::Policy => "a policy names this caller",
     }
 }

@@ -1,4 +1,5 @@
-//! Services that an AuthorizationPolicy opens for the fence's pods, and not for the fallback gateway.
+//! Services about which an AuthorizationPolicy decides otherwise for the fence's pods than for the fallback
+//! gateway.
 
 use servicefence_crd::Source;
 
@@ -27,7 +28,7 @@ impl<'a> Scoping<'a> {
         let here = opened.filter(|(service, _)| service.host() == host.name);
         let because = here.map(|(_, policy)| {
             let detail = format!(
-                "AuthorizationPolicy {policy} lets this caller in, and would refuse the fallback gateway"
+                "AuthorizationPolicy {policy} names this caller, and may decide otherwise about the fallback gateway"
             );
             Because::new("Policy", detail)
         });

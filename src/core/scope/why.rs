@@ -19,7 +19,7 @@ pub enum Why {
     Spec,
     /// A call to it was seen.
     Learned,
-    /// An AuthorizationPolicy lets this caller in and not the gateway.
+    /// An AuthorizationPolicy may decide otherwise about this caller than about the gateway.
     Policy,
     /// It is headless: calls go to its pods' addresses, for which the gateway has no route. See
     /// `KeptHeadless`.

@@ -37,7 +37,7 @@ fn who_is_let_in_by_name_reaches_the_destination_directly_from_the_first_call_on
     assert_eq!(said.because[0].source, "Policy");
     assert_eq!(
         said.because[0].detail,
-        "AuthorizationPolicy books/callers lets this caller in, and would refuse the fallback gateway"
+        "AuthorizationPolicy books/callers names this caller, and may decide otherwise about the fallback gateway"
     );
     world.gone(Watched::AuthorizationPolicies, "books", "callers");
     world.settle();
@@ -109,4 +109,31 @@ fn what_is_denied_is_not_admitted_by_a_policy() {
     world.edit("shop", "web", json!({"deny": ["reviews.books"]}));
     policy(&mut world, "books", json!({"app": "reviews"}), web_account());
     assert!(world.scope("shop", "web").unwrap().is_empty());
+}
+
+#[test]
+fn who_is_refused_by_name_is_refused_from_the_first_call_on() {
+    let mut world = shop_with_account();
+    for (action, source) in [
+        ("DENY", json!({"namespaces": ["shop"]})),
+        ("DENY", json!({"notNamespaces": ["shop"]})),
+        (
+            "ALLOW",
+            json!({"notPrincipals": ["cluster.local/ns/shop/sa/web"]}),
+        ),
+    ] {
+        let spec = json!({
+            "selector": {"matchLabels": {"app": "reviews"}}, "action": action, "rules": [{"from": [{"source": source}]}],
+        });
+        world.object("AuthorizationPolicy", "books", "callers", spec);
+        world.settle();
+        assert_eq!(
+            world.scope("shop", "web").unwrap(),
+            [REVIEWS],
+            "{action} {source}"
+        );
+        world.gone(Watched::AuthorizationPolicies, "books", "callers");
+        world.settle();
+        assert!(world.scope("shop", "web").unwrap().is_empty());
+    }
 }

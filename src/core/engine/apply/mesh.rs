@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use crate::engine::Engine;
 use crate::engine::change::Dirty;
 use crate::facts::{
-    MeshConfigLayer, NamespaceFacts, PeerAuthenticationFacts, PolicyFacts, ProxyCallsFacts, ProxyCallsKey,
-    ServiceFacts, TelemetryFacts, by_waypoint,
+    MeshConfigLayer, NamespaceFacts, NetworkPolicyFacts, PeerAuthenticationFacts, PolicyFacts,
+    ProxyCallsFacts, ProxyCallsKey, ServiceFacts, TelemetryFacts, by_waypoint,
 };
 use crate::mesh::Mesh;
 use crate::name::{Cidr, ConfigKey, Name, ServiceKey};
@@ -156,6 +156,18 @@ impl Engine {
         dirty
             .targets
             .extend(concerned.map(|fence| Target::Fence(fence.key.clone())));
+    }
+
+    /// Takes in a NetworkPolicy.
+    pub(super) fn apply_network_policy(
+        &mut self,
+        key: &ConfigKey,
+        facts: Option<NetworkPolicyFacts>,
+        dirty: &mut Dirty,
+    ) {
+        if self.mesh.network_policies.set(key, facts) {
+            self.dirty_fences_in(&key.namespace, dirty);
+        }
     }
 
     /// Takes in a PeerAuthentication.

@@ -15,6 +15,9 @@ impl Planning<'_> {
         if let Some(unknown) = self.unknown_mesh() {
             return Some(unknown);
         }
+        if let Some(policy) = self.blocked_egress(fence) {
+            return Some(NotScoped::EgressBlocked(policy.clone()));
+        }
         if self.fenced.falls_back_to_gateway(&fence.key.namespace) {
             return (!self.mesh.gateway_ready).then_some(NotScoped::GatewayGone);
         }
@@ -45,6 +48,9 @@ impl Planning<'_> {
         }
         if let Some(unknown) = self.unknown_mesh() {
             return Some(unknown);
+        }
+        if let Some(policy) = self.blocked_egress(fence) {
+            return Some(NotScoped::EgressBlocked(policy.clone()));
         }
         if !self.mesh.gateway_ready {
             return Some(NotScoped::NoGateway);

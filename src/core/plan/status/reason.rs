@@ -29,6 +29,10 @@ pub enum Reason {
     MeshConfigNotFound,
     /// Istio resolves what the mesh does not know by its Host.
     DynamicDns,
+    /// A NetworkPolicy keeps the workload from the fallback gateway.
+    EgressBlocked,
+    /// The fallback gateway serves what the mesh's default Sidecar keeps from proxies.
+    WallOpened,
     /// A Sidecar that ServiceFence does not manage applies to the same pods.
     ForeignSidecar,
     /// A DestinationRule of the namespace covers the fallback gateway.
@@ -71,7 +75,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for the documentation.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 33] = [
         Self::Scoped,
         Self::Observing,
         Self::Off,
@@ -84,6 +88,8 @@ impl Reason {
         Self::NoSidecars,
         Self::MeshConfigNotFound,
         Self::DynamicDns,
+        Self::EgressBlocked,
+        Self::WallOpened,
         Self::ForeignSidecar,
         Self::ForeignDestinationRule,
         Self::NameTaken,
@@ -120,6 +126,8 @@ impl Reason {
             Self::NoSidecars => "NoSidecars",
             Self::MeshConfigNotFound => "MeshConfigNotFound",
             Self::DynamicDns => "DynamicDns",
+            Self::EgressBlocked => "EgressBlocked",
+            Self::WallOpened => "WallOpened",
             Self::ForeignSidecar => "ForeignSidecar",
             Self::ForeignDestinationRule => "ForeignDestinationRule",
             Self::NameTaken => "NameTaken",

@@ -3,7 +3,7 @@ use servicefence_crd::{Savings, Scope, names};
 
 use crate::evidence::BackfillProgress;
 use crate::facts::{PROVIDER, ProxyKind};
-use crate::name::{Name, ServiceKey};
+use crate::name::{ConfigKey, Name, ServiceKey};
 use crate::plan::not_scoped::{Conflict, NotScoped};
 use crate::plan::status::reason::{Reason, Said};
 use crate::plan::target::Target;
@@ -124,6 +124,7 @@ pub(super) fn say_not_scoped(held: &NotScoped, workload: &str, system: &Name) ->
             "Istio sends HTTP calls to hosts out of scope to where their name resolves (outboundTrafficPolicy ALLOW_ANY_DYNAMIC_DNS), \
              past the fallback: set the mode to ALLOW_ANY or REGISTRY_ONLY".to_owned(),
         ),
+        NotScoped::EgressBlocked(policy) => say_blocked(policy, workload, system),
         NotScoped::NoGateway => (
             Reason::GatewayNotReady,
             "the fallback gateway has no ready endpoint, so a call out of scope would fail: see Deployment servicefence-fallback".to_owned(),
@@ -162,6 +163,26 @@ pub(super) fn say_not_scoped(held: &NotScoped, workload: &str, system: &Name) ->
         ),
     };
     Said { reason, message }
+}
+
+pub(super) fn say_blocked(policy: &ConfigKey, workload: &str, system: &Name) -> (Reason, String) {
+    let message = format!(
+        "NetworkPolicy {policy} keeps pods of {workload} from the fallback gateway, so calls to hosts out of scope would hang: \
+         let them call ports {} and {} in namespace {system}",
+        names::FALLBACK_PORT,
+        names::TUNNEL_PORT
+    );
+    (Reason::EgressBlocked, message)
+}
+
+pub(super) fn say_wall(sidecar: &ConfigKey) -> Said {
+    Said {
+        reason: Reason::WallOpened,
+        message: format!(
+            "Sidecar {sidecar}, the mesh's default, keeps proxies from hosts that it does not import, and the fallback gateway \
+             serves these: to keep the wall, set spec.mode of this fence to \"Off\""
+        ),
+    }
 }
 
 fn say_history(progress: &BackfillProgress, workload: &str) -> (Reason, String) {

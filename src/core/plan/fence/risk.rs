@@ -1,0 +1,50 @@
+//! What a fence would break or open in its namespace, as far as that is known before.
+
+use servicefence_crd::names;
+
+use crate::facts::{Labels, OutboundMode, matches};
+use crate::name::{ConfigKey, ScopeHost};
+use crate::plan::planning::Planning;
+use crate::workloads::{Fence, Workload};
+
+impl<'a> Planning<'a> {
+    /// A NetworkPolicy that keeps pods of a fence from calling the fallback gateway, so that calls out of
+    /// scope would hang.
+    pub fn blocked_egress(self, fence: &Fence) -> Option<&'a ConfigKey> {
+        let namespace = &fence.key.namespace;
+        if !self.fenced.falls_back_to_gateway(namespace) {
+            return None;
+        }
+        let Workload::Pods(of) = self.fenced.workload(fence) else {
+            return None;
+        };
+        let system = self.mesh.namespace(&self.settings.system_namespace)?;
+        let pods = self
+            .fenced
+            .workloads
+            .pods_in(namespace)
+            .map(|(_, pod)| &pod.labels);
+        let mut pods = pods.filter(|labels| of.is_none_or(|of| matches(of, labels)));
+        pods.find_map(|labels| self.blocks(namespace, labels, &system.labels))
+    }
+
+    /// The policy that keeps a pod from the gateway: policies for the same pods add up.
+    fn blocks(self, namespace: &str, pod: &Labels, system: &Labels) -> Option<&'a ConfigKey> {
+        let policies = self.mesh.network_policies.in_namespace(namespace);
+        let for_pod: Vec<_> = policies.filter(|(_, policy)| policy.selects(pod)).collect();
+        let is_allowed = |port| for_pod.iter().any(|(_, policy)| policy.allows(system, port));
+        let ports = [names::FALLBACK_PORT, names::TUNNEL_PORT];
+        let blocking = for_pod.first().filter(|_| !ports.into_iter().all(is_allowed));
+        blocking.map(|(key, _)| *key)
+    }
+
+    /// The mesh's default Sidecar, where it is a wall that the fallback gateway would open: it imports less
+    /// than the mesh, and what it does not import is refused.
+    pub fn opened_wall(self, fence: &Fence) -> Option<&'a ConfigKey> {
+        let (key, wall) = self.mesh.default_sidecar()?;
+        let imports_all = wall.hosts.is_empty() || wall.hosts.iter().any(ScopeHost::is_everything);
+        let is_wall = self.mesh.outbound_mode() == OutboundMode::RegistryOnly && !imports_all;
+        let by_gateway = self.fenced.falls_back_to_gateway(&fence.key.namespace);
+        (is_wall && by_gateway).then_some(key)
+    }
+}
