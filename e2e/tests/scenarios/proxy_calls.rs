@@ -52,6 +52,17 @@ async fn c4_what_an_envoy_filter_asks_is_in_scope(scene: Scene) -> Result<()> {
     answers(403).await?;
     ask(&scene, "asked-infra/authz").await?;
     answers(200).await?;
+    // The controller must have heard of the change too before it writes a first Sidecar.
+    let namespace = scene.ns("asked");
+    let label = ["label", "namespace", &namespace, "servicefence.io/mode=observe"];
+    scene.kubectl(&label).await?;
+    until("the server is to be in scope", SOON, async || {
+        let (web, host) = (scene.pod("asked/web"), scene.host("asked-infra/authz"));
+        let said = scene.mesh.explain(&web, &host).await?;
+        ensure!(said["inScope"] == true, "{said}");
+        Ok(())
+    })
+    .await?;
     scene.enforce("asked", &["web"]).await?;
     let scope = scene.scope("asked/web").await?;
     ensure!(scope == [scene.import("asked-infra/authz")], "{scope:?}");
