@@ -66,8 +66,7 @@ async fn c4_what_an_envoy_filter_asks_is_in_scope(scene: Scene) -> Result<()> {
     scene.enforce("asked", &["web"]).await?;
     let scope = scene.scope("asked/web").await?;
     ensure!(scope == [scene.import("asked-infra/authz")], "{scope:?}");
-    let (reply, _) = scene.call("asking/client", &call).await?;
-    ensure!(reply.is_from(&scene.pod("asked/web")), "{reply}");
+    answers(200).await?;
     // One that comes when the workload is scoped already.
     ask(&scene, "asked-infra/nothing").await?;
     answers(403).await?;
