@@ -10,9 +10,9 @@ pub use self::alias::Alias;
 use std::collections::BTreeSet;
 
 use jiff::SignedDuration;
-use servicefence_crd::{Fallback, Mode, Selector};
+use servicefence_crd::{Fallback, Mode, Selector, names};
 
-use crate::name::{Cidr, Name, ScopeHost};
+use crate::name::{Cidr, Name, ScopeHost, ServiceKey};
 
 /// What the operator of the controller decides.
 #[derive(Clone, Debug)]
@@ -50,6 +50,13 @@ pub struct Settings {
     pub retention: SignedDuration,
     /// Whether metrics tell of the past: no fence is enforced then before its past was read.
     pub reads_history: bool,
+}
+
+impl Settings {
+    /// The Service of the fallback gateway.
+    pub fn fallback(&self) -> ServiceKey {
+        ServiceKey::new(self.system_namespace.clone(), names::FALLBACK)
+    }
 }
 
 impl Default for Settings {

@@ -55,14 +55,7 @@ async fn over_a_rule_for_all_hosts_keeps_the_fences_of_its_namespace_from_being_
     scene
         .yaml(&rule("outlierDetection: {consecutive5xxErrors: 5}"))
         .await?;
-    let namespace = scene.ns("all");
-    let label = ["label", "namespace", &namespace, "servicefence.io/mode=enforce"];
-    scene.kubectl(&label).await?;
-    let reason = scene
-        .mesh
-        .wait_condition(&namespace, "web", "Enforced", "False")
-        .await?;
-    ensure!(reason == "ForeignDestinationRule", "{reason}");
+    scene.held_back("all", "web", "ForeignDestinationRule").await?;
     scene.yaml(&rule("tls: {mode: ISTIO_MUTUAL}")).await?;
     scene.enforce("all", &["web"]).await?;
     let call = Call::get(&format!("http://{}:8080/", scene.host(reviews)));

@@ -1,6 +1,6 @@
 //! What a fence would break, said before it is enforced.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use servicefence_e2e::Call;
 
 use crate::scene::Scene;
@@ -20,14 +20,7 @@ async fn c13_pods_that_may_not_call_the_gateway_are_not_scoped(scene: Scene) -> 
         )
     };
     scene.yaml(&policy("books", "$P-kept-books")).await?;
-    let namespace = scene.ns("kept");
-    let label = ["label", "namespace", &namespace, "servicefence.io/mode=enforce"];
-    scene.kubectl(&label).await?;
-    let reason = scene
-        .mesh
-        .wait_condition(&namespace, "web", "Enforced", "False")
-        .await?;
-    ensure!(reason == "EgressBlocked", "{reason}");
+    scene.held_back("kept", "web", "EgressBlocked").await?;
     scene.yaml(&policy("gateway", "servicefence-system")).await?;
     scene.enforce("kept", &["web"]).await?;
     let call = Call::get(&format!("http://{}:8080/", scene.host(reviews)));

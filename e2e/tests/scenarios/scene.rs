@@ -198,6 +198,19 @@ impl Scene {
         self.mesh.enforce(&self.ns(namespace), fences).await
     }
 
+    /// Labels a namespace, and waits until a fence says why it is not enforced.
+    pub(crate) async fn held_back(&self, namespace: &str, fence: &str, reason: &str) -> Result<()> {
+        let namespace = self.ns(namespace);
+        let label = ["label", "namespace", &namespace, "servicefence.io/mode=enforce"];
+        self.kubectl(&label).await?;
+        let is = self
+            .mesh
+            .wait_condition(&namespace, fence, "Enforced", "False")
+            .await?;
+        ensure!(is == reason, "{is}");
+        Ok(())
+    }
+
     /// Writes an enforced fence with these further fields, and waits until it is at rest.
     pub(crate) async fn fence(&self, name: &str, spec: &str) -> Result<()> {
         let full = self.pod(name);

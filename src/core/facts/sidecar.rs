@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use crate::facts::labels::Labels;
-use crate::name::{ScopeHost, ServiceKey};
+use crate::name::{ScopeHost, ServiceKey, covers};
 
 /// A Sidecar, ours or a user's.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,8 +65,7 @@ impl SidecarFacts {
         let (all, host) = ("*", service.host());
         let named = |import: &ScopeHost| {
             let of_namespace = *import.namespace == *all || import.namespace == service.namespace;
-            let suffix = import.name.strip_prefix('*');
-            of_namespace && (import.name == host || suffix.is_some_and(|suffix| host.ends_with(suffix)))
+            of_namespace && covers(&import.name, &host)
         };
         self.hosts.is_empty() || self.hosts.iter().any(named)
     }

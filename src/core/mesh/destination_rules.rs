@@ -1,6 +1,6 @@
 //! DestinationRules by name and by host.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::facts::DestinationRuleFacts;
 use crate::mesh::index::{ByHost, in_namespace};
@@ -11,8 +11,8 @@ use crate::name::ConfigKey;
 pub struct DestinationRules {
     all: BTreeMap<ConfigKey, DestinationRuleFacts>,
     by_host: ByHost,
-    /// The hosts of those that say how to connect.
-    connecting: ByHost,
+    /// Those that say how to connect: few, and every plan of a fence looks at them.
+    connecting: BTreeSet<ConfigKey>,
 }
 
 impl DestinationRules {
@@ -25,11 +25,11 @@ impl DestinationRules {
         let old = self.all.remove(key);
         if let Some(old) = &old {
             self.by_host.remove([&old.host], key);
-            self.connecting.remove(old.connects.then_some(&old.host), key);
+            self.connecting.remove(key);
         }
         if let Some(new) = facts {
             self.by_host.insert([&new.host], key);
-            self.connecting.insert(new.connects.then_some(&new.host), key);
+            self.connecting.extend(new.connects.then(|| key.clone()));
             self.all.insert(key.clone(), new);
         }
         old
@@ -55,11 +55,12 @@ impl DestinationRules {
 
     /// Whether one says how to connect to a host, also by a wildcard.
     pub fn connect_to(&self, host: &str) -> bool {
-        self.connecting.naming(host).next().is_some()
+        self.by_host.naming(host).any(|key| self.connecting.contains(key))
     }
 
     /// Those that say how to connect.
     pub fn connecting(&self) -> impl Iterator<Item = (&ConfigKey, &DestinationRuleFacts)> {
-        self.all.iter().filter(|(_, facts)| facts.connects)
+        let connecting = self.connecting.iter();
+        connecting.filter_map(|key| Some((key, self.all.get(key)?)))
     }
 }

@@ -4,7 +4,7 @@
 //! `pilot/pkg/model/push_context.go`).
 
 use crate::facts::DestinationRuleFacts;
-use crate::name::{ConfigKey, Name, ScopeHost, ServiceKey};
+use crate::name::{ConfigKey, Name, ScopeHost, ServiceKey, covers};
 use crate::scope::because::Because;
 use crate::scope::scoping::Scoping;
 use crate::workloads::Fence;
@@ -32,8 +32,7 @@ impl<'a> Scoping<'a> {
         };
         let rules = self.mesh.destination_rules.connecting();
         let here = rules.filter(|(key, rule)| {
-            let mut covered = self.mesh.services.covered_by(&rule.host);
-            covered.any(|(is, _)| *is == service)
+            covers(&rule.host, &host.name)
                 && self.is_for_callers_only(key, rule, &service, &fence.key.namespace)
         });
         let because = here.map(|(key, _)| {

@@ -218,11 +218,7 @@ impl Engine {
             self.dirty_fences_that(seen, dirty);
         }
         // One that covers the fallback gateway keeps the fences of its namespace from being enforced.
-        let fallback = ServiceKey::new(
-            self.settings.system_namespace.clone(),
-            servicefence_crd::names::FALLBACK,
-        )
-        .host();
+        let fallback = self.settings.fallback().host();
         if replaced.either().any(|rule| covers(&rule.host, &fallback)) {
             self.dirty_fences_in(&key.namespace, dirty);
             dirty.targets.insert(Target::Namespace(key.namespace.clone()));

@@ -1,6 +1,7 @@
 //! All routes of a namespace that are bound to one Service, as one VirtualService.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
@@ -42,7 +43,7 @@ pub(super) fn virtual_service<'a>(
         visibility: Visibility::All,
         exported_by_default: true,
         destinations: destinations(&http, namespace),
-        of_connections: std::collections::BTreeSet::new(),
+        of_connections: BTreeSet::new(),
         subset_elsewhere: false,
         private_subsets: false,
         http,

@@ -1,10 +1,10 @@
 //! What keeps a fence from being enforced: somebody else has its pods or its name.
 
-use servicefence_crd::{Mode, names};
+use servicefence_crd::Mode;
 
 use crate::facts::{ProxyKind, matches};
 use crate::name::ours::{ENVOY_FILTER, fence_of_sidecar, sidecar_of};
-use crate::name::{ConfigKey, FenceKey, ServiceKey, covers};
+use crate::name::{ConfigKey, FenceKey, covers};
 use crate::plan::not_scoped::Conflict;
 use crate::plan::planning::Planning;
 use crate::render::Kind;
@@ -125,7 +125,7 @@ impl<'a> Planning<'a> {
     /// A DestinationRule of the namespace by which its proxies would connect to the fallback gateway, instead
     /// of by ours: Istio takes the most specific one of the caller's namespace, and looks no further.
     fn rule_over_fallback(self, namespace: &str) -> Option<&'a ConfigKey> {
-        let fallback = ServiceKey::new(self.settings.system_namespace.clone(), names::FALLBACK).host();
+        let fallback = self.settings.fallback().host();
         let rules = self.mesh.destination_rules.in_namespace(namespace);
         let covering = rules.filter(|(_, rule)| covers(&rule.host, &fallback));
         let first = covering.max_by_key(|(_, rule)| (!rule.host.starts_with('*'), rule.host.len()));
@@ -136,7 +136,7 @@ impl<'a> Planning<'a> {
     /// proxies of the namespace and leads misses to the fallback gateway, and a proxy that does not
     /// know the gateway's cluster answers 503 where it passed calls through before.
     fn sidecar_without_fallback(self, namespace: &str) -> Option<&'a ConfigKey> {
-        let fallback = ServiceKey::new(self.settings.system_namespace.clone(), names::FALLBACK);
+        let fallback = self.settings.fallback();
         let users = self
             .mesh
             .sidecars
