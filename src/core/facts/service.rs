@@ -71,7 +71,7 @@ pub struct ServiceFacts {
     pub ports: Vec<Port>,
     /// The host that it stands for, if it is an ExternalName.
     pub stands_for: Option<Name>,
-    /// Its selector, see [`of_workload`]; empty where it has none.
+    /// Its selector without the labels that tell revisions of a workload apart; empty where it has none.
     pub selector: Labels,
     /// Its opt-in label.
     pub mode: LabelValue<Mode>,
