@@ -27,6 +27,9 @@ pub struct SidecarSpec {
     /// What they can reach.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub egress: Vec<EgressListener>,
+    /// The ports on which they are called, where that is not to follow from their Services.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ingress: Vec<Map<String, Value>>,
     /// What becomes of calls to what is not in the registry; absent: as MeshConfig says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outbound_traffic_policy: Option<Map<String, Value>>,

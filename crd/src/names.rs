@@ -41,6 +41,9 @@ pub const ORIGINAL_DST_HEADER: &str = "x-servicefence-original-dst";
 /// Request header with the calling pod, `namespace/name`.
 pub const SOURCE_HEADER: &str = "x-servicefence-source";
 
+/// The header with the version of HTTP, on a call that the caller's proxy told by its first bytes.
+pub const PROTOCOL_HEADER: &str = "x-servicefence-protocol";
+
 /// Request header of what a caller's proxy looks at for the second time. An application that sends it itself
 /// gets what Istio does without ServiceFence.
 pub const SECOND_LOOK_HEADER: &str = "x-servicefence-second-look";

@@ -9,6 +9,8 @@ mod bound;
 mod covered;
 #[path = "scenarios/destination_rules.rs"]
 mod destination_rules;
+#[path = "scenarios/detection.rs"]
+mod detection;
 #[path = "scenarios/external_names.rs"]
 mod external_names;
 #[path = "scenarios/headless.rs"]
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         .chain(covered::all())
         .chain(proxy_calls::all())
         .chain(destination_rules::all())
+        .chain(detection::all())
         .chain(risks::all());
     if arguments.list {
         let names = all.map(|(name, _)| Trial::test(name, || Ok(()))).collect();

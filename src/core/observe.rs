@@ -226,24 +226,34 @@ fn observe_sidecar(object: &DynamicObject, key: ConfigKey) -> Result<Change, Unr
     let spec: SidecarSpec = spec(object)?;
     let ours = is_ours(&object.metadata);
     let mut egress = Egress::default();
+    let mut listens = false;
     for listener in &spec.egress {
         let is_warm = ours && listener.port.as_ref().is_some_and(|port| port.name == WARM);
         let hosts = listener.hosts.iter().filter_map(|host| ScopeHost::parse(host));
         if is_warm {
             &mut egress.warm
         } else {
+            listens |= listener.port.is_some();
             &mut egress.hosts
         }
         .extend(hosts);
     }
+    let ingress = (!spec.ingress.is_empty()).then(|| spec.ingress.into_iter().collect());
     let proxy = [
-        ("outboundTrafficPolicy", spec.outbound_traffic_policy),
-        ("inboundConnectionPool", spec.inbound_connection_pool),
+        ("ingress", ingress),
+        (
+            "outboundTrafficPolicy",
+            spec.outbound_traffic_policy.map(Value::Object),
+        ),
+        (
+            "inboundConnectionPool",
+            spec.inbound_connection_pool.map(Value::Object),
+        ),
     ];
-    let proxy = proxy
-        .into_iter()
-        .filter_map(|(field, value)| Some((field.to_owned(), Value::Object(value?))));
-    let proxy = proxy.collect();
+    let said = proxy.into_iter();
+    let proxy = said
+        .filter_map(|(field, value)| Some((field.to_owned(), value?)))
+        .collect();
     // Empty labels select every pod too.
     let selector = spec
         .workload_selector
@@ -256,6 +266,7 @@ fn observe_sidecar(object: &DynamicObject, key: ConfigKey) -> Result<Change, Unr
         owners: owners.map(|owner| owner.uid.clone()).collect(),
         created: created(&object.metadata),
         selector,
+        listens,
         proxy,
         hosts: egress.hosts,
         warm: egress.warm,

@@ -4,6 +4,7 @@
 //! Invariant: pure functions of what they are about, so that equal inputs give equal bytes.
 
 mod address;
+mod detection;
 mod envoy_filter;
 mod object;
 mod parts;

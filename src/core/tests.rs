@@ -7,6 +7,7 @@ mod covered;
 mod delegates;
 mod destination_rules;
 mod destinations;
+mod detection;
 mod discovery;
 mod dual_stack;
 mod enforce;

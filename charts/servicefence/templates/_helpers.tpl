@@ -243,3 +243,86 @@ retry_priority:
 {{- end -}}
 {{ $word }}[^/]+
 {{- end }}
+
+{{/*
+A cluster that leads to the address that was dialled. A sidecar tells by ALPN whether HTTP or other bytes come, where the
+port of its Service does not declare it. Takes a dict of root, name and alpn.
+*/}}
+{{- define "servicefence.fallback.passthrough" -}}
+name: {{ .name }}
+type: STATIC
+# How long a server that takes plain text only and keeps quiet can hold the second way up.
+connect_timeout: 1.5s
+circuit_breakers:
+  thresholds:
+    - max_connections: 4294967295
+      max_pending_requests: 4294967295
+      max_requests: 4294967295
+      max_retries: 4294967295
+typed_extension_protocol_options:
+  envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+    "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+    common_http_protocol_options:
+      max_headers_count: 10000
+      # A connection stays with the pod to which the address led when it began. The address may lead elsewhere
+      # soon after.
+      max_connection_duration: 1s
+    use_downstream_protocol_config:
+      http_protocol_options: {}
+      http2_protocol_options: {}
+transport_socket_matches:
+  - name: mtls
+    match: {way: mtls}
+    transport_socket:
+      name: envoy.transport_sockets.internal_upstream
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport
+        transport_socket:
+          name: envoy.transport_sockets.tls
+          typed_config:
+            "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+            common_tls_context:
+              alpn_protocols: [{{ .alpn }}]
+              tls_params:
+                tls_minimum_protocol_version: TLSv1_2
+                tls_maximum_protocol_version: TLSv1_3
+              tls_certificate_sds_secret_configs:
+                - {{ include "servicefence.fallback.sds" "default" | nindent 18 | trim }}
+              combined_validation_context:
+                # Workloads only, and none of this namespace: neither istiod, which gives certificates to whom
+                # it knows by theirs, nor the log server, nor the gateway itself.
+                default_validation_context:
+                  match_typed_subject_alt_names:
+                    - san_type: URI
+                      matcher:
+                        safe_regex:
+                          regex: 'spiffe://[^/]+/ns/({{ include "servicefence.otherLabel" .root.Release.Namespace }})/sa/[^/]+'
+                validation_context_sds_secret_config:
+                  {{- include "servicefence.fallback.sds" "ROOTCA" | nindent 18 }}
+  - name: plain
+    match: {way: plain}
+    transport_socket:
+      name: envoy.transport_sockets.internal_upstream
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport
+        transport_socket:
+          name: envoy.transport_sockets.raw_buffer
+          typed_config:
+            "@type": type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer
+load_assignment:
+  cluster_name: {{ .name }}
+  endpoints:
+    {{- range $priority, $way := list "mtls" "plain" }}
+    - priority: {{ $priority }}
+      lb_endpoints:
+        - endpoint:
+            address:
+              envoy_internal_address:
+                server_listener_name: servicefence-passthrough
+                endpoint_id: {{ $way }}
+          metadata:
+            filter_metadata:
+              envoy.transport_socket_match:
+                way: {{ $way }}
+    {{- end }}
+{{- end }}

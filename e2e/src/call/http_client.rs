@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Request, Response, Version, header};
 use http_body_util::{BodyExt as _, Full};
@@ -47,16 +47,17 @@ impl Connection {
         }
     }
 
+    async fn is_ready(&mut self) -> bool {
+        match self {
+            Self::One(sender) => sender.ready().await.is_ok(),
+            Self::Two(sender) => sender.ready().await.is_ok(),
+        }
+    }
+
     async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>> {
         Ok(match self {
-            Self::One(sender) => {
-                sender.ready().await?;
-                sender.send_request(request).await?
-            }
-            Self::Two(sender) => {
-                sender.ready().await?;
-                sender.send_request(request).await?
-            }
+            Self::One(sender) => sender.send_request(request).await?,
+            Self::Two(sender) => sender.send_request(request).await?,
         })
     }
 }
@@ -116,13 +117,21 @@ impl HttpClient {
         reply
     }
 
+    /// The connection there is, if it takes another request. The server may have said that it does not.
+    async fn kept(&mut self) -> Option<Connection> {
+        let mut kept = self.connection.take().filter(Connection::is_open)?;
+        kept.is_ready().await.then_some(kept)
+    }
+
     async fn exchange(&mut self, call: &Call, start: Instant, reply: &mut Reply) -> Result<()> {
         let request = self.request(call)?;
-        let mut connection = if let Some(kept) = self.connection.take().filter(Connection::is_open) {
+        let mut connection = if let Some(kept) = self.kept().await {
             kept
         } else {
             reply.new_connection = true;
-            Connection::open(&self.target).await?
+            let mut new = Connection::open(&self.target).await?;
+            ensure!(new.is_ready().await, "the new connection takes no request");
+            new
         };
         let response = connection.send(request).await.context("no answer")?;
         read(response, start, reply).await?;

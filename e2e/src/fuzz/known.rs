@@ -22,9 +22,9 @@ pub enum Known {
     /// The client speaks HTTP/2, and the gateway speaks another version to the server than the caller's proxy
     /// does: it knows the Service where that one passes through, or does not where that one does.
     Translated,
-    /// HTTP on a port number that is not HTTP everywhere in the mesh goes through a tunnel, or is passed
-    /// through, as bytes: the proxies on the way add no headers, and the destination's own one adds others.
-    Tunnelled,
+    /// HTTP to the address of a pod, on a port number that is not HTTP everywhere in the mesh, is passed on
+    /// as bytes: the caller's proxy adds no headers, and the destination's own one adds others.
+    AsBytes,
     /// An address without a rule was tried twice by the gateway, once over mutual TLS and once in plain text,
     /// and the destination sees it in `x-envoy-attempt-count`.
     Attempts,
@@ -54,7 +54,7 @@ impl Known {
             }
         }
         left_out.extend(["x-forwarded-proto", "server"]);
-        (way.tunnelled && alike(judge, fenced, &left_out)).then_some(Self::Tunnelled)
+        (way.passed_through && alike(judge, fenced, &left_out)).then_some(Self::AsBytes)
     }
 }
 
@@ -63,8 +63,8 @@ impl Known {
 pub(super) struct Way {
     /// It names another Service than it dials.
     pub(super) forged: bool,
-    /// It went on as bytes, by the gateway or past it.
-    pub(super) tunnelled: bool,
+    /// It went past the gateway to what it dialled.
+    pub(super) passed_through: bool,
     /// The client speaks HTTP/2.
     pub(super) http2: bool,
 }
@@ -106,7 +106,7 @@ impl fmt::Display for Known {
                 Self::Reason => "failed for another reason",
                 Self::Forged => "sent to what was dialled",
                 Self::Translated => "served in another version of HTTP",
-                Self::Tunnelled => "through a tunnel, without the headers of a proxy",
+                Self::AsBytes => "passed on as bytes, without the headers of a proxy",
                 Self::Attempts => "tried twice by the gateway",
             }
         )
@@ -154,8 +154,8 @@ mod tests {
         let body = |count: &str, x: &str| {
             format!(r#"{{"headers":{{"x-envoy-attempt-count":["{count}"],"x":["{x}"]}}}}"#)
         };
-        let tunnelled = Way {
-            tunnelled: true,
+        let passed_through = Way {
+            passed_through: true,
             ..Way::default()
         };
         let of = |count, x| answer("200", Some("books/a"), &body(count, x));
@@ -164,6 +164,6 @@ mod tests {
             Some(Known::Attempts)
         );
         assert_eq!(Known::of(&of("1", "a"), &of("2", "b"), Way::default()), None);
-        assert_eq!(Known::of(&of("1", "a"), &of("2", "b"), tunnelled), None);
+        assert_eq!(Known::of(&of("1", "a"), &of("2", "b"), passed_through), None);
     }
 }

@@ -124,7 +124,7 @@ impl Pair {
             return None;
         }
         let way = Way {
-            tunnelled: self.taken.uses("|15081|") || self.taken.passthrough(),
+            passed_through: self.taken.passthrough(),
             ..self.way
         };
         Known::of(&self.judge, &self.fenced, way)

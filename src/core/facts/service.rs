@@ -19,23 +19,34 @@ const EXPORT_TO: &str = "networking.istio.io/exportTo";
 pub enum Protocol {
     /// Routed by Host, on a listener that all services of the port number share.
     Http,
-    /// Routed by address: TCP, TLS, HTTPS, and ports without a declared protocol.
+    /// Not declared, or by a name that Istio does not know: its proxies tell by the first bytes of a
+    /// connection whether it is HTTP. Its listener is at the Service's own address.
+    Detected,
+    /// Routed by address: TCP, TLS, HTTPS.
     Other,
 }
+
+/// Ports on which servers speak first, so that Istio takes them for TCP where nothing is declared
+/// (`kube.ConvertProtocol`): SMTP, DNS, MySQL, MongoDB.
+const SERVER_SPEAKS_FIRST: [u16; 4] = [25, 53, 3306, 27017];
 
 impl Protocol {
     /// Istio's protocol selection by `appProtocol`, else by the port's name. Of both, the part before the
     /// first hyphen counts (`kube.ConvertProtocol`).
     /// <https://istio.io/latest/docs/ops/configuration/traffic-management/protocol-selection/>
-    pub fn select(name: &str, app_protocol: Option<&str>) -> Self {
-        if let Some("kubernetes.io/h2c" | "kubernetes.io/ws") = app_protocol {
-            return Self::Http;
+    pub fn select(number: u16, name: &str, app_protocol: Option<&str>) -> Self {
+        match app_protocol {
+            Some("kubernetes.io/h2c" | "kubernetes.io/ws") => return Self::Http,
+            Some("kubernetes.io/wss") => return Self::Other,
+            _ => {}
         }
         let declared = app_protocol.unwrap_or(name);
         let prefix = declared.split('-').next().unwrap_or(declared);
         match &*prefix.to_ascii_lowercase() {
             "http" | "http2" | "http_proxy" | "grpc" => Self::Http,
-            _ => Self::Other,
+            "tcp" | "https" | "tls" | "mongo" | "redis" | "mysql" => Self::Other,
+            _ if SERVER_SPEAKS_FIRST.contains(&number) => Self::Other,
+            _ => Self::Detected,
         }
     }
 }
@@ -130,14 +141,10 @@ impl ServiceFacts {
             .flatten()
             .filter(|port| !matches!(port.protocol.as_deref(), Some("UDP" | "SCTP")))
             .filter_map(|port| {
-                let protocol = Protocol::select(
-                    port.name.as_deref().unwrap_or_default(),
-                    port.app_protocol.as_deref(),
-                );
-                Some(Port {
-                    number: u16::try_from(port.port).ok()?,
-                    protocol,
-                })
+                let number = u16::try_from(port.port).ok()?;
+                let name = port.name.as_deref().unwrap_or_default();
+                let protocol = Protocol::select(number, name, port.app_protocol.as_deref());
+                Some(Port { number, protocol })
             });
         // Istio takes an empty one as none (`ConvertService`).
         let export_to = meta.annotations.as_ref().and_then(|all| all.get(EXPORT_TO));
@@ -182,12 +189,20 @@ impl ServiceFacts {
         self.ports.iter().any(|port| port.number == number)
     }
 
-    /// The port numbers of one protocol.
-    pub fn port_numbers(&self, protocol: Protocol) -> impl Iterator<Item = u16> {
-        self.ports
-            .iter()
-            .filter(move |port| port.protocol == protocol)
-            .map(|port| port.number)
+    /// The numbers of the ports that are declared as HTTP.
+    pub fn http_numbers(&self) -> impl Iterator<Item = u16> {
+        self.numbers(true)
+    }
+
+    /// The numbers of all other ports.
+    pub fn other_numbers(&self) -> impl Iterator<Item = u16> {
+        self.numbers(false)
+    }
+
+    fn numbers(&self, http: bool) -> impl Iterator<Item = u16> {
+        let ports = self.ports.iter();
+        let wanted = ports.filter(move |port| (port.protocol == Protocol::Http) == http);
+        wanted.map(|port| port.number)
     }
 }
 
@@ -204,9 +219,11 @@ mod tests {
             ("grpc", None, Protocol::Http),
             ("grpc-web-x", None, Protocol::Http),
             ("https", None, Protocol::Other),
-            ("httpx", None, Protocol::Other),
+            ("httpx", None, Protocol::Detected),
             ("tcp-db", None, Protocol::Other),
-            ("", None, Protocol::Other),
+            ("", None, Protocol::Detected),
+            ("redis-cache", None, Protocol::Other),
+            ("TLS", None, Protocol::Other),
             ("tcp", Some("http"), Protocol::Http),
             ("http", Some("tcp"), Protocol::Other),
             ("x", Some("kubernetes.io/h2c"), Protocol::Http),
@@ -215,11 +232,13 @@ mod tests {
             ("x", Some("grpc-x"), Protocol::Http),
             ("x", Some("GRPC-Web"), Protocol::Http),
             ("http_proxy", None, Protocol::Http),
-            ("x", Some("KUBERNETES.IO/h2c"), Protocol::Other),
-            ("kubernetes.io/h2c", None, Protocol::Other),
-            ("http", Some(""), Protocol::Other),
+            ("x", Some("KUBERNETES.IO/h2c"), Protocol::Detected),
+            ("kubernetes.io/h2c", None, Protocol::Detected),
+            ("http", Some(""), Protocol::Detected),
         ] {
-            assert_eq!(Protocol::select(name, app), expected, "{name} {app:?}");
+            assert_eq!(Protocol::select(8080, name, app), expected, "{name} {app:?}");
         }
+        assert_eq!(Protocol::select(3306, "db", None), Protocol::Other);
+        assert_eq!(Protocol::select(3306, "http", None), Protocol::Http);
     }
 }

@@ -19,7 +19,10 @@ pub struct SidecarFacts {
     pub hosts: BTreeSet<ScopeHost>,
     /// Warm hosts: proxies have their clusters by it, and no route. Ours only.
     pub warm: BTreeSet<ScopeHost>,
-    /// What it says besides about the proxies: `outboundTrafficPolicy`, `inboundConnectionPool`.
+    /// Whether proxies listen on ports of its own for calls that applications make to them, such as those
+    /// of a local HTTP proxy.
+    pub listens: bool,
+    /// What it says besides about the proxies: `ingress`, `outboundTrafficPolicy`, `inboundConnectionPool`.
     pub proxy: Map<String, Value>,
     /// Among several for the same pods Istio takes the oldest.
     pub created: Timestamp,

@@ -106,7 +106,7 @@ impl Services {
         for port in &facts.ports {
             let counts = match port.protocol {
                 Protocol::Http => &mut self.http_ports,
-                Protocol::Other => &mut self.other_ports,
+                Protocol::Detected | Protocol::Other => &mut self.other_ports,
             };
             count(counts, &port.number, add);
         }

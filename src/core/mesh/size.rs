@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::{Add, Sub};
 
-use crate::facts::{Protocol, ServiceFacts, Visibility};
+use crate::facts::{ServiceFacts, Visibility};
 use crate::name::ServiceKey;
 
 /// Bytes that Envoy allocates, fitted to five shapes of mesh on a real one: the bench `savings` of the e2e
@@ -28,8 +28,8 @@ pub struct Size {
 impl Size {
     /// What one Service takes.
     pub fn of(facts: &ServiceFacts, endpoints: u64) -> Self {
-        let count = |protocol| facts.port_numbers(protocol).count() as u64;
-        let (http, other) = (count(Protocol::Http), count(Protocol::Other));
+        let http = facts.http_numbers().count() as u64;
+        let other = facts.other_numbers().count() as u64;
         let clusters = http + other;
         let endpoints = clusters * endpoints;
         Self {

@@ -83,6 +83,8 @@ pub enum Conflict {
     OptedOut(WorkloadRef),
     /// A Sidecar that is not ours, for other pods of the namespace, does not import the fallback gateway.
     SidecarWithoutFallback(ConfigKey),
+    /// The mesh's default Sidecar, which ours would replace, has listeners of its own.
+    DefaultListens(ConfigKey),
     /// By a DestinationRule of the namespace its proxies would connect to the fallback gateway otherwise.
     DestinationRule(ConfigKey),
     /// An object that is not ours has the name that we would write.

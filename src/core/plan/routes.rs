@@ -51,7 +51,6 @@ impl Planning<'_> {
         }
         let is_known =
             |service: &ServiceKey, port: u16| !self.written.arrivals.is_new(service, port, self.now);
-        let system = &self.settings.system_namespace;
-        render::routes(self.mesh, system, namespace, carry, is_known)
+        render::routes(self.mesh, self.settings, namespace, carry, is_known)
     }
 }

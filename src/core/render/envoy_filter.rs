@@ -14,7 +14,8 @@ use servicefence_crd::names;
 use crate::name::ours::ENVOY_FILTER;
 use crate::name::{Cidr, Name};
 use crate::render::address::address_pattern;
-use crate::render::parts::{ALLOW_ANY, BLOCK_ALL, authority, cluster, name_pattern};
+use crate::render::detection::{detected, detection};
+use crate::render::parts::{ALLOW_ANY, BLOCK_ALL, authority, header, name_pattern, source_header};
 use crate::render::second_look::{Ranges, second_look};
 use crate::render::{Kind, Object};
 
@@ -25,46 +26,33 @@ pub fn envoy_filter(namespace: &Name, spec: &Value) -> Object {
 
 /// The spec, the same in every namespace.
 ///
-/// Known hosts have a virtual host of their own and never reach `allow_any` (or `block_all` where the mesh is
-/// `REGISTRY_ONLY`), so the inserted routes see misses only. Those with a Host that may be one of the mesh
-/// are looked at by address: to the gateway, or on as Istio would have sent them. All other external names
-/// keep Istio's own path. Connections that are not HTTP and go to a Service address are tunnelled by HTTP/2
-/// CONNECT, so that they too are authenticated and arrive under STRICT mutual TLS.
+/// Known hosts have a virtual host of their own and never reach `allow_any` (or `block_all` where the mesh
+/// is `REGISTRY_ONLY`), so the inserted routes see misses only. Those with a Host that may be one of the
+/// mesh are looked at by address: to the gateway, or on as Istio would have sent them. All other external
+/// names keep Istio's own path. Connections to a Service address on a port number without an HTTP listener
+/// are looked at by their first bytes.
 pub fn envoy_filter_spec(system_namespace: &Name, ranges: &Ranges<'_>) -> Value {
     let mut patches = vec![
         http_miss(ALLOW_ANY, ranges.services),
         http_miss(BLOCK_ALL, ranges.services),
     ];
-    patches.extend(second_look(system_namespace, ranges));
-    patches.extend(
-        ranges
-            .services
-            .iter()
-            .map(|range| tcp_miss(system_namespace, range)),
-    );
+    patches.extend(waiting(system_namespace, ranges));
+    patches.extend(ranges.services.iter().map(detected));
     json!({"configPatches": patches})
 }
 
-/// The spec for a while before and after: the second look is there, and nothing leads to it. Istio takes a
-/// cluster and a listener from a proxy before the routes that lead to them, and a listener that came is ready
-/// after them.
+/// The spec for a while before and after: the listeners inside the proxy are there, and nothing leads to
+/// them. Istio takes a cluster and a listener from a proxy before the routes that lead to them, and a
+/// listener that came is ready after them.
 pub fn envoy_filter_standby_spec(system_namespace: &Name, ranges: &Ranges<'_>) -> Value {
-    json!({"configPatches": second_look(system_namespace, ranges)})
+    json!({"configPatches": waiting(system_namespace, ranges)})
 }
 
-fn source_header() -> Value {
-    header(
-        names::SOURCE_HEADER,
-        "%ENVIRONMENT(POD_NAMESPACE)%/%ENVIRONMENT(POD_NAME)%",
-    )
-}
-
-/// Whatever the application has sent under this name is overwritten.
-fn header(key: &str, value: &str) -> Value {
-    json!({
-        "header": {"key": key, "value": value},
-        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-    })
+/// What the others lead to.
+fn waiting(system_namespace: &Name, ranges: &Ranges<'_>) -> Vec<Value> {
+    let mut patches = second_look(system_namespace, ranges);
+    patches.extend(detection(system_namespace));
+    patches
 }
 
 /// Leads to the second look what Istio would let pass or refuse, where the Host may be one of the mesh. The
@@ -91,36 +79,6 @@ fn http_miss(catch_all: &str, services: &BTreeSet<Cidr>) -> Value {
                     source_header(),
                     header(names::SECOND_LOOK_HEADER, "true"),
                 ],
-            },
-        },
-    })
-}
-
-/// Leads the tunnelled connections of one range to the gateway. Envoy ends the connections of a filter chain
-/// that changes, so each range has a filter chain of its own.
-fn tcp_miss(system_namespace: &Name, range: &Cidr) -> Value {
-    let prefix = json!({"address_prefix": range.address.to_string(), "prefix_len": range.prefix});
-    json!({
-        "applyTo": "FILTER_CHAIN",
-        "match": {"context": "SIDECAR_OUTBOUND", "listener": {"name": "virtualOutbound"}},
-        "patch": {
-            "operation": "ADD",
-            "value": {
-                "name": format!("{ENVOY_FILTER}-{range}"),
-                "filter_chain_match": {"prefix_ranges": [prefix]},
-                "filters": [{
-                    "name": "envoy.filters.network.tcp_proxy",
-                    "typed_config": {
-                        "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
-                        "stat_prefix": "servicefence",
-                        "cluster": cluster(system_namespace, names::TUNNEL_PORT),
-                        "max_connect_attempts": 3,
-                        "tunneling_config": {
-                            "hostname": "%DOWNSTREAM_LOCAL_ADDRESS%",
-                            "headers_to_add": [source_header()],
-                        },
-                    },
-                }],
             },
         },
     })

@@ -1,4 +1,5 @@
-//! What the EnvoyFilter and its second look at a miss share: names of Istio and Envoy, and patterns of names.
+//! What the parts of the EnvoyFilter share: names of Istio and Envoy, pieces of Envoy's configuration, and
+//! patterns of names.
 
 use serde_json::{Value, json};
 use servicefence_crd::names;
@@ -33,4 +34,66 @@ pub fn name_pattern() -> String {
 /// Matches calls with an authority that is like this, in whole.
 pub fn authority(pattern: &str) -> Value {
     json!({"name": ":authority", "string_match": {"safe_regex": {"regex": pattern}}})
+}
+
+/// A patch that adds something to the proxies of callers.
+pub fn added(apply_to: &str, value: &Value) -> Value {
+    json!({
+        "applyTo": apply_to,
+        "match": {"context": "SIDECAR_OUTBOUND"},
+        "patch": {"operation": "ADD", "value": value},
+    })
+}
+
+/// A header of a request. Whatever the application has sent under this name is overwritten.
+pub fn header(key: &str, value: &str) -> Value {
+    json!({
+        "header": {"key": key, "value": value},
+        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+    })
+}
+
+/// The header that tells the gateway which pod calls.
+pub fn source_header() -> Value {
+    header(
+        names::SOURCE_HEADER,
+        "%ENVIRONMENT(POD_NAMESPACE)%/%ENVIRONMENT(POD_NAME)%",
+    )
+}
+
+/// Circuit breakers that never open: within a proxy they would only add to those of the way out.
+pub fn unlimited() -> Value {
+    let unlimited = u32::MAX;
+    json!({"thresholds": [{
+        "max_connections": unlimited,
+        "max_pending_requests": unlimited,
+        "max_requests": unlimited,
+        "max_retries": unlimited,
+    }]})
+}
+
+/// The endpoint of a cluster that leads to a listener of the same name inside the proxy.
+pub fn internal_endpoint(name: &str) -> Value {
+    json!({
+        "cluster_name": name,
+        "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {
+            "envoy_internal_address": {"server_listener_name": name},
+        }}}]}],
+    })
+}
+
+/// A gateway that just went is no reason for a failure: the request has not been sent, so another
+/// one gets it.
+pub fn other_gateway() -> Value {
+    json!({
+        "retry_on": "connect-failure,refused-stream",
+        "num_retries": 2,
+        "retry_host_predicate": [{
+            "name": "envoy.retry_host_predicates.previous_hosts",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate",
+            },
+        }],
+        "host_selection_retry_max_attempts": 5,
+    })
 }

@@ -16,6 +16,7 @@ use crate::mesh::rules::delegate;
 use crate::name::ours::object_of_routes;
 use crate::name::{ConfigKey, Name, ServiceKey, envoy_address, qualify};
 use crate::render::{Kind, Object};
+use crate::settings::Settings;
 
 /// Most rules of one object.
 const MOST_RULES: usize = 1_000;
@@ -54,7 +55,7 @@ pub enum Carry {
 /// Routes to the ports of `namespace`'s Services that the gateway knows.
 pub fn routes(
     mesh: &Mesh,
-    system_namespace: &Name,
+    settings: &Settings,
     namespace: &Name,
     carry: Carry,
     is_known: impl Fn(&ServiceKey, u16) -> bool,
@@ -74,8 +75,9 @@ pub fn routes(
                 facts,
                 port,
                 carry,
+                passes_on: settings.gateway_passes_on,
             };
-            if port.protocol == Protocol::Http {
+            if port.protocol != Protocol::Other {
                 rules.extend(target.carried(&mut routes.not_carried));
             }
             rules.push(target.plain());
@@ -89,9 +91,12 @@ pub fn routes(
             "exportTo": ["."],
             "http": chunk,
         });
-        routes
-            .objects
-            .push(Object::new(Kind::VirtualService, system_namespace, &name, &spec));
+        routes.objects.push(Object::new(
+            Kind::VirtualService,
+            &settings.system_namespace,
+            &name,
+            &spec,
+        ));
     }
     routes
 }
@@ -119,6 +124,8 @@ struct Target<'a> {
     facts: &'a ServiceFacts,
     port: &'a Port,
     carry: Carry,
+    /// Whether the gateway serves what has no rule.
+    passes_on: bool,
 }
 
 impl Target<'_> {
@@ -129,16 +136,20 @@ impl Target<'_> {
             .map(|address| envoy_address(*address, self.port.number))
     }
 
-    /// To the Service itself. An HTTP port also has a tunnel rule, for a miss on a port number that
-    /// has no HTTP listener at the caller.
+    /// To the Service itself. An HTTP port also has a tunnel rule, for a connection that the caller's proxy
+    /// could not tell from others in time. HTTP to a port that is declared as something else has no rule,
+    /// where the gateway serves what has none: Istio's proxies would pass on its bytes, whatever the
+    /// version.
     fn plain(&self) -> Value {
         let mut matches = Vec::new();
         for address in self.addresses() {
-            if self.port.protocol == Protocol::Http {
-                matches.push(json!({
-                    "gateways": [names::FALLBACK],
-                    "headers": {names::ORIGINAL_DST_HEADER: {"exact": address}},
-                }));
+            if self.port.protocol != Protocol::Other || !self.passes_on {
+                let mut call = Map::new();
+                call.insert("gateways".into(), json!([names::FALLBACK]));
+                child(&mut call, "headers")
+                    .insert(names::ORIGINAL_DST_HEADER.into(), json!({"exact": address}));
+                self.leave_out_http2(&mut call);
+                matches.push(Value::Object(call));
             }
             matches.push(json!({"gateways": [names::FALLBACK_TUNNEL], "authority": {"exact": address}}));
         }
@@ -328,6 +339,7 @@ impl Target<'_> {
                     all.remove(key);
                 }
                 all.insert("gateways".into(), json!([names::FALLBACK]));
+                self.leave_out_http2(&mut all);
                 let headers = child(&mut all, "headers");
                 headers.insert(names::ORIGINAL_DST_HEADER.into(), json!({"exact": address}));
                 if let Some(caller) = caller {
@@ -340,6 +352,14 @@ impl Target<'_> {
             }
         }
         matches
+    }
+
+    /// istiod makes gateways call a port without a declared protocol by HTTP/1.1 (`setUpstreamProtocol`),
+    /// where a caller's proxy keeps the version. So does what has no rule.
+    fn leave_out_http2(&self, call: &mut Map<String, Value>) {
+        if self.port.protocol == Protocol::Detected && self.passes_on {
+            child(call, "withoutHeaders").insert(names::PROTOCOL_HEADER.into(), json!({"exact": "HTTP/2"}));
+        }
     }
 
     /// The port of the request, in a redirect to it, is the one that was called, and not the gateway's

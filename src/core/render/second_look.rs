@@ -13,7 +13,10 @@ use servicefence_crd::names;
 use crate::name::ours::ENVOY_FILTER;
 use crate::name::{Cidr, Name};
 use crate::render::address::address_pattern;
-use crate::render::parts::{ALLOW_ANY, BLOCK_ALL, authority, cluster, name_pattern};
+use crate::render::parts::{
+    ALLOW_ANY, BLOCK_ALL, added, authority, cluster, internal_endpoint, name_pattern, other_gateway,
+    unlimited,
+};
 
 /// Istio's routes by which the second look goes, by name: those of the gateway's port number, which every
 /// proxy has that can reach the gateway.
@@ -45,14 +48,6 @@ pub(super) fn second_look(system_namespace: &Name, ranges: &Ranges<'_>) -> Vec<V
         patches.extend(routes.map(|route| second_route(catch_all, "INSERT_FIRST", route)));
     }
     patches
-}
-
-fn added(apply_to: &str, value: &Value) -> Value {
-    json!({
-        "applyTo": apply_to,
-        "match": {"context": "SIDECAR_OUTBOUND"},
-        "patch": {"operation": "ADD", "value": value},
-    })
 }
 
 /// A patch of a catch-all of the second look.
@@ -94,16 +89,10 @@ fn to_gateway(system_namespace: &Name, name: &str, headers: &[Value]) -> Value {
 }
 
 fn way_in() -> Value {
-    let unlimited = u32::MAX;
     json!({
         "name": ENVOY_FILTER,
         "type": "STATIC",
-        "circuit_breakers": {"thresholds": [{
-            "max_connections": unlimited,
-            "max_pending_requests": unlimited,
-            "max_requests": unlimited,
-            "max_retries": unlimited,
-        }]},
+        "circuit_breakers": unlimited(),
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
@@ -114,12 +103,7 @@ fn way_in() -> Value {
                 },
             },
         },
-        "load_assignment": {
-            "cluster_name": ENVOY_FILTER,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {
-                "envoy_internal_address": {"server_listener_name": ENVOY_FILTER},
-            }}}]}],
-        },
+        "load_assignment": internal_endpoint(ENVOY_FILTER),
     })
 }
 
@@ -197,22 +181,6 @@ fn connection_manager() -> Value {
     })
 }
 
-/// A gateway that just went is no reason for a failure: the request has not been sent, so another
-/// one gets it.
-fn other_gateway() -> Value {
-    json!({
-        "retry_on": "connect-failure,refused-stream",
-        "num_retries": 2,
-        "retry_host_predicate": [{
-            "name": "envoy.retry_host_predicates.previous_hosts",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate",
-            },
-        }],
-        "host_selection_retry_max_attempts": 5,
-    })
-}
-
 /// Matches what was dialled, as Envoy writes it, where it is in one of these ranges; `None` where there are
 /// none.
 fn dialled(ranges: &BTreeSet<Cidr>) -> Option<Value> {
@@ -228,12 +196,20 @@ pub(super) mod tests {
     use super::super::envoy_filter::tests::{GATEWAY, is_in_whole, patches, spec};
     use super::*;
 
+    /// The part of the chart with the gateway's way to addresses without a rule.
+    const PASSTHROUGH: &str = include_str!("../../../charts/servicefence/templates/_helpers.tpl");
+
     /// The gateway refuses no headers that the second look lets pass.
     #[test]
     fn the_gateway_has_the_same_limits_of_headers() {
-        let times = |limit: String| GATEWAY.matches(&limit).count();
-        assert_eq!(times(format!("max_request_headers_kb: {LARGEST_HEADERS}\n")), 1);
-        assert_eq!(times(format!("max_headers_count: {MOST_HEADERS}\n")), 2);
+        let times = |text: &str, limit: String| text.matches(&limit).count();
+        assert_eq!(
+            times(GATEWAY, format!("max_request_headers_kb: {LARGEST_HEADERS}\n")),
+            1
+        );
+        for text in [GATEWAY, PASSTHROUGH] {
+            assert_eq!(times(text, format!("max_headers_count: {MOST_HEADERS}\n")), 1);
+        }
     }
 
     /// What is done to the routes of the second look, in the order in which they match.
@@ -303,7 +279,15 @@ pub(super) mod tests {
     fn without_ranges_nothing_is_led_to_the_gateway() {
         let spec = spec(&[], &[]);
         assert_eq!(looked_at(&spec, "10.96.1.2:8080", "reviews.books"), "Istio");
-        assert!(!spec.to_string().contains("servicefence-fallback"), "{spec}");
+        let chains = patches(&spec)
+            .iter()
+            .filter(|patch| patch["applyTo"] == "FILTER_CHAIN");
+        assert_eq!(chains.count(), 0, "{spec}");
+        let mut routes = second_routes(&spec);
+        assert!(
+            routes.all(|(_, route)| route["route"]["cluster"].is_null()),
+            "{spec}"
+        );
     }
 
     /// Envoy ends what is in a listener that changes.

@@ -6,7 +6,7 @@
 //! if anything does. Invariant: one that is out of scope is reached there as it would be in scope, and the
 //! call is seen.
 
-use crate::facts::{Protocol, ServiceFacts, ServiceKind};
+use crate::facts::{ServiceFacts, ServiceKind};
 use crate::name::{FenceKey, ScopeHost, ServiceKey};
 use crate::scope::because::Because;
 use crate::scope::scoping::Scoping;
@@ -108,7 +108,7 @@ impl<'a> Scoping<'a> {
         if !facts.is_told_by_pods() {
             return Some(KeptHeadless::NoSelector);
         }
-        let mut numbers = facts.port_numbers(Protocol::Http);
+        let mut numbers = facts.http_numbers();
         if !numbers.all(|number| self.mesh.services.may_be_placeholder_port(number)) {
             return Some(KeptHeadless::NoListener);
         }

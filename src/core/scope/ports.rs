@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::facts::{Protocol, ServiceFacts};
+use crate::facts::ServiceFacts;
 use crate::name::{Name, ServiceKey};
 use crate::scope::hosts::Scope;
 use crate::scope::non_http::KeptNonHttp;
@@ -18,7 +18,7 @@ impl Scoping<'_> {
         }
         let mut listeners = self.shared_listeners(namespace, scope);
         let is_swallowed = |facts: &ServiceFacts, listeners: &BTreeSet<u16>| {
-            let mut numbers = facts.port_numbers(Protocol::Other);
+            let mut numbers = facts.other_numbers();
             numbers.any(|number| listeners.contains(&number))
         };
         // Each Service that comes in may bring further HTTP ports of its own.
@@ -26,7 +26,7 @@ impl Scoping<'_> {
             let mut grew = false;
             for (key, facts) in self.mesh.services.protocol_bound(namespace) {
                 if is_swallowed(facts, &listeners) && scope.add(key.scope_host(), Why::PortCollision) {
-                    listeners.extend(facts.port_numbers(Protocol::Http));
+                    listeners.extend(facts.http_numbers());
                     grew = true;
                 }
             }
@@ -47,7 +47,7 @@ impl Scoping<'_> {
             .filter_map(|host| ServiceKey::of_host(&host.name));
         for service in in_scope {
             let facts = self.mesh.services.get(&service).into_iter();
-            listeners.extend(facts.flat_map(|facts| facts.port_numbers(Protocol::Http)));
+            listeners.extend(facts.flat_map(ServiceFacts::http_numbers));
         }
         listeners
     }

@@ -87,6 +87,7 @@ fn a_sidecar_that_somebody_deletes_or_edits_comes_back() {
     world.apply(Change::Sidecar(
         ConfigKey::new("shop", "servicefence-web"),
         Some(SidecarFacts {
+            listens: false,
             proxy: serde_json::Map::new(),
             created: world.now,
             ours: true,
@@ -318,6 +319,7 @@ fn a_mesh_that_grows_writes_nothing_to_those_that_do_not_call_it() {
 fn what_the_meshs_default_sidecar_says_about_proxies_is_kept() {
     let mut world = shop();
     let policy = json!({"mode": "REGISTRY_ONLY"});
+    let ingress = json!([{"port": {"number": 8080, "protocol": "HTTP", "name": "http"}, "defaultEndpoint": "127.0.0.1:9080"}]);
     let spec = |world: &World| {
         world.objects[&(Kind::Sidecar, "shop".into(), "servicefence-web".into())]["spec"].clone()
     };
@@ -326,7 +328,11 @@ fn what_the_meshs_default_sidecar_says_about_proxies_is_kept() {
         "Sidecar",
         "istio-system",
         "default",
-        json!({"egress": [{"hosts": ["./*", "servicefence-system/*"]}], "outboundTrafficPolicy": policy}),
+        json!({
+            "egress": [{"hosts": ["./*", "servicefence-system/*"]}],
+            "ingress": ingress,
+            "outboundTrafficPolicy": policy,
+        }),
     );
     world.object(
         "Sidecar",
@@ -337,10 +343,31 @@ fn what_the_meshs_default_sidecar_says_about_proxies_is_kept() {
     world.settle();
     let mut with_policy = before.clone();
     with_policy["outboundTrafficPolicy"] = policy;
+    with_policy["ingress"] = ingress;
     assert_eq!(spec(&world), with_policy);
     world.gone(Watched::Sidecars, "istio-system", "default");
     world.settle();
     assert_eq!(spec(&world), before);
+}
+
+/// Such as a local HTTP proxy: a Sidecar of ours would take it from the applications that call it.
+#[test]
+fn listeners_of_the_meshs_default_sidecar_are_not_taken_away() {
+    let mut world = shop();
+    let port = json!({"number": 3128, "protocol": "HTTP_PROXY", "name": "proxy"});
+    world.object(
+        "Sidecar",
+        "istio-system",
+        "default",
+        json!({"egress": [{"port": port, "bind": "127.0.0.1", "hosts": ["*/*"]}, {"hosts": ["*/*"]}]}),
+    );
+    world.settle();
+    assert_eq!(world.condition("shop", "web", "Enforced"), "False ForeignSidecar");
+    let said = &world.said.last().unwrap().1.message;
+    assert!(said.contains("listeners with ports of their own"), "{said}");
+    world.gone(Watched::Sidecars, "istio-system", "default");
+    world.settle();
+    assert_eq!(world.condition("shop", "web", "Enforced"), "True Scoped");
 }
 
 #[test]

@@ -11,7 +11,8 @@ use crate::settings::Settings;
 use crate::simulate::world::{SYSTEM, settings};
 use crate::tests::*;
 
-fn rules(world: &World, namespace: &str) -> Vec<Value> {
+/// The rules of the first object for a namespace.
+pub(super) fn rules(world: &World, namespace: &str) -> Vec<Value> {
     let object = &world.objects[&(
         Kind::VirtualService,
         SYSTEM.into(),

@@ -45,6 +45,10 @@ impl<'a> Planning<'a> {
         if let Some((user, _)) = user {
             return Some(Conflict::UserSidecar(user.clone()));
         }
+        let default = self.mesh.default_sidecar().filter(|(_, sidecar)| sidecar.listens);
+        if let Some((key, _)) = default {
+            return Some(Conflict::DefaultListens(key.clone()));
+        }
         if of.is_none()
             && let Some(opted_out) = self.opted_out(&fence.key)
         {

@@ -230,6 +230,14 @@ fn say_conflict(conflict: &Conflict, system: &Name) -> (Reason, String) {
                 host = ServiceKey::new(system.clone(), names::FALLBACK).host()
             ),
         ),
+        Conflict::DefaultListens(key) => (
+            Reason::ForeignSidecar,
+            format!(
+                "Sidecar {key}, the mesh's default, has egress listeners with ports of their own, and Istio uses only one Sidecar for \
+                 a pod, so this fence would take them from applications that call them: move them into Sidecars with a \
+                 workloadSelector for the pods that need them"
+            ),
+        ),
         Conflict::DestinationRule(key) => (
             Reason::ForeignDestinationRule,
             format!(

@@ -1,0 +1,73 @@
+//! Ports that are HTTP only if their first bytes are.
+
+use serde_json::{Value, json};
+
+use crate::settings::Settings;
+use crate::simulate::world::settings;
+use crate::tests::routes::rules;
+use crate::tests::*;
+
+/// Istio's proxies tell HTTP by the first bytes where nothing is declared; where something else is, they pass
+/// on bytes whatever these are, and what has no rule keeps the version of HTTP.
+#[test]
+fn http_is_routed_wherever_proxies_may_take_it_for_that() {
+    let servers = |world: &World| -> Vec<Value> {
+        let rules = rules(world, "books").into_iter();
+        rules
+            .map(|rule| rule["match"][0]["gateways"][0].clone())
+            .collect()
+    };
+    let (calls, tunnels) = ("servicefence-fallback", "servicefence-fallback-tunnel");
+    let ports = ["http:8080", "any:8081", "tcp-debug:9000", "db:3306"];
+    let mut world = World::new();
+    world.service("books", "reviews", &ports);
+    world.settle();
+    assert_eq!(servers(&world), [calls, calls, tunnels, tunnels]);
+
+    let mut world = World::with(Settings {
+        gateway_passes_on: false,
+        ..settings()
+    });
+    world.service("books", "reviews", &ports);
+    world.settle();
+    assert_eq!(servers(&world), [calls; 4], "nothing is served without a rule");
+}
+
+/// istiod lets gateways speak HTTP/1.1 to such a port, and what has no rule keeps the version.
+#[test]
+fn http2_to_a_port_without_a_declared_protocol_has_no_rule() {
+    let left_out = |world: &World| -> Vec<Value> {
+        let rules = rules(world, "books").into_iter();
+        rules
+            .map(|rule| rule["match"][0]["withoutHeaders"].clone())
+            .collect()
+    };
+    let http2 = json!({"x-servicefence-protocol": {"exact": "HTTP/2"}});
+    for (passes_on, wanted) in [(true, [Value::Null, http2]), (false, [Value::Null, Value::Null])] {
+        let mut world = World::with(Settings {
+            gateway_passes_on: passes_on,
+            ..settings()
+        });
+        world.service("books", "reviews", &["http:8080", "any:8081"]);
+        world.settle();
+        assert_eq!(left_out(&world), wanted);
+    }
+}
+
+#[test]
+fn a_rule_applies_to_a_port_without_a_declared_protocol() {
+    let mut world = World::new();
+    world.service("books", "reviews", &["any:8080", "tcp:9000"]);
+    world.object(
+        "VirtualService",
+        "books",
+        "reviews",
+        json!({"hosts": ["reviews"], "http": [{"directResponse": {"status": 418}}]}),
+    );
+    world.settle();
+    let statuses: Vec<_> = rules(&world, "books")
+        .iter()
+        .filter_map(|rule| rule["directResponse"]["status"].as_u64())
+        .collect();
+    assert_eq!(statuses, [418, 404], "and what matches none is not found");
+}
