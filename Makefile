@@ -1,6 +1,6 @@
 # Every target is one line of what it runs; `make help` is made from the comments behind the colons.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint fmt clippy doc generated generate bench figures scale absence fuzz mesh mesh-down clean
+.PHONY: help demo test test-fast lint fmt clippy doc generated generate bench figures scale absence fuzz versions mesh mesh-down clean
 CARGO ?= cargo
 # Every program of the project. With a test beside them, crates have the features that `make test` gives them, so
 # that nothing is compiled twice.
@@ -53,6 +53,10 @@ absence: ## Call through an hour's changes of a mesh, with the controller stoppe
 fuzz: ## Play random meshes: a fenced caller must get the answers of an unscoped one (root; MINUTES=60, SEED=1)
 	@$(BUILD)
 	@$(PROGRAMS)/fuzz --minutes $(or $(MINUTES),60) --seed $(or $(SEED),1)
+
+versions: ## Run a part of the scenarios on each istiod with each Envoy (root; VERSIONS="--istio istio-1.30 --envoy envoy-1.36" for one; about half an hour)
+	@$(BUILD)
+	@$(PROGRAMS)/versions $(VERSIONS)
 
 mesh: ## Start a real mesh that stays, and say how to use it (root)
 	@$(BUILD)

@@ -12,7 +12,7 @@ use crate::kubelet::images::Kubelet;
 use crate::mesh::Mesh;
 use crate::pod::this_program;
 use crate::process::Program;
-use crate::tools::{FOLDER_VARIABLE, cache_folder};
+use crate::tools::{FOLDER_VARIABLE, cache_folder, versions};
 use crate::{service_vips, state};
 
 fn kubelets_file(id: &str) -> PathBuf {
@@ -28,6 +28,10 @@ pub(crate) fn give_away(id: &str, kubelets: &[Kubelet]) -> Result<()> {
         .with_machine_mounts()
         .args(["node", "--id", id])
         .env(FOLDER_VARIABLE, cache_folder().to_string_lossy())
+        .env(
+            versions::VARIABLE,
+            std::env::var(versions::VARIABLE).unwrap_or_default(),
+        )
         .leave(&node_namespace(id), &folder.join("logs"))?;
     let mut now = state::load(id)?;
     now.owner = None;

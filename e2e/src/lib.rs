@@ -53,6 +53,7 @@ pub mod schema;
 mod service_vips;
 pub mod state;
 pub mod tools;
+pub mod versions;
 pub mod wait;
 mod writes;
 

@@ -104,6 +104,9 @@ impl Mesh {
                 eprintln!("[{:5.1} s] mesh {id}: {step}", start.elapsed().as_secs_f64());
             }
         };
+        if !tools.others().is_empty() {
+            say(&format!("with {}", tools.others().join(" and ")));
+        }
         let processes = control_plane::start(&tools, &options, &mut state, say)
             .await
             .inspect_err(|_| {

@@ -3,11 +3,12 @@
 //! In: go.mod, go.sum and the Envoy pin. Out: a folder `<cache>/<key>` with every program, Istio's CRDs and
 //! its Envoy bootstrap template. The key is the hash of the three pins, so a folder that exists is complete
 //! and right: it is filled under another name and renamed when it is done, under a lock that a second process
-//! waits for.
+//! waits for. Other versions of Istio and Envoy have folders of their own (`versions`).
 
 mod build;
 mod debian;
 mod prerequisites;
+pub(crate) mod versions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 pub use prerequisites::{can_run, install_missing, missing, raise_limits};
+pub use versions::others;
 
 /// The programs that `go build` makes: file name and package.
 const PROGRAMS: [(&str, &str); 8] = [
@@ -35,10 +37,13 @@ const PROGRAMS: [(&str, &str); 8] = [
 /// The environment variable that names another folder for the programs.
 pub(crate) const FOLDER_VARIABLE: &str = "SERVICEFENCE_TOOLS";
 
-/// A folder with every program.
+/// Folders with every program.
 #[derive(Clone, Debug)]
 pub struct Tools {
-    folder: PathBuf,
+    /// What stands in the first one counts; the last one has everything.
+    folders: Vec<PathBuf>,
+    /// The names of versions that are not the default ones.
+    others: Vec<String>,
 }
 
 impl Tools {
@@ -46,16 +51,34 @@ impl Tools {
     /// what it does.
     pub fn ready() -> Result<Self> {
         install_missing()?;
-        let folder = folder()?;
+        let (cache, folder) = (cache_folder(), folder()?);
         if !folder.exists() {
-            build::fill(&cache_folder(), &folder)?;
+            build::fill(&cache, &folder, build::defaults)?;
         }
-        Ok(Self { folder })
+        let (mut folders, mut others) = (Vec::new(), Vec::new());
+        for other in versions::chosen()? {
+            let folder = other.folder(&cache)?;
+            if !folder.exists() {
+                build::fill(&cache, &folder, |half| other.fill(half))?;
+            }
+            folders.push(folder);
+            others.push(other.name);
+        }
+        folders.push(folder);
+        Ok(Self { folders, others })
     }
 
     /// The path of a program, by its file name: `etcd`, `kubectl`, `envoy` …
     pub fn program(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
+        let mut files = self.folders.iter().map(|folder| folder.join(name));
+        files
+            .find(|file| file.exists())
+            .unwrap_or_else(|| PathBuf::from(name))
+    }
+
+    /// The versions that are not the default ones: `istio-1.30`, `envoy-1.36`.
+    pub fn others(&self) -> &[String] {
+        &self.others
     }
 
     /// The folder of `prometheus` and `promtool`, fetched first when it is not there. Blocking.
@@ -65,12 +88,12 @@ impl Tools {
 
     /// Istio's CustomResourceDefinitions, one YAML file.
     pub fn istio_crds(&self) -> PathBuf {
-        self.folder.join("istio-crds.yaml")
+        self.program("istio-crds.yaml")
     }
 
     /// Istio's template of Envoy's bootstrap configuration.
     pub fn envoy_bootstrap(&self) -> PathBuf {
-        self.folder.join("envoy_bootstrap.json")
+        self.program("envoy_bootstrap.json")
     }
 }
 
@@ -103,7 +126,15 @@ pub fn repository() -> &'static Path {
 
 /// The folder of the programs that the pins name, whether it is there or not.
 fn folder() -> Result<PathBuf> {
-    Ok(cache_folder().join(build::key()?))
+    Ok(cache_folder().join(build::key(&build::pins())?))
+}
+
+/// Whether all programs that are asked for are there already.
+fn is_filled() -> Result<bool> {
+    let others = versions::chosen()?;
+    let cache = cache_folder();
+    let mut folders = others.iter().map(|other| other.folder(&cache)).chain([folder()]);
+    folders.try_fold(true, |all, folder| Ok(all && folder?.exists()))
 }
 
 /// `.cache/tools`, or what `SERVICEFENCE_TOOLS` names.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use futures_util::{Stream, TryStreamExt as _};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::Api;
+use kube::api::{Api, ApiResource};
 use kube::core::{PartialObjectMeta, Resource};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
@@ -48,6 +48,25 @@ pub struct Context {
     pub mesh_config_maps: Vec<Name>,
     /// Ranges of Service addresses where the operator gave them.
     pub service_cidrs: BTreeSet<Cidr>,
+}
+
+#[cfg(test)]
+impl Context {
+    /// For an API server with little in it.
+    fn of_tests(client: kube::Client) -> Self {
+        use crate::fence::{Engine, Settings};
+
+        Self {
+            events: Events::new(client.clone(), None),
+            client,
+            state: Arc::new(State::new(Engine::new(Settings::default()))),
+            metrics: Arc::new(Metrics::new().unwrap()),
+            system_namespace: "servicefence-system".into(),
+            root_namespace: "istio-system".into(),
+            mesh_config_maps: Vec::new(),
+            service_cidrs: [].into(),
+        }
+    }
 }
 
 /// Starts all watches. Readiness waits for each to have seen what exists.
@@ -163,7 +182,7 @@ impl Watch {
                         .watch_errors
                         .with_label_values(&[self.watched.as_str()])
                         .inc();
-                    tracing::warn!(watch = self.watched.as_str(), %error, "a watch failed and is tried again");
+                    tracing::warn!(watch = self.watched.as_str(), %error, "{}", said(self.watched, &error));
                 }
             }
         }
@@ -247,6 +266,21 @@ impl Watch {
     }
 }
 
+/// What is wrong with a watch, and what to do.
+fn said(watched: Watched, error: &watcher::Error) -> String {
+    let ApiResource {
+        api_version, kind, ..
+    } = resource(watched);
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+            if status.code == 404 && api_version.contains("istio.io") =>
+        {
+            format!("the API server has no {kind} of {api_version}: install Istio 1.26 or newer")
+        }
+        _ => "a watch failed and is tried again".to_owned(),
+    }
+}
+
 type Key = (Option<String>, String);
 
 fn key<K: Resource>(object: &K) -> Key {
@@ -254,4 +288,30 @@ fn key<K: Resource>(object: &K) -> Key {
         object.meta().namespace.clone(),
         object.meta().name.clone().unwrap_or_default(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn a_kind_that_istio_lacks_is_said_by_name() {
+        let error = |code| {
+            let status = Status {
+                code,
+                ..Status::default()
+            };
+            watcher::Error::InitialListFailed(kube::Error::Api(Box::new(status)))
+        };
+        let text = said(Watched::Sidecars, &error(404));
+        assert_eq!(
+            text,
+            "the API server has no Sidecar of networking.istio.io/v1: install Istio 1.26 or newer"
+        );
+        let other = "a watch failed and is tried again";
+        assert_eq!(said(Watched::Sidecars, &error(500)), other);
+        assert_eq!(said(Watched::Services, &error(404)), other);
+    }
 }

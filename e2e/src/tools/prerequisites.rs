@@ -23,7 +23,7 @@ pub fn missing() -> Vec<String> {
         wants.push("run it as root (it makes network namespaces)".to_owned());
     }
     // Only who builds the programs needs these two.
-    if !super::folder().is_ok_and(|folder| folder.exists()) {
+    if !super::is_filled().unwrap_or_default() {
         if !in_path("go") {
             wants.push("install Go 1.26 (go.dev/dl)".to_owned());
         }

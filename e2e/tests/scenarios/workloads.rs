@@ -3,7 +3,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use servicefence_e2e::install::SOON;
-use servicefence_e2e::wait::until;
+use servicefence_e2e::wait::{LONG, until};
 use servicefence_e2e::{Call, PodSpec, Protocol, ServiceSpec};
 
 use crate::scene::Scene;
@@ -14,6 +14,7 @@ crate::scenarios![
     a9_a_service_that_selects_other_pods_takes_its_sidecar_along,
     c7_a_gateway_in_a_fenced_namespace_is_not_fenced_and_says_so,
     rest_pods_without_a_fence_share_the_default_of_their_namespace,
+    gone_a_fence_that_goes_away_gives_the_whole_mesh_back,
 ];
 
 /// The Services `<topic>-books/reviews` and `<topic>-books/ratings`, both of the pod `reviews`.
@@ -266,5 +267,29 @@ async fn c7_a_gateway_in_a_fenced_namespace_is_not_fenced_and_says_so(scene: Sce
         scene.scope("edge/ingress").await.is_err(),
         "a gateway has a Sidecar"
     );
+    Ok(())
+}
+
+async fn gone_a_fence_that_goes_away_gives_the_whole_mesh_back(scene: Scene) -> Result<()> {
+    let [web, reviews, ratings] = ["shop/web", "books/reviews", "books/ratings"];
+    let apps = [web, reviews, ratings].map(|app| scene.app(app).http(8080));
+    scene.add(apps).await?;
+    scene.enforce("shop", &["web"]).await?;
+    let call = Call::get("http://reviews.gone-books:8080/");
+    scene.first_call(web, reviews, &call).await?;
+    scene.until_direct(web, reviews, &call).await?;
+
+    let label = ["label", "namespace", "$P-shop", "servicefence.io/mode-"];
+    scene.kubectl(&label).await?;
+    until("what was written to go", LONG, async || {
+        let get = ["-n", "$P-shop", "get", "sidecars,envoyfilters", "-o", "name"];
+        let left = scene.kubectl(&get).await?;
+        ensure!(left.trim().is_empty(), "{left}");
+        Ok(())
+    })
+    .await?;
+    // It knows what it has never called.
+    let call = Call::get("http://ratings.gone-books:8080/");
+    scene.until_direct(web, ratings, &call).await?;
     Ok(())
 }

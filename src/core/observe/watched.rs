@@ -41,7 +41,7 @@ pub enum Watched {
     EnvoyFilters,
     /// Istio's WasmPlugins.
     WasmPlugins,
-    /// Istio's TrafficExtensions, which it has from 1.31 on.
+    /// Istio's TrafficExtensions, which it has from 1.30 on.
     TrafficExtensions,
     /// Istio's AuthorizationPolicies.
     AuthorizationPolicies,

@@ -10,18 +10,19 @@ use std::time::Duration;
 use futures_util::TryStreamExt as _;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
-use kube::api::Api;
+use kube::api::{Api, ApiResource};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 use servicefence_crd::names;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::Context;
+use super::optional::{ASK_EVERY, is_served};
 use crate::fence::Change;
 use crate::fence::facts::is_ready;
 use crate::fence::name::Cidr;
-use crate::readiness::Readiness;
+use crate::readiness::{Pending, Readiness};
 use crate::supervisor::Supervisor;
 
 /// How long the gateway must be without a ready endpoint until that is a fact. Every fence says it
@@ -54,22 +55,39 @@ pub(super) fn start(context: &Context, tasks: &mut Supervisor, readiness: &Readi
         tokio::join!(collecting, settling);
     });
     if context.service_cidrs.is_empty() {
-        let ranges: Api<ServiceCIDR> = Api::all(context.client.clone());
-        let all = watcher::Config::default();
-        let mut synced = Some(readiness.wait_for("servicecidrs"));
-        let state = context.state.clone();
-        tasks.critical(
-            "servicecidrs",
-            collect(ranges, all, context.clone(), "servicecidrs", cidrs, move |all| {
-                state.apply(Change::ServiceCidrs(all.values().flatten().copied().collect()));
-                synced.take();
-            }),
-        );
+        let synced = readiness.wait_for("servicecidrs");
+        tasks.critical("servicecidrs", service_cidrs(context.clone(), synced, ASK_EVERY));
     } else {
         context
             .state
             .apply(Change::ServiceCidrs(context.service_cidrs.clone()));
     }
+}
+
+/// Follows the ServiceCIDR objects. Kubernetes has them from 1.33 on; without them there are no ranges, and
+/// nothing waits for any.
+async fn service_cidrs(context: Context, synced: Pending, ask_every: Duration) {
+    let (state, mut synced) = (context.state.clone(), Some(synced));
+    let mut report = |ranges| {
+        state.apply(Change::ServiceCidrs(ranges));
+        synced.take();
+    };
+    let resource = ApiResource::erase::<ServiceCIDR>(&());
+    if !is_served(&context.client, &resource).await {
+        tracing::warn!(
+            "this Kubernetes has no ServiceCIDR objects: without serviceCIDRs of the chart no fence with the fallback Gateway is enforced"
+        );
+        report(BTreeSet::new());
+        while !is_served(&context.client, &resource).await {
+            sleep(ask_every).await;
+        }
+    }
+    let ranges: Api<ServiceCIDR> = Api::all(context.client.clone());
+    let all = watcher::Config::default();
+    collect(ranges, all, context, "servicecidrs", cidrs, |all| {
+        report(all.values().flatten().copied().collect());
+    })
+    .await;
 }
 
 /// Passes on the first state and that the gateway is ready, at once; that it no longer is, once it has
@@ -146,9 +164,15 @@ fn cidrs(object: &ServiceCIDR) -> BTreeSet<Cidr> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Arc, mpsc};
 
-    use tokio::time::{Instant, sleep};
+    use axum::extract::{Query, State as Shared};
+    use axum::routing::get;
+    use axum::{Json, Router};
+    use serde_json::json;
+    use tokio::net::TcpListener;
+    use tokio::time::Instant;
 
     use super::*;
 
@@ -186,6 +210,58 @@ mod tests {
         let seen = [(true, SECOND), (false, 4 * SECOND)].repeat(5);
         let reported = reported(&seen).await;
         assert!(reported.iter().all(|(ready, _)| *ready), "{reported:?}");
+    }
+
+    /// An API server of Kubernetes 1.32 or older, which becomes a newer one, and a client of it.
+    async fn api_server(has_ranges: Arc<AtomicBool>) -> kube::Client {
+        let kinds = async |Shared(has_ranges): Shared<Arc<AtomicBool>>| {
+            let kind = json!({"name": "servicecidrs", "singularName": "", "namespaced": false, "kind": "ServiceCIDR", "verbs": []});
+            let kinds = if has_ranges.load(Ordering::Relaxed) {
+                vec![kind]
+            } else {
+                Vec::new()
+            };
+            Json(json!({"groupVersion": "networking.k8s.io/v1", "resources": kinds}))
+        };
+        let ranges = async |Query(asked): Query<BTreeMap<String, String>>| {
+            if asked.get("watch").is_some_and(|watch| watch == "true") {
+                std::future::pending::<()>().await;
+            }
+            let range = json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.96.0.0/16"]}});
+            Json(json!({"metadata": {"resourceVersion": "1"}, "items": [range]}))
+        };
+        let all = Router::new()
+            .route("/apis/networking.k8s.io/v1", get(kinds))
+            .route("/apis/networking.k8s.io/v1/servicecidrs", get(ranges))
+            .with_state(has_ranges);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, all).await });
+        kube::Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap()
+    }
+
+    #[tokio::test]
+    async fn nothing_waits_for_service_cidrs_where_kubernetes_has_none_and_they_count_once_it_has() {
+        let has_ranges = Arc::new(AtomicBool::new(false));
+        let context = Context::of_tests(api_server(has_ranges.clone()).await);
+        let readiness = Readiness::default();
+        let synced = readiness.wait_for("servicecidrs");
+        let following = service_cidrs(context.clone(), synced, Duration::from_millis(10));
+        let following = tokio::spawn(following);
+        timeout(5 * SECOND, readiness.ready()).await.unwrap();
+        let known = || context.state.engine().mesh().service_cidrs.len();
+        assert_eq!(known(), 0);
+
+        has_ranges.store(true, Ordering::Relaxed);
+        let seen = async {
+            while known() != 1 {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(5 * SECOND, seen).await.unwrap();
+        following.abort();
+        let errors = context.metrics.watch_errors.with_label_values(&["servicecidrs"]);
+        assert_eq!(errors.get(), 0);
     }
 
     #[tokio::test(start_paused = true)]

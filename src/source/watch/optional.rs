@@ -1,5 +1,5 @@
 //! Kinds that need not be served: routes of Gateway API, and Istio's extensions of proxies, which not every
-//! version of it has.
+//! version of it has. `gateway.rs` asks the same about ServiceCIDRs.
 //!
 //! Flows in: what the API server serves, asked again and again, and the objects while it does. Flows out:
 //! changes. Invariants: readiness waits for the objects that there are and never for a kind that is not
@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use kube::api::Api;
+use kube::api::{Api, ApiResource};
 use kube::runtime::watcher;
 use tokio::time::sleep;
 
@@ -17,7 +17,7 @@ use crate::readiness::Readiness;
 use crate::supervisor::Supervisor;
 
 /// How often it is asked whether a kind is served: one small request.
-const ASK_EVERY: Duration = Duration::from_secs(30);
+pub(super) const ASK_EVERY: Duration = Duration::from_secs(30);
 
 /// The same while the API server does not say, and readiness may wait for it.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -38,15 +38,16 @@ pub(super) fn start(context: &Context, tasks: &mut Supervisor, readiness: &Readi
 /// Watches a kind for as long as it is served, and again when it is once more.
 async fn while_served(mut watch: Watch, ask_every: Duration) {
     let (client, watched) = (watch.context.client.clone(), watch.watched);
+    let resource = resource(watched);
     loop {
-        while !is_served(&client, watched).await {
+        while !is_served(&client, &resource).await {
             watch.synced.take();
             sleep(ask_every).await;
         }
         tracing::info!(watch = watched.as_str(), "this kind is served");
-        let objects: Api<Custom> = Api::all_with(client.clone(), &resource(watched));
+        let objects: Api<Custom> = Api::all_with(client.clone(), &resource);
         let gone = async {
-            while is_served(&client, watched).await {
+            while is_served(&client, &resource).await {
                 sleep(ask_every).await;
             }
         };
@@ -60,14 +61,13 @@ async fn while_served(mut watch: Watch, ask_every: Duration) {
 }
 
 /// Whether the API server serves a kind. It is asked until it says so or not.
-async fn is_served(client: &kube::Client, watched: Watched) -> bool {
-    let resource = resource(watched);
+pub(super) async fn is_served(client: &kube::Client, resource: &ApiResource) -> bool {
     loop {
         match client.list_api_group_resources(&resource.api_version).await {
             Ok(served) => return served.resources.iter().any(|one| one.name == resource.plural),
             Err(kube::Error::Api(status)) if status.code == 404 => return false,
             Err(error) => {
-                tracing::warn!(watch = watched.as_str(), %error, "the API server does not say what it serves and is asked again");
+                tracing::warn!(watch = resource.plural, %error, "the API server does not say what it serves and is asked again");
                 sleep(RETRY_AFTER).await;
             }
         }
@@ -89,11 +89,6 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::events::Events;
-    use crate::fence::{Engine, Settings};
-    use crate::metrics::Metrics;
-    use crate::state::State;
-
     const SOON: Duration = Duration::from_millis(10);
     const HOST: &str = "reviews.books.svc.cluster.local";
 
@@ -145,18 +140,8 @@ mod tests {
     async fn readiness_does_not_wait_for_what_is_not_installed_and_routes_come_and_go_with_it() {
         let installed = Arc::new(AtomicBool::new(false));
         let client = api_server(installed.clone()).await;
-        let state = State::new(Engine::new(Settings::default()));
-        let state = Arc::new(state);
-        let context = Context {
-            events: Events::new(client.clone(), None),
-            client,
-            state: state.clone(),
-            metrics: Arc::new(Metrics::new().unwrap()),
-            system_namespace: "servicefence-system".into(),
-            root_namespace: "istio-system".into(),
-            mesh_config_maps: Vec::new(),
-            service_cidrs: [].into(),
-        };
+        let context = Context::of_tests(client);
+        let state = context.state.clone();
         let readiness = Readiness::default();
         let synced = readiness.wait_for("httproutes");
         let watch = Watch::new(Watched::HttpRoutes, context.clone(), Some(synced));

@@ -139,7 +139,8 @@ pub(super) fn say_not_scoped(held: &NotScoped, workload: &str, system: &Name) ->
         NotScoped::Pending(_) => (Reason::FallbackNotReady, "what the first Sidecar needs is being written".to_owned()),
         NotScoped::NoServiceRanges => (
             Reason::FallbackNotReady,
-            "nothing says which addresses Services have: there is no ServiceCIDR object, and serviceCIDRs of the chart is empty. Set it".to_owned(),
+            "nothing says which addresses Services have: there is no ServiceCIDR object, which Kubernetes has from 1.33 on, \
+             and serviceCIDRs of the chart is empty. Set it".to_owned(),
         ),
         NotScoped::History(progress) => say_history(progress, workload),
         NotScoped::RegistryOnly => (
