@@ -39,6 +39,7 @@ mod subsets;
 mod telemetry;
 mod transitions;
 mod unknown_labels;
+mod wildcards;
 mod workloads;
 
 use serde_json::json;
