@@ -14,6 +14,10 @@ use crate::name::{ConfigKey, Name, ServiceKey};
 
 pub use self::naming::{Naming, callers_apart, first_for};
 
+/// The port number on which istiod follows rules for hosts that no Service has
+/// (`buildSidecarVirtualHostsForVirtualService`).
+pub const WITHOUT_SERVICE: u16 = 80;
+
 /// VirtualServices with rules that another one has.
 #[derive(Default)]
 pub(super) struct Roots {

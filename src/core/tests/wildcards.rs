@@ -1,7 +1,9 @@
-//! VirtualServices for wildcards, beside those for a very host.
+//! VirtualServices for wildcards, beside those for a very host and where no Service is one of them, and for
+//! names of no Service.
 
 use serde_json::{Value, json};
 
+use crate::observe::Watched;
 use crate::render::Kind;
 use crate::simulate::world::SYSTEM;
 use crate::tests::*;
@@ -109,4 +111,177 @@ fn each_namespace_chooses_among_what_it_sees() {
             "{more}: the shop does not follow the wildcard"
         );
     }
+}
+
+#[test]
+fn rules_for_a_wildcard_over_no_service_are_in_scope_by_a_name_below_it() {
+    let long = format!("*{}.example.com", "a".repeat(60));
+    let imported = "books/servicefence.partner.example.com";
+    let edge = json!({"hosts": ["*.partner.example.com"], "gateways": ["edge"], "http": [{}]});
+    let private = json!({"hosts": ["*.partner.example.com"], "exportTo": ["."], "http": [{}]});
+    let of_connections = json!({"hosts": ["*.partner.example.com"], "tls": [{}]});
+    for (spec, imports) in [
+        (rules_for("*.partner.example.com", "reviews"), Some(imported)),
+        (
+            rules_for("*-x.example.com", "reviews"),
+            Some("books/servicefence-x.example.com"),
+        ),
+        (
+            rules_for(BOOKS, "reviews"),
+            Some("books/servicefence.books.svc.cluster.local"),
+        ),
+        (rules_for("*", "reviews"), None),
+        (rules_for(&long, "reviews"), None),
+        (edge, None),
+        (private, None),
+        (of_connections, None),
+    ] {
+        let mut world = shop();
+        world.object("VirtualService", "books", "wide", spec.clone());
+        world.settle();
+        assert_eq!(scope(&world), Vec::from_iter(imports), "{spec}");
+        world.gone(Watched::VirtualServices, "books", "wide");
+        world.settle();
+        assert!(scope(&world).is_empty(), "{spec}");
+    }
+}
+
+#[test]
+fn they_are_not_where_a_service_or_an_entry_below_or_above_has_the_port() {
+    let mut world = shop();
+    world.object("VirtualService", "books", "wide", rules_for(BOOKS, "reviews"));
+    let partner = "*.partner.example.com";
+    world.object(
+        "VirtualService",
+        "books",
+        "partner",
+        rules_for(partner, "reviews"),
+    );
+    world.settle();
+    let both = [
+        "books/servicefence.books.svc.cluster.local",
+        "books/servicefence.partner.example.com",
+    ];
+    assert_eq!(scope(&world), both);
+    let late = world.service("books", "late", &["http:80"]);
+    world.settle();
+    assert_eq!(scope(&world), both[1..]);
+    world.no_service(&late);
+    world.settle();
+    assert_eq!(scope(&world), both);
+    let entry =
+        |host: &str, number: u16| json!({"hosts": [host], "ports": [{"number": number, "protocol": "HTTP"}]});
+    for (host, number, is_followed) in [
+        ("api.partner.example.com", 80, false),
+        ("*.example.com", 80, false),
+        ("api.partner.example.com", 8080, true),
+        ("partner.example.com", 80, true),
+    ] {
+        world.object("ServiceEntry", "data", "entry", entry(host, number));
+        world.settle();
+        let is = scope(&world).contains(&both[1].to_owned());
+        assert_eq!(is, is_followed, "{host} {number}: {:?}", scope(&world));
+    }
+}
+
+#[test]
+fn rules_for_the_name_of_a_service_that_is_not_seen_are_in_scope() {
+    let mut world = shop();
+    let host = "virtual.books.svc.cluster.local";
+    world.object("VirtualService", "infra", "virtual", rules_for(host, REVIEWS));
+    world.settle();
+    let by_rules = ["infra/virtual.books.svc.cluster.local"];
+    assert_eq!(scope(&world), by_rules);
+    let service = world.service("books", "virtual", &["http:8080"]);
+    world.settle();
+    assert!(scope(&world).is_empty(), "its rules come with it");
+    let hidden = json!({"metadata": {"annotations": {"networking.istio.io/exportTo": "."}}});
+    world.service_with("books", "virtual", &["http:8080"], &hidden);
+    world.settle();
+    assert_eq!(scope(&world), by_rules);
+    world.no_service(&service);
+    world.settle();
+    assert_eq!(scope(&world), by_rules);
+}
+
+#[test]
+fn an_external_name_with_rules_is_in_scope_with_what_it_stands_for() {
+    let mut world = shop();
+    let external = json!({"spec": {"type": "ExternalName", "externalName": REVIEWS, "clusterIP": null}});
+    world.service_with("data", "legacy", &["http:8080"], &external);
+    world.settle();
+    assert!(scope(&world).is_empty(), "without rules it is a name of reviews");
+    let by_rules = [
+        "books/legacy.data.svc.cluster.local",
+        "books/reviews.books.svc.cluster.local",
+        "data/legacy.data.svc.cluster.local",
+        "infra/legacy.data.svc.cluster.local",
+    ];
+    let exact = "legacy.data.svc.cluster.local";
+    world.object("VirtualService", "infra", "legacy", rules_for(exact, REVIEWS));
+    world.settle();
+    assert_eq!(scope(&world), by_rules);
+    let wide = "*.data.svc.cluster.local";
+    world.object("VirtualService", "infra", "legacy", rules_for(wide, REVIEWS));
+    world.service("data", "other", &["http:80"]);
+    world.settle();
+    let mut with_other = scope(&world);
+    with_other.retain(|host| !host.contains("/other.data"));
+    assert_eq!(with_other, by_rules);
+    let legacy = ServiceKey::new("data", "legacy");
+    world.no_service(&legacy);
+    world.settle();
+    assert!(scope(&world).is_empty());
+    world.service_with("data", "legacy", &["http:8080"], &external);
+    world.settle();
+    assert!(
+        scope(&world).contains(&by_rules[2].to_owned()),
+        "{:?}",
+        scope(&world)
+    );
+    let explained = world.engine.explain(&web(), "legacy.data", world.now).unwrap();
+    let because = explained.because.iter();
+    assert!(
+        because
+            .clone()
+            .any(|because| because.detail.contains("goes by the address")),
+        "{:?}",
+        because.collect::<Vec<_>>()
+    );
+}
+
+/// Without one, istiod follows the wildcard's rules on port 80 for every name below it.
+#[test]
+fn a_scope_with_rules_for_a_wildcard_has_a_service_of_port_80_below_it() {
+    let mut world = shop();
+    world.object("VirtualService", "books", "wide", rules_for(BOOKS, "ratings"));
+    world.service("books", "late", &["http:80"]);
+    world.service("books", "later", &["http:80"]);
+    world.settle();
+    assert!(scope(&world).is_empty());
+    learn(&mut world, &reviews());
+    world.settle();
+    let [late, later, reviews] =
+        ["late", "later", "reviews"].map(|name| format!("books/{name}.books.svc.cluster.local"));
+    assert_eq!(scope(&world), [late.clone(), reviews.clone()]);
+    learn(&mut world, &ServiceKey::new("books", "later"));
+    world.settle();
+    assert_eq!(scope(&world), [later.clone(), reviews.clone()], "one is enough");
+    world.no_service(&ServiceKey::new("books", "late"));
+    world.service("books", "later", &["http:81"]);
+    world.settle();
+    assert_eq!(
+        scope(&world),
+        [
+            later.clone(),
+            reviews.clone(),
+            "books/servicefence.books.svc.cluster.local".to_owned()
+        ],
+        "there is none of port 80"
+    );
+    let everywhere = rules_for("*", "ratings");
+    world.object("VirtualService", "books", "wide", everywhere);
+    world.service("data", "late", &["http:80"]);
+    world.settle();
+    assert_eq!(scope(&world), [later, reviews], "servicefence-ports has it");
 }
