@@ -24,7 +24,7 @@ async fn c19_the_rules_of_an_exact_host_hold_and_not_those_of_a_wildcard(scene: 
         )
         .await?;
     for exact in ["exact", "exact-80"] {
-        let http = "http: [{route: [{destination: {host: c}}]}]";
+        let http = "http: [{route: [{destination: {host: c, port: {number: 8080}}}]}]";
         rules(&scene, "starred-books", exact, http).await?;
     }
     scene

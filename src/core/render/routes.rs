@@ -198,7 +198,7 @@ impl Target<'_> {
         chosen
     }
 
-    /// Carries over the rules that callers follow. Answers for which of them every call has an answer by that.
+    /// Carries over the rules that callers follow. Answers for which of them that settles every call.
     fn carry_all<'a>(
         &self,
         chosen: &[Naming<'a>],

@@ -102,9 +102,9 @@ impl<'a> Scoping<'a> {
         }
     }
 
-    /// Adds a Service for each wildcard of the rules for hosts in scope, where the scope has none below it with
-    /// the port. Without one istiod would follow the rules there for every name below the wildcard, whatever
-    /// other rules the Service of that name has.
+    /// Adds a Service for each wildcard of the rules for hosts in scope, where the scope has none below it
+    /// with the port. Without one istiod would follow the rules there for every name below the wildcard,
+    /// whatever other rules the Service of that name has.
     pub(super) fn add_below_wildcards(self, namespace: &Name, scope: &mut Scope) {
         let mut wildcards: BTreeSet<Name> = BTreeSet::new();
         for host in scope.hosts.keys() {
@@ -130,8 +130,8 @@ impl<'a> Scoping<'a> {
         }
     }
 
-    /// Whether proxies of `namespace` see a Service or a ServiceEntry with the port that a wildcard stands for,
-    /// or that is itself a wildcard over it (Istio: `host.Name.Matches`).
+    /// Whether proxies of `namespace` see a Service or a ServiceEntry with the port that a wildcard stands
+    /// for, or that is itself a wildcard over it (Istio: `host.Name.Matches`).
     fn has_port_below(self, namespace: &Name, wildcard: &str) -> bool {
         let mut services = self.mesh.services.covered_by(wildcard);
         let mut entries = self.mesh.service_entries.seen_from(namespace);
@@ -188,9 +188,9 @@ impl<'a> Scoping<'a> {
     }
 }
 
-/// A name below a wildcard, which brings the wildcard's rules and nothing else: for istiod a wildcard of rules
-/// matches what is imported below it (`VSMatches`), while one in an import brings all that it covers. `None`
-/// where a Sidecar cannot have such a name.
+/// A name below a wildcard, which brings the wildcard's rules and nothing else: for istiod a wildcard of
+/// rules matches what is imported below it (`VSMatches`), while one in an import brings all that it covers.
+/// `None` where a Sidecar cannot have such a name.
 fn below(wildcard: &str) -> Option<Name> {
     let name = format!("{BELOW}{}", wildcard.strip_prefix('*')?);
     let (label, _) = name.split_once('.')?;

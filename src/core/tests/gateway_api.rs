@@ -281,7 +281,6 @@ fn among_routes_and_virtual_services_istios_order_holds() {
             .collect::<Vec<_>>(),
         [
             "other/ -> private.other",
-            "books/ -> ratings.books",
             "shop/ -> web.shop",
             "*/ -> ratings.books",
             "*/ -> reviews.books"
