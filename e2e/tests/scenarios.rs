@@ -31,6 +31,8 @@ mod routing;
 mod scene;
 #[path = "scenarios/tcp.rs"]
 mod tcp;
+#[path = "scenarios/wildcards.rs"]
+mod wildcards;
 #[path = "scenarios/workloads.rs"]
 mod workloads;
 
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         .chain(headless::all())
         .chain(external_names::all())
         .chain(covered::all())
+        .chain(wildcards::all())
         .chain(proxy_calls::all())
         .chain(destination_rules::all())
         .chain(detection::all())

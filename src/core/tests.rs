@@ -40,6 +40,7 @@ mod subsets;
 mod telemetry;
 mod transitions;
 mod unknown_labels;
+mod wildcards;
 mod workloads;
 
 use serde_json::json;

@@ -29,7 +29,7 @@ pub(crate) async fn books(scene: &Scene, topic: &str, services: &[&str]) -> Resu
 }
 
 /// A VirtualService for a host of `<topic>-books`, in that namespace or another one.
-async fn rules(scene: &Scene, namespace: &str, host: &str, more: &str) -> Result<()> {
+pub(crate) async fn rules(scene: &Scene, namespace: &str, host: &str, more: &str) -> Result<()> {
     let name = host.split('.').next().unwrap_or(host);
     scene
         .yaml(&format!(

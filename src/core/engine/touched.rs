@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::engine::Engine;
 use crate::engine::change::Dirty;
-use crate::facts::{Caller, PolicyFacts, ServiceFacts};
+use crate::facts::{Caller, PolicyFacts, ServiceFacts, ServiceKind};
 use crate::mesh::ChangedRules;
 use crate::name::{Name, ServiceKey};
 use crate::plan::namespace::envoy_filter::wanted_envoy_filters;
@@ -26,7 +26,9 @@ impl Engine {
         let everywhere = hosts.iter().any(|host| match ServiceKey::of_host(host) {
             Some(service) => {
                 let facts = self.mesh.services.get(&service);
-                facts.is_none_or(|facts| self.mesh.services.is_protocol_bound(facts))
+                facts.is_none_or(|facts| {
+                    facts.kind == ServiceKind::ExternalName || self.mesh.services.is_protocol_bound(facts)
+                })
             }
             None => true,
         });

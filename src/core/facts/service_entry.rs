@@ -12,6 +12,8 @@ use crate::name::Name;
 pub struct ServiceEntryFacts {
     /// The names that it adds.
     pub hosts: Vec<Name>,
+    /// The numbers of all its ports.
+    pub ports: BTreeSet<u16>,
     /// Its ports with a listener that takes every address of the port number: those of HTTP, and all where it
     /// has no addresses of its own.
     pub listeners: BTreeSet<(u16, Names)>,
@@ -57,11 +59,13 @@ impl ServiceEntryFacts {
     pub fn of(spec: &ServiceEntrySpec, namespace: &str) -> Self {
         let ports = spec.ports.iter();
         let ports = ports.filter_map(|port| Some((u16::try_from(port.number).ok()?, Names::of(port))));
+        let ports: Vec<_> = ports.collect();
         let takes_all = |names| spec.addresses.is_empty() || names == Names::Http;
         let visibility = Visibility::parse(spec.export_to.iter().map(String::as_str), namespace);
         Self {
             hosts: spec.hosts.iter().map(|host| Name::from(host.as_str())).collect(),
-            listeners: ports.filter(|(_, names)| takes_all(*names)).collect(),
+            ports: ports.iter().map(|(number, _)| *number).collect(),
+            listeners: ports.into_iter().filter(|(_, names)| takes_all(*names)).collect(),
             bound: Bound::of(spec),
             exported_by_default: visibility.is_none(),
             visibility: visibility.unwrap_or_default(),

@@ -4,12 +4,19 @@
 //! Invariant: what is said of rules follows from all VirtualServices as written, in whatever order they came.
 
 pub mod delegate;
+mod naming;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::facts::{VirtualServiceFacts, destinations};
 use crate::mesh::index::{ByHost, forget, index};
 use crate::name::{ConfigKey, Name, ServiceKey};
+
+pub use self::naming::{Naming, callers_apart, first_for};
+
+/// The port number on which istiod follows rules for hosts that no Service has
+/// (`buildSidecarVirtualHostsForVirtualService`).
+pub const WITHOUT_SERVICE: u16 = 80;
 
 /// VirtualServices with rules that another one has.
 #[derive(Default)]
@@ -139,6 +146,14 @@ impl Rules {
             .naming(host)
             .filter_map(|key| Some((key, self.all.get(key)?)))
             .filter(|(_, rules)| rules.mesh)
+    }
+
+    /// The same, each once, with how exactly it names `host`.
+    pub fn naming<'a>(&'a self, host: &'a str) -> Vec<Naming<'a>> {
+        let all: BTreeMap<_, _> = self.of_host(host).collect();
+        all.into_iter()
+            .filter_map(|(key, rules)| Naming::of(host, key, rules))
+            .collect()
     }
 
     /// The hosts with rules that send or mirror requests to a Service.

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::facts::{Labels, Protocol, ServiceFacts, ServiceKind};
 use crate::mesh::index::{count, forget, in_namespace, index};
-use crate::name::{Name, ServiceKey, cluster_domain};
+use crate::name::{Name, ServiceKey, cluster_domain, covers};
 
 /// Port numbers that every istio-proxy listens on itself.
 /// <https://istio.io/latest/docs/ops/deployment/application-requirements/>
@@ -150,6 +150,28 @@ impl Services {
             meant = further;
         }
         Some(meant)
+    }
+
+    /// The ExternalName of this host, or those that it covers if it is a wildcard.
+    pub fn external_names_covered_by<'a>(
+        &'a self,
+        host: &'a str,
+    ) -> impl Iterator<Item = &'a ServiceKey> + use<'a> {
+        let is_one = |facts: &ServiceFacts| facts.kind == ServiceKind::ExternalName;
+        let wildcard = host.starts_with('*');
+        let itself = (!wildcard).then(|| ServiceKey::of_host(host)).flatten();
+        let itself = itself.and_then(|key| self.all.get_key_value(&key));
+        let itself = itself.filter(|(_, facts)| is_one(facts)).map(|(key, _)| key);
+        let covered = wildcard.then(|| self.external_names.values().flatten());
+        let covered = covered.into_iter().flatten();
+        itself
+            .into_iter()
+            .chain(covered.filter(move |key| covers(host, &key.host())))
+    }
+
+    /// Whether some Service has a port of this number.
+    pub fn have_port(&self, number: u16) -> bool {
+        self.http_ports.contains_key(&number) || self.other_ports.contains_key(&number)
     }
 
     /// All Services, by namespace and name.

@@ -10,9 +10,9 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 use servicefence_crd::names;
 
-use crate::facts::{Author, Port, Protocol, ServiceFacts, VirtualServiceFacts, Visibility, destinations};
+use crate::facts::{Author, Port, Protocol, ServiceFacts, VirtualServiceFacts, destinations};
 use crate::mesh::Mesh;
-use crate::mesh::rules::delegate;
+use crate::mesh::rules::{Naming, callers_apart, delegate, first_for};
 use crate::name::ours::object_of_routes;
 use crate::name::{ConfigKey, Name, ServiceKey, envoy_address, qualify};
 use crate::render::{Kind, Object};
@@ -153,28 +153,79 @@ impl Target<'_> {
             }
             matches.push(json!({"gateways": [names::FALLBACK_TUNNEL], "authority": {"exact": address}}));
         }
+        self.to_itself(&matches)
+    }
+
+    fn to_itself(&self, matches: &[Value]) -> Value {
         json!({
             "match": matches,
             "route": [{"destination": {"host": &**self.host, "port": {"number": self.port.number}}}],
         })
     }
 
-    /// The users' rules for this port, in Istio's order. Of several VirtualServices for a host a caller's
-    /// proxy follows the first that has a rule for the port and the caller's namespace.
+    /// The users' rules for this port, as each caller's proxy chooses among VirtualServices: first those for
+    /// namespaces that choose otherwise than all, then those for all.
     fn carried(&self, not_carried: &mut BTreeSet<NotCarried>) -> Vec<Value> {
         let mut carried = Vec::new();
-        for (key, rules, callers) in self.in_order() {
-            let asked = self.asked(rules, &callers);
-            if asked.is_empty() {
+        let named = self.mesh.rules.naming(self.host);
+        let of_all = self.chosen(&named, None);
+        let mut apart: Vec<(Vec<Naming<'_>>, Vec<Option<&Name>>)> = Vec::new();
+        for caller in callers_apart(&named) {
+            let chosen = self.chosen(&named, Some(caller));
+            if chosen == of_all {
                 continue;
             }
+            match apart.iter_mut().find(|(same, _)| *same == chosen) {
+                Some((_, callers)) => callers.push(Some(caller)),
+                None => apart.push((chosen, vec![Some(caller)])),
+            }
+        }
+        for (chosen, callers) in &apart {
+            let answered = self.carry_all(chosen, callers, &mut carried, not_carried);
+            let callers = callers.iter().map(|caller| caller.map(|name| &**name));
+            let others: Vec<_> = callers.filter(|caller| !answered.contains(caller)).collect();
+            if !others.is_empty() && !of_all.is_empty() {
+                carried.push(self.to_itself(&self.matches(&Map::new(), &others)));
+            }
+        }
+        self.carry_all(&of_all, &[None], &mut carried, not_carried);
+        carried
+    }
+
+    /// The VirtualServices that proxies of a namespace follow, or those of every one (`None`): of those that
+    /// they look at, each that has a rule for the port and some of these callers, up to the first for all.
+    fn chosen<'a>(&self, named: &[Naming<'a>], caller: Option<&Name>) -> Vec<Naming<'a>> {
+        let mut chosen = Vec::new();
+        for naming in first_for(named, caller) {
+            let callers = [caller];
+            let asked = self.asked(naming.rules, &callers);
+            if !asked.is_empty() {
+                chosen.push(naming);
+            }
+            if asked.contains(&caller.map(|name| &**name)) {
+                break;
+            }
+        }
+        chosen
+    }
+
+    /// Carries over the rules that callers follow. Answers for which of them that settles every call.
+    fn carry_all<'a>(
+        &self,
+        chosen: &[Naming<'a>],
+        callers: &[Option<&'a Name>],
+        carried: &mut Vec<Value>,
+        not_carried: &mut BTreeSet<NotCarried>,
+    ) -> BTreeSet<Option<&'a str>> {
+        let mut answered = BTreeSet::new();
+        for &Naming { key, rules, .. } in chosen {
             let mut complete = true;
             for (at, rule) in rules.http.iter().enumerate() {
                 let made_of = rules.made_of.get(at);
                 let refused = (self.carry == Carry::VirtualServices)
                     .then_some("Istio refuses the routes to its namespace with some rule of Gateway API, this one or another");
                 let unfit = made_of.and_then(|of| of.unfit.or(refused)).map_or(Ok(()), Err);
-                match unfit.and_then(|()| self.carry(key, rules, rule, &callers)) {
+                match unfit.and_then(|()| self.carry(key, rules, rule, callers)) {
                     Ok(rule) => carried.extend(rule),
                     Err(because) => {
                         complete = false;
@@ -187,45 +238,12 @@ impl Target<'_> {
                 }
             }
             if complete {
+                let asked = self.asked(rules, callers);
                 carried.push(self.nothing_matched(&asked));
-            }
-            if asked.contains(&None) {
-                break;
+                answered.extend(asked);
             }
         }
-        carried
-    }
-
-    /// The VirtualServices with HTTP rules for the host, each with the namespaces of the callers that it is
-    /// for (`None`: all), in Istio's order: those of users that only some namespaces see, then those made of
-    /// routes of the caller's own namespace, then the others, older before newer (`SelectVirtualServices`,
-    /// `configCompareByCreationTime`).
-    fn in_order(&self) -> Vec<(&ConfigKey, &VirtualServiceFacts, Vec<Option<&Name>>)> {
-        let rules = || {
-            let all = self.mesh.rules.of_host(self.host);
-            all.filter(|(_, rules)| !rules.http.is_empty())
-        };
-        let users_for_all = rules().any(|(_, rules)| !rules.is_made() && rules.visibility == Visibility::All);
-        let mut sources = Vec::new();
-        for (key, rules) in rules() {
-            match &rules.visibility {
-                Visibility::All => {
-                    if rules.is_made() && users_for_all {
-                        sources.push((1, key, rules, vec![Some(&key.namespace)]));
-                    }
-                    sources.push((2, key, rules, vec![None]));
-                }
-                Visibility::Only(namespaces) => {
-                    let rank = u8::from(rules.is_made());
-                    sources.push((rank, key, rules, namespaces.iter().map(Some).collect()));
-                }
-            }
-        }
-        sources.sort_by_key(|(rank, key, rules, _)| (*rank, rules.created, &key.name, &key.namespace));
-        sources
-            .into_iter()
-            .map(|(_, key, rules, callers)| (key, rules, callers))
-            .collect()
+        answered
     }
 
     /// The callers, of those who see the rules, that have one on this port. For the others it is as if there

@@ -2,12 +2,23 @@
 
 use std::collections::BTreeSet;
 
-use crate::name::{Name, ScopeHost, ServiceKey};
+use servicefence_crd::names;
+
+use crate::facts::VirtualServiceFacts;
+use crate::mesh::rules::WITHOUT_SERVICE;
+use crate::name::{ConfigKey, Name, ScopeHost, ServiceKey, covers};
 use crate::scope::because::Because;
 use crate::scope::hosts::Scope;
 use crate::scope::scoping::Scoping;
 use crate::scope::why::Why;
 use crate::workloads::Fence;
+
+/// What a wildcard's first label begins with in a name below it.
+const BELOW: &str = "servicefence";
+
+/// Most bytes of a label of a name, and of a name.
+const MOST_OF_LABEL: usize = 63;
+const MOST_OF_NAME: usize = 253;
 
 impl<'a> Scoping<'a> {
     /// Hosts that only a VirtualService knows: the gateway routes Services only.
@@ -16,8 +27,37 @@ impl<'a> Scoping<'a> {
         namespace: &'n Name,
     ) -> impl Iterator<Item = ScopeHost> + use<'a, 'n> {
         let hosts = self.hosts_of_rules(namespace);
-        let unknown = hosts.filter(|(_, host)| ServiceKey::of_host(host).is_none());
-        unknown.map(|(rules, host)| ScopeHost::new(rules.clone(), host.clone()))
+        hosts.filter_map(move |(key, rules, host)| {
+            let is_followed = !rules.http.is_empty() && !rules.is_made();
+            let import = if host.contains('*') {
+                let is_unknown = is_followed && !self.has_port_below(namespace, host);
+                is_unknown.then(|| below(host))?
+            } else if let Some(service) = ServiceKey::of_host(host) {
+                let seen = self.mesh.services.get(&service);
+                let is_seen = seen.is_some_and(|facts| facts.visibility.to(namespace));
+                (is_followed && !is_seen).then(|| host.clone())
+            } else {
+                Some(host.clone())
+            };
+            Some(ScopeHost::new(key.namespace.clone(), import?))
+        })
+    }
+
+    /// ExternalNames with rules. Calls to one have the address of what it stands for, by which the gateway
+    /// would go, and proxies go by the name.
+    pub(super) fn external_names_with_rules<'n>(
+        self,
+        namespace: &'n Name,
+    ) -> impl Iterator<Item = ScopeHost> + use<'a, 'n> {
+        let services = &self.mesh.services;
+        let rules = self.hosts_of_rules(namespace);
+        let with_requests = rules.filter(|(_, rules, _)| !rules.http.is_empty());
+        let named = with_requests.flat_map(move |(_, _, host)| services.external_names_covered_by(host));
+        let seen = named.filter(move |service| {
+            let facts = services.get(service);
+            facts.is_some_and(|facts| facts.visibility.to(namespace))
+        });
+        seen.map(ServiceKey::scope_host)
     }
 
     /// Services that rules of the namespace itself lead to a subset which the gateway may not know.
@@ -35,11 +75,13 @@ impl<'a> Scoping<'a> {
         services.map(|service| service.scope_host())
     }
 
-    /// Each host without a wildcard of the rules that a namespace sees, with the namespace of the rules.
-    fn hosts_of_rules(self, namespace: &Name) -> impl Iterator<Item = (&'a Name, &'a Name)> {
+    /// Each host of the rules that a namespace sees.
+    fn hosts_of_rules<'n>(
+        self,
+        namespace: &'n Name,
+    ) -> impl Iterator<Item = (&'a ConfigKey, &'a VirtualServiceFacts, &'a Name)> + use<'a, 'n> {
         let rules = self.mesh.rules.seen_from(namespace);
-        let hosts = rules.flat_map(|(key, rules)| rules.hosts.iter().map(|host| (&key.namespace, host)));
-        hosts.filter(|(_, host)| !host.contains('*'))
+        rules.flat_map(|(key, rules)| rules.hosts.iter().map(move |host| (key, rules, host)))
     }
 
     /// Adds the Services with several ports to which rules for hosts in scope lead. istiod brings a
@@ -58,6 +100,62 @@ impl<'a> Scoping<'a> {
                 scope.add(host, Why::Destination);
             }
         }
+    }
+
+    /// Adds a Service for each wildcard of the rules for hosts in scope, where the scope has none below it
+    /// with the port. Without one istiod would follow the rules there for every name below the wildcard,
+    /// whatever other rules the Service of that name has.
+    pub(super) fn add_below_wildcards(self, namespace: &Name, scope: &mut Scope) {
+        let mut wildcards: BTreeSet<Name> = BTreeSet::new();
+        for host in scope.hosts.keys() {
+            let rules = self.mesh.rules.of_host(&host.name);
+            let seen = rules.filter(|(_, rules)| rules.visibility.to(namespace) && !rules.http.is_empty());
+            let hosts = seen.flat_map(|(_, rules)| &rules.hosts);
+            wildcards.extend(hosts.filter(|host| host.contains('*')).cloned());
+        }
+        for wildcard in wildcards {
+            let is_below = |host: &ScopeHost| {
+                let overlaps = covers(&wildcard, &host.name) || covers(&host.name, &wildcard);
+                overlaps && self.imports_port(host)
+            };
+            if scope.hosts.keys().any(is_below) {
+                continue;
+            }
+            let mut below = self.mesh.services.covered_by(&wildcard);
+            let first =
+                below.find(|(_, facts)| facts.visibility.to(namespace) && facts.has_port(WITHOUT_SERVICE));
+            if let Some((service, _)) = first {
+                scope.add(service.scope_host(), Why::BelowWildcard);
+            }
+        }
+    }
+
+    /// Whether proxies of `namespace` see a Service or a ServiceEntry with the port that a wildcard stands
+    /// for, or that is itself a wildcard over it (Istio: `host.Name.Matches`).
+    fn has_port_below(self, namespace: &Name, wildcard: &str) -> bool {
+        let mut services = self.mesh.services.covered_by(wildcard);
+        let mut entries = self.mesh.service_entries.seen_from(namespace);
+        let overlaps = |host: &Name| covers(wildcard, host) || covers(host, wildcard);
+        let is_service = self.mesh.services.have_port(WITHOUT_SERVICE)
+            && services.any(|(_, facts)| facts.visibility.to(namespace) && facts.has_port(WITHOUT_SERVICE));
+        is_service
+            || entries
+                .any(|(_, entry)| entry.ports.contains(&WITHOUT_SERVICE) && entry.hosts.iter().any(overlaps))
+    }
+
+    /// Whether a host of a scope has the port.
+    fn imports_port(self, host: &ScopeHost) -> bool {
+        let services = &self.mesh.services;
+        let ours = ServiceKey::new(self.settings.system_namespace.clone(), names::PORTS);
+        if *host == ours.scope_host() {
+            return services.placeholder_ports().contains(&WITHOUT_SERVICE);
+        }
+        let service = services.of_host(&host.name);
+        let service = service.filter(|(key, _)| key.namespace == host.namespace);
+        let entries = self.mesh.service_entries.of_host(&host.name);
+        let mut entries = entries.filter(|(key, _)| key.namespace == host.namespace);
+        service.is_some_and(|(_, facts)| facts.has_port(WITHOUT_SERVICE))
+            || entries.any(|(_, entry)| entry.ports.contains(&WITHOUT_SERVICE))
     }
 
     /// Adds what brings the rules for hosts in scope. VirtualServices are imported by their own namespace, so
@@ -88,4 +186,13 @@ impl<'a> Scoping<'a> {
         let because = authors.map(|author| Because::new("Route", format!("{author} has rules for it")));
         because.collect()
     }
+}
+
+/// A name below a wildcard, which brings the wildcard's rules and nothing else: for istiod a wildcard of
+/// rules matches what is imported below it (`VSMatches`), while one in an import brings all that it covers.
+/// `None` where a Sidecar cannot have such a name.
+fn below(wildcard: &str) -> Option<Name> {
+    let name = format!("{BELOW}{}", wildcard.strip_prefix('*')?);
+    let (label, _) = name.split_once('.')?;
+    (label.len() <= MOST_OF_LABEL && name.len() <= MOST_OF_NAME).then(|| name.into())
 }

@@ -38,6 +38,8 @@ pub enum Why {
     Covered,
     /// Only a VirtualService knows the name: the gateway routes Services only.
     RuleOnly,
+    /// It is an ExternalName with rules: the gateway goes by the address, which is that of another host.
+    RuleOfName,
     /// The namespace's own rules for it name a subset, elsewhere or where DestinationRules stay in their
     /// namespace. The gateway does not see these, so where one of them defines the subset it would answer
     /// 503.
@@ -50,6 +52,9 @@ pub enum Why {
     Alias,
     /// Rules for a host in scope lead to it, and it has several ports.
     Destination,
+    /// Rules for a host in scope are for a wildcard over it too, and on a port number that no other host of
+    /// the scope has they would be followed for it without its import.
+    BelowWildcard,
     /// A VirtualService has rules for a host in scope, and is looked up by its own namespace.
     Route,
     /// It is an ExternalName of a host in scope, or what one stands for to which a rule in scope leads.
@@ -57,7 +62,7 @@ pub enum Why {
 }
 
 impl Why {
-    const ALL: [Self; 23] = [
+    const ALL: [Self; 25] = [
         Self::Own,
         Self::Baseline,
         Self::Provider,
@@ -74,11 +79,13 @@ impl Why {
         Self::ServiceEntry,
         Self::Covered,
         Self::RuleOnly,
+        Self::RuleOfName,
         Self::SubsetRule,
         Self::NonHttp,
         Self::PortCollision,
         Self::Alias,
         Self::Destination,
+        Self::BelowWildcard,
         Self::Route,
         Self::ExternalName,
     ];
@@ -112,6 +119,10 @@ impl Why {
                 "Protocol",
                 "only a VirtualService knows this name, and the fallback gateway serves Services only",
             ),
+            Self::RuleOfName => (
+                "Protocol",
+                "it is an ExternalName with rules of a VirtualService, and the fallback gateway goes by the address that is dialled, which is that of what it stands for",
+            ),
             Self::SubsetRule => (
                 "Protocol",
                 "a VirtualService of this namespace routes it to a subset, and the fallback gateway may not see the DestinationRule of it",
@@ -119,6 +130,10 @@ impl Why {
             Self::Destination => (
                 "Route",
                 "a VirtualService for a host in scope leads to it, and without its import Istio brings only the ports that the rule names",
+            ),
+            Self::BelowWildcard => (
+                "Route",
+                "a VirtualService for a host in scope is for a wildcard over this one too, and without some Service of port 80 below it Istio would follow its rules for every name there",
             ),
             Self::PortCollision => (
                 "Protocol",
@@ -157,7 +172,7 @@ impl Whys {
         self.iter().any(|why| {
             !matches!(
                 why,
-                Why::Alias | Why::Destination | Why::Route | Why::ExternalName
+                Why::Alias | Why::Destination | Why::BelowWildcard | Why::Route | Why::ExternalName
             )
         })
     }

@@ -112,6 +112,8 @@ fn other_rules_of_such_a_host_come_along_and_so_do_ports_that_it_brings() {
 #[test]
 fn rules_that_the_gateway_follows_as_well_widen_nothing() {
     let mut world = shop();
+    // Istio follows a wildcard's rules for the names of Services alone, where one has port 80.
+    world.service("books", "front", &["http:80"]);
     for (namespace, name, spec) in [
         ("shop", "own", rule("web")),
         ("books", "theirs", rule("ratings.books.svc.cluster.local")),

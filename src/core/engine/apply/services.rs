@@ -10,7 +10,8 @@ use crate::facts::{
     DestinationRuleFacts, EndpointsFacts, Port, ServiceEntryFacts, ServiceFacts, ServiceKind,
 };
 use crate::mesh::Replaced;
-use crate::name::{ConfigKey, ServiceKey, covers};
+use crate::mesh::rules::WITHOUT_SERVICE;
+use crate::name::{ConfigKey, Name, ServiceKey, covers};
 use crate::plan::target::Target;
 use crate::workloads::{Fence, UnknownLabel};
 
@@ -58,8 +59,8 @@ impl Engine {
         let is_covered =
             self.mesh.service_entries.names(&host) || self.mesh.destination_rules.connect_to(&host);
         let is_bound = either.any(|facts| self.mesh.services.is_protocol_bound(facts));
-        if (is_bound || is_covered || self.mesh.is_by_waypoint(&key.namespace)) && replaced.differs(in_scopes)
-        {
+        let is_in_scopes = is_bound || is_covered || self.mesh.is_by_waypoint(&key.namespace);
+        if (is_in_scopes && replaced.differs(in_scopes)) || self.is_ruled_otherwise(&host, &replaced) {
             self.dirty_fences(dirty);
         }
         if replaced.differs(|facts| facts.stands_for.clone()) {
@@ -72,6 +73,29 @@ impl Engine {
         if is_seen_otherwise || replaced.differs(|facts| (facts.labels.clone(), facts.ports.clone())) {
             self.dirty_fences_naming(key, &replaced.either().collect::<Vec<_>>(), dirty);
         }
+    }
+
+    /// Whether rules that name a Service are in other scopes with it than without: it takes the name from
+    /// them, or the port on which they would be followed for names of no Service, or it is an ExternalName.
+    fn is_ruled_otherwise(&self, host: &Name, replaced: &Replaced<ServiceFacts>) -> bool {
+        let mut rules = self.mesh.rules.of_host(host).peekable();
+        if rules.peek().is_none() {
+            return false;
+        }
+        let is_named = rules.any(|(_, rules)| rules.hosts.contains(host));
+        let counts = |facts: &Option<ServiceFacts>| {
+            let facts = facts.as_ref()?;
+            let is_external_name = facts.kind == ServiceKind::ExternalName;
+            let counts = is_named || is_external_name || facts.has_port(WITHOUT_SERVICE);
+            counts.then(|| {
+                (
+                    is_external_name,
+                    facts.has_port(WITHOUT_SERVICE),
+                    facts.visibility.clone(),
+                )
+            })
+        };
+        counts(&replaced.old) != counts(&replaced.new)
     }
 
     /// The gateway's routes to a Service, and to hosts with rules that lead there.
