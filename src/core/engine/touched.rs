@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::engine::Engine;
 use crate::engine::change::Dirty;
-use crate::facts::{Caller, PolicyFacts, ServiceFacts, ServiceKind};
+use crate::facts::{Caller, PolicyFacts, ServiceFacts, ServiceKind, Visibility};
 use crate::mesh::ChangedRules;
 use crate::name::{Name, ServiceKey};
 use crate::plan::namespace::envoy_filter::wanted_envoy_filters;
@@ -27,7 +27,10 @@ impl Engine {
             Some(service) => {
                 let facts = self.mesh.services.get(&service);
                 facts.is_none_or(|facts| {
-                    facts.kind == ServiceKind::ExternalName || self.mesh.services.is_protocol_bound(facts)
+                    // Where it is not seen, the rules are for the name of no Service.
+                    facts.kind == ServiceKind::ExternalName
+                        || facts.visibility != Visibility::All
+                        || self.mesh.services.is_protocol_bound(facts)
                 })
             }
             None => true,

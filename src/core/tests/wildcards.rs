@@ -204,6 +204,20 @@ fn rules_for_the_name_of_a_service_that_is_not_seen_are_in_scope() {
     assert_eq!(scope(&world), by_rules);
 }
 
+/// The fallback gateway may see the Service that the caller does not.
+#[test]
+fn rules_that_come_for_a_service_that_is_not_seen_are_in_scope() {
+    let mut world = shop();
+    let export_to = format!("books,{SYSTEM}");
+    let hidden = json!({"metadata": {"annotations": {"networking.istio.io/exportTo": export_to}}});
+    world.service_with("books", "virtual", &["http:8080"], &hidden);
+    world.settle();
+    let host = "virtual.books.svc.cluster.local";
+    world.object("VirtualService", "infra", "virtual", rules_for(host, REVIEWS));
+    world.settle();
+    assert_eq!(scope(&world), ["infra/virtual.books.svc.cluster.local"]);
+}
+
 #[test]
 fn an_external_name_with_rules_is_in_scope_with_what_it_stands_for() {
     let mut world = shop();
