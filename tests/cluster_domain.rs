@@ -90,6 +90,7 @@ fn what_is_written_names_the_domain_and_no_other() {
     let ranges = Ranges {
         services: &services.into(),
         pods: &[].into(),
+        detected: &[9000].into(),
     };
     let filter: Value = envoy_filter_spec(&SYSTEM.into(), &ranges);
     for (text, named) in [

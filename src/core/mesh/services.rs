@@ -28,6 +28,8 @@ pub struct Services {
     external_names: HashMap<Name, BTreeSet<ServiceKey>>,
     http_ports: BTreeMap<u16, usize>,
     other_ports: BTreeMap<u16, usize>,
+    /// Those of the other ones for which nothing is declared.
+    detected_ports: BTreeMap<u16, usize>,
 }
 
 impl Services {
@@ -41,6 +43,7 @@ impl Services {
             external_names: HashMap::new(),
             http_ports: BTreeMap::new(),
             other_ports: BTreeMap::new(),
+            detected_ports: BTreeMap::new(),
         }
     }
 
@@ -109,6 +112,9 @@ impl Services {
                 Protocol::Detected | Protocol::Other => &mut self.other_ports,
             };
             count(counts, &port.number, add);
+            if port.protocol == Protocol::Detected {
+                count(&mut self.detected_ports, &port.number, add);
+            }
         }
     }
 
@@ -248,6 +254,18 @@ impl Services {
         self.http_ports
             .keys()
             .filter(|number| self.may_be_placeholder_port(**number))
+            .copied()
+            .collect()
+    }
+
+    /// Port numbers on which only the first bytes of a miss tell whether it is HTTP: some Service declares
+    /// HTTP on them, or nothing at all, and another one something else.
+    pub fn detected_ports(&self) -> BTreeSet<u16> {
+        let numbers = self.other_ports.keys().filter(|number| {
+            self.http_ports.contains_key(number) || self.detected_ports.contains_key(number)
+        });
+        numbers
+            .filter(|number| !PROXY_PORTS.contains(number))
             .copied()
             .collect()
     }

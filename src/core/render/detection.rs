@@ -1,14 +1,15 @@
-//! Where a connection to an address of Services goes that no listener of its port number takes: to the
-//! gateway as HTTP, call by call, or as bytes through a tunnel.
+//! Where a connection to an address of Services goes that no listener of its port number takes: through a
+//! tunnel, or to the gateway as HTTP, call by call.
 //!
 //! An HTTP listener for all addresses of a number would hold up servers that speak first, so there is none on
-//! numbers that some Service uses for anything else. A listener inside the caller's proxy looks at the first
-//! bytes instead, for so long only that a server that speaks first is not missed.
+//! numbers that some Service uses for anything else. On those that another one uses for HTTP a listener
+//! inside the caller's proxy looks at the first bytes instead, for so long only that a server that speaks
+//! first is not missed.
 
 use serde_json::{Value, json};
 use servicefence_crd::names;
 
-use crate::name::ours::DETECTION;
+use crate::name::ours::{DETECTION, ENVOY_FILTER};
 use crate::name::{Cidr, Name};
 use crate::render::parts::{
     added, cluster, header, internal_endpoint, other_gateway, source_header, unlimited,
@@ -33,37 +34,48 @@ pub(super) fn detection(system_namespace: &Name) -> [Value; 2] {
     ]
 }
 
-/// Leads the connections of one range there. Envoy ends the connections of a filter chain that changes, so
-/// each range has a filter chain of its own.
-pub(super) fn detected(range: &Cidr) -> Value {
+/// Leads the connections to one range into the tunnel, whatever they are: no Service uses their port numbers
+/// for HTTP, and what is declared as TCP is bytes to Istio's proxies even where it is HTTP.
+pub(super) fn tcp_miss(system_namespace: &Name, range: &Cidr) -> Value {
+    let tunnel = tunnel(system_namespace, "%DOWNSTREAM_LOCAL_ADDRESS%");
+    filter_chain(range, None, &json!([tcp_proxy(&tunnel)]))
+}
+
+/// Leads those of one port number to the listener that looks at them.
+pub(super) fn detected(range: &Cidr, number: u16) -> Value {
+    let keeps = json!({
+        "name": DIALLED,
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.set_filter_state.v3.Config",
+            "on_new_connection": [{
+                "object_key": DIALLED,
+                "factory_key": "envoy.string",
+                "shared_with_upstream": "ONCE",
+                "format_string": {"text_format_source": {"inline_string": "%DOWNSTREAM_LOCAL_ADDRESS%"}},
+            }],
+        },
+    });
+    // The second listener ends what is idle.
+    let to_listener = tcp_proxy(&json!({"cluster": DETECTION, "idle_timeout": "0s"}));
+    filter_chain(range, Some(number), &json!([keeps, to_listener]))
+}
+
+/// Envoy ends the connections of a filter chain that changes or goes, so each range and number has one of its
+/// own. The number counts before the range.
+fn filter_chain(range: &Cidr, number: Option<u16>, filters: &Value) -> Value {
     let prefix = json!({"address_prefix": range.address.to_string(), "prefix_len": range.prefix});
+    let mut name = format!("{ENVOY_FILTER}-{range}");
+    let mut matched = json!({"prefix_ranges": [prefix]});
+    if let Some(number) = number {
+        name = format!("{DETECTION}-{range}-{number}");
+        matched["destination_port"] = number.into();
+    }
     json!({
         "applyTo": "FILTER_CHAIN",
         "match": {"context": "SIDECAR_OUTBOUND", "listener": {"name": "virtualOutbound"}},
         "patch": {
             "operation": "ADD",
-            "value": {
-                "name": format!("{DETECTION}-{range}"),
-                "filter_chain_match": {"prefix_ranges": [prefix]},
-                "filters": [
-                    {
-                        "name": DIALLED,
-                        "typed_config": {
-                            "@type": "type.googleapis.com/envoy.extensions.filters.network.set_filter_state.v3.Config",
-                            "on_new_connection": [{
-                                "object_key": DIALLED,
-                                "factory_key": "envoy.string",
-                                "shared_with_upstream": "ONCE",
-                                "format_string": {"text_format_source": {
-                                    "inline_string": "%DOWNSTREAM_LOCAL_ADDRESS%",
-                                }},
-                            }],
-                        },
-                    },
-                    // The second listener ends what is idle.
-                    tcp_proxy(&json!({"cluster": DETECTION, "idle_timeout": "0s"})),
-                ],
-            },
+            "value": {"name": name, "filter_chain_match": matched, "filters": filters},
         },
     })
 }
@@ -121,16 +133,16 @@ fn listener(system_namespace: &Name) -> Value {
                 "typed_config": connection_manager(system_namespace),
             }],
         }],
-        "default_filter_chain": {"filters": [tcp_proxy(&tunnel(system_namespace))]},
+        "default_filter_chain": {"filters": [tcp_proxy(&tunnel(system_namespace, &dialled()))]},
     })
 }
 
 /// So that these connections too are authenticated, and arrive under STRICT mutual TLS.
-fn tunnel(system_namespace: &Name) -> Value {
+fn tunnel(system_namespace: &Name, dialled: &str) -> Value {
     json!({
         "cluster": cluster(system_namespace, names::TUNNEL_PORT),
         "max_connect_attempts": 3,
-        "tunneling_config": {"hostname": dialled(), "headers_to_add": [source_header()]},
+        "tunneling_config": {"hostname": dialled, "headers_to_add": [source_header()]},
     })
 }
 

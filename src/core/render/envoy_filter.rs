@@ -14,7 +14,7 @@ use servicefence_crd::names;
 use crate::name::ours::ENVOY_FILTER;
 use crate::name::{Cidr, Name};
 use crate::render::address::address_pattern;
-use crate::render::detection::{detected, detection};
+use crate::render::detection::{detected, detection, tcp_miss};
 use crate::render::parts::{ALLOW_ANY, BLOCK_ALL, authority, header, name_pattern, source_header};
 use crate::render::second_look::{Ranges, second_look};
 use crate::render::{Kind, Object};
@@ -30,14 +30,17 @@ pub fn envoy_filter(namespace: &Name, spec: &Value) -> Object {
 /// is `REGISTRY_ONLY`), so the inserted routes see misses only. Those with a Host that may be one of the
 /// mesh are looked at by address: to the gateway, or on as Istio would have sent them. All other external
 /// names keep Istio's own path. Connections to a Service address on a port number without an HTTP listener
-/// are looked at by their first bytes.
+/// are tunnelled, or looked at by their first bytes where some Service may speak HTTP on the number.
 pub fn envoy_filter_spec(system_namespace: &Name, ranges: &Ranges<'_>) -> Value {
     let mut patches = vec![
         http_miss(ALLOW_ANY, ranges.services),
         http_miss(BLOCK_ALL, ranges.services),
     ];
     patches.extend(waiting(system_namespace, ranges));
-    patches.extend(ranges.services.iter().map(detected));
+    for range in ranges.services {
+        patches.push(tcp_miss(system_namespace, range));
+        patches.extend(ranges.detected.iter().map(|number| detected(range, *number)));
+    }
     json!({"configPatches": patches})
 }
 
@@ -108,6 +111,7 @@ pub(super) mod tests {
         let ranges = Ranges {
             services: &services,
             pods: &pods,
+            detected: &[9000].into(),
         };
         envoy_filter_spec(&"system".into(), &ranges)
     }
@@ -219,6 +223,7 @@ pub(super) mod tests {
         let ranges = Ranges {
             services: &services,
             pods: &BTreeSet::new(),
+            detected: &[9000].into(),
         };
         let (whole, standby) = (
             envoy_filter_spec(&"system".into(), &ranges),
@@ -230,9 +235,7 @@ pub(super) mod tests {
             .map(|patch| (&patch["applyTo"], &patch["match"]["routeConfiguration"]["name"]))
             .collect();
         let first_pass = (&json!("HTTP_ROUTE"), &Value::Null);
-        assert_eq!(
-            gone,
-            [first_pass, first_pass, (&json!("FILTER_CHAIN"), &Value::Null)]
-        );
+        let chain = (&json!("FILTER_CHAIN"), &Value::Null);
+        assert_eq!(gone, [first_pass, first_pass, chain, chain]);
     }
 }

@@ -22,13 +22,15 @@ use crate::render::parts::{
 /// proxy has that can reach the gateway.
 const ROUTES: u16 = names::FALLBACK_PORT;
 
-/// The addresses of the mesh.
+/// The addresses of the mesh, and the port numbers that need a look.
 #[derive(Clone, Copy)]
 pub struct Ranges<'a> {
     /// Of Services.
     pub services: &'a BTreeSet<Cidr>,
     /// Of pods: headless Services have no other addresses, and clients that balance by themselves dial them.
     pub pods: &'a BTreeSet<Cidr>,
+    /// Port numbers on which only the first bytes tell whether a connection is HTTP.
+    pub detected: &'a BTreeSet<u16>,
 }
 
 /// The patches for it. Of those that insert, the last one stands first.

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::render::Kind;
 use crate::settings::Settings;
 use crate::simulate::world::settings;
 use crate::tests::routes::rules;
@@ -70,4 +71,33 @@ fn a_rule_applies_to_a_port_without_a_declared_protocol() {
         .filter_map(|rule| rule["directResponse"]["status"].as_u64())
         .collect();
     assert_eq!(statuses, [418, 404], "and what matches none is not found");
+}
+
+/// The numbers are those on which one Service may speak HTTP and another one may not.
+#[test]
+fn first_bytes_are_looked_at_where_they_tell_something() {
+    let mut world = shop();
+    let numbers = |world: &World| -> Vec<u64> {
+        let filter = &world.objects[&(Kind::EnvoyFilter, "shop".into(), "servicefence".into())];
+        let patches = filter["spec"]["configPatches"].as_array().unwrap().iter();
+        let matched = patches.map(|patch| &patch["patch"]["value"]["filter_chain_match"]["destination_port"]);
+        matched.filter_map(Value::as_u64).collect()
+    };
+    assert_eq!(numbers(&world), [0; 0]);
+    let any = world.service("data", "any", &["any:9000", "tcp:9001", "db:3306"]);
+    world.settle();
+    assert_eq!(
+        numbers(&world),
+        [9000],
+        "a proxy takes what is declared as TCP as it is"
+    );
+    let mixed = world.service("data", "mixed", &["tcp:8080"]);
+    world.settle();
+    assert_eq!(numbers(&world), [8080, 9000]);
+    world.no_service(&any);
+    world.settle();
+    assert_eq!(numbers(&world), [8080]);
+    world.no_service(&mixed);
+    world.settle();
+    assert_eq!(numbers(&world), [0; 0], "there is an HTTP listener again");
 }

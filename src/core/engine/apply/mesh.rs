@@ -86,6 +86,7 @@ impl Engine {
         dirty.targets.extend(namespaces.cloned().map(Target::Routes));
         self.dirty_fences(dirty);
         self.dirty_fenced_namespaces(dirty);
+        self.dirty_envoy_filters(dirty);
         dirty.targets.insert(Target::Ports);
     }
 

@@ -25,6 +25,7 @@ impl Engine {
         dirty: &mut Dirty,
     ) {
         let ports_before = self.mesh.services.placeholder_ports();
+        let detected_before = self.mesh.services.detected_ports();
         let was_aside = self.mesh.has_service_aside(key);
         let replaced = self.mesh.set_service(key, facts);
         if was_aside != self.mesh.has_service_aside(key) {
@@ -37,6 +38,9 @@ impl Engine {
         if self.mesh.services.placeholder_ports() != ports_before {
             dirty.targets.insert(Target::Ports);
             self.dirty_learning_headless(dirty);
+        }
+        if self.mesh.services.detected_ports() != detected_before {
+            self.dirty_envoy_filters(dirty);
         }
         self.route_service(key, &replaced, now, dirty);
         let is_other_workload =

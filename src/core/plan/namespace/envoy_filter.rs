@@ -102,6 +102,7 @@ fn specs(settings: &Settings, mesh: &Mesh) -> EnvoyFilters<Value> {
     let ranges = render::Ranges {
         services: &mesh.service_cidrs,
         pods: &pods,
+        detected: &mesh.services.detected_ports(),
     };
     EnvoyFilters {
         serving: render::envoy_filter_spec(system, &ranges),
