@@ -304,4 +304,4 @@ impl Proxy {
 }
 
 /// How long a fence may take for what it does in milliseconds when the machine is not busy.
-pub const SOON: Duration = Duration::from_secs(60);
+pub const SOON: Duration = Duration::from_mins(1);
