@@ -69,6 +69,15 @@ impl Context {
     }
 }
 
+/// A client of an API server that serves only this.
+#[cfg(test)]
+async fn client_of(all: axum::Router) -> kube::Client {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, all).await });
+    kube::Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap()
+}
+
 /// Starts all watches. Readiness waits for each to have seen what exists.
 pub fn start(context: &Context, tasks: &mut Supervisor, readiness: &Readiness) {
     let client = || context.client.clone();

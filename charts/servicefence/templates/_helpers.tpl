@@ -289,8 +289,8 @@ transport_socket_matches:
               tls_certificate_sds_secret_configs:
                 - {{ include "servicefence.fallback.sds" "default" | nindent 18 | trim }}
               combined_validation_context:
-                # Workloads only, and none of this namespace: neither istiod, which gives certificates to whom
-                # it knows by theirs, nor the log server, nor the gateway itself.
+                # Workloads only, and none of this namespace: neither istiod, which knows its clients by their
+                # certificates, nor the log server, nor the gateway itself.
                 default_validation_context:
                   match_typed_subject_alt_names:
                     - san_type: URI

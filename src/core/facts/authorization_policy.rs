@@ -1,12 +1,12 @@
 //! AuthorizationPolicies as declared dependencies.
 //!
 //! A policy that names certain callers decides otherwise about the fallback gateway: one that allows them
-//! refuses the gateway, one that denies them lets it in. So a caller that it names, as one whom it means or
-//! as one whom it does not, must reach the destination directly from the first call on. Where a policy looks
-//! at addresses, that holds for every caller. Any policy that asks who calls may refuse a call without mutual
-//! TLS, which says nothing of that. Flows in: policies, read for whom they name and what they protect. Flows
-//! out: whether one names a caller, and whether it protects a Service. In doubt the answer is yes: one host
-//! too many in a scope does no harm.
+//! refuses the gateway, one that denies them lets it in. It may name a caller in a list of those that it
+//! means, or in a `not…` list. Either way this caller must reach the destination directly from the first call
+//! on. Where a policy looks at addresses, that holds for every caller. Any policy that asks who calls may
+//! refuse a call without mutual TLS, which says nothing of that. Flows in: policies, read for the callers
+//! that they name and the pods that they protect. Flows out: whether one names a caller, and whether it
+//! protects a Service. In doubt the answer is yes: one host too many in a scope does no harm.
 //!
 //! <https://istio.io/latest/docs/reference/config/security/authorization-policy/>
 
@@ -61,7 +61,7 @@ impl PolicyFacts {
         })
     }
 
-    /// The namespaces of those whom it names; `None` where a wildcard or an address leaves them open.
+    /// The namespaces of the callers that it names; `None` where a wildcard or an address leaves them open.
     pub fn caller_namespaces(&self) -> Option<BTreeSet<Name>> {
         if self.by_address {
             return None;
@@ -133,7 +133,7 @@ impl PolicyFacts {
     }
 }
 
-/// Those whom a rule names: each source that it means, and apart from it each list of those whom it does not.
+/// The callers that a rule names: each source that it means, and each of its `not…` lists by itself.
 fn named(rule: &AuthorizationRule) -> Vec<AuthorizationSource> {
     let of_lists = |principals: &[String], namespaces: &[String], accounts: &[String]| AuthorizationSource {
         principals: principals.to_vec(),

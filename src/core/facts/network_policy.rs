@@ -18,8 +18,8 @@ pub struct NetworkPolicyFacts {
 /// What pods may call by one rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct EgressRule {
-    /// The namespaces of those whom it names; `None`: it names none, which means all, or addresses, and
-    /// which pods have these is not looked into.
+    /// The namespaces that it names. `None`: it names none, which means all, or it names addresses, and
+    /// nothing here knows which pods have these.
     namespaces: Option<Vec<Selector>>,
     /// First and last numbers of its ports; `None`: all.
     ports: Option<Vec<(u16, u16)>>,

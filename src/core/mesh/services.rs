@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::facts::{Labels, Protocol, ServiceFacts, ServiceKind};
 use crate::mesh::index::{count, forget, in_namespace, index};
-use crate::name::{Name, ServiceKey, cluster_domain, covers};
+use crate::name::{Name, ServiceKey, cluster_domain};
 
 /// Port numbers that every istio-proxy listens on itself.
 /// <https://istio.io/latest/docs/ops/deployment/application-requirements/>
@@ -158,21 +158,9 @@ impl Services {
         Some(meant)
     }
 
-    /// The ExternalName of this host, or those that it covers if it is a wildcard.
-    pub fn external_names_covered_by<'a>(
-        &'a self,
-        host: &'a str,
-    ) -> impl Iterator<Item = &'a ServiceKey> + use<'a> {
-        let is_one = |facts: &ServiceFacts| facts.kind == ServiceKind::ExternalName;
-        let wildcard = host.starts_with('*');
-        let itself = (!wildcard).then(|| ServiceKey::of_host(host)).flatten();
-        let itself = itself.and_then(|key| self.all.get_key_value(&key));
-        let itself = itself.filter(|(_, facts)| is_one(facts)).map(|(key, _)| key);
-        let covered = wildcard.then(|| self.external_names.values().flatten());
-        let covered = covered.into_iter().flatten();
-        itself
-            .into_iter()
-            .chain(covered.filter(move |key| covers(host, &key.host())))
+    /// All ExternalNames.
+    pub fn external_names(&self) -> impl Iterator<Item = &ServiceKey> {
+        self.external_names.values().flatten()
     }
 
     /// Whether some Service has a port of this number.
@@ -251,23 +239,28 @@ impl Services {
     /// HTTP on them and none declares anything else. An HTTP listener waits for the client's first
     /// bytes, so a protocol in which the server speaks first would hang on it.
     pub fn placeholder_ports(&self) -> BTreeSet<u16> {
-        self.http_ports
-            .keys()
-            .filter(|number| self.may_be_placeholder_port(**number))
-            .copied()
+        let numbers = self.http_ports.keys().copied();
+        numbers
+            .filter(|number| self.is_placeholder_port(*number))
             .collect()
+    }
+
+    /// Whether a port number is one of these.
+    pub fn is_placeholder_port(&self, number: u16) -> bool {
+        self.http_ports.contains_key(&number) && self.may_be_placeholder_port(number)
     }
 
     /// Port numbers on which only the first bytes of a miss tell whether it is HTTP: some Service declares
     /// HTTP on them, or nothing at all, and another one something else.
     pub fn detected_ports(&self) -> BTreeSet<u16> {
-        let numbers = self.other_ports.keys().filter(|number| {
-            self.http_ports.contains_key(number) || self.detected_ports.contains_key(number)
-        });
-        numbers
-            .filter(|number| !PROXY_PORTS.contains(number))
-            .copied()
-            .collect()
+        let numbers = self.other_ports.keys().copied();
+        numbers.filter(|number| self.is_detected_port(*number)).collect()
+    }
+
+    /// Whether a port number is one of these.
+    pub fn is_detected_port(&self, number: u16) -> bool {
+        let may_be_http = self.http_ports.contains_key(&number) || self.detected_ports.contains_key(&number);
+        may_be_http && self.other_ports.contains_key(&number) && !PROXY_PORTS.contains(&number)
     }
 
     /// Whether no Service declares anything but HTTP on a port number, and no proxy has it itself.

@@ -217,6 +217,22 @@ pub(super) mod tests {
         }
     }
 
+    /// Envoy ends what is in a listener that changes.
+    #[test]
+    fn the_listeners_are_the_same_whatever_the_ranges_are() {
+        let listeners = |spec: &Value| -> Vec<Value> {
+            let are = patches(spec)
+                .iter()
+                .filter(|patch| patch["applyTo"] == "LISTENER");
+            are.cloned().collect()
+        };
+        let without = listeners(&spec(&[], &[]));
+        assert_eq!(without.len(), 2);
+        for services in [&["10.96.0.0/16"][..], &["10.96.0.0/16", "fd00:10:96::/112"]] {
+            assert_eq!(listeners(&spec(services, &["10.1.0.0/16"])), without);
+        }
+    }
+
     #[test]
     fn nothing_leads_to_what_stands_by_and_nothing_else_changes() {
         let services = ["10.96.0.0/16".parse().unwrap()].into();

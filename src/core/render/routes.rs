@@ -144,12 +144,7 @@ impl Target<'_> {
         let mut matches = Vec::new();
         for address in self.addresses() {
             if self.port.protocol != Protocol::Other || !self.passes_on {
-                let mut call = Map::new();
-                call.insert("gateways".into(), json!([names::FALLBACK]));
-                child(&mut call, "headers")
-                    .insert(names::ORIGINAL_DST_HEADER.into(), json!({"exact": address}));
-                self.leave_out_http2(&mut call);
-                matches.push(Value::Object(call));
+                matches.push(self.call(&Map::new(), &address, None));
             }
             matches.push(json!({"gateways": [names::FALLBACK_TUNNEL], "authority": {"exact": address}}));
         }
@@ -352,32 +347,34 @@ impl Target<'_> {
         let mut matches = Vec::new();
         for address in self.addresses() {
             for caller in callers {
-                let mut all = one.clone();
-                for key in ["gateways", "port", "sourceNamespace"] {
-                    all.remove(key);
-                }
-                all.insert("gateways".into(), json!([names::FALLBACK]));
-                self.leave_out_http2(&mut all);
-                let headers = child(&mut all, "headers");
-                headers.insert(names::ORIGINAL_DST_HEADER.into(), json!({"exact": address}));
-                if let Some(caller) = caller {
-                    headers.insert(
-                        names::SOURCE_HEADER.into(),
-                        json!({"prefix": format!("{caller}/")}),
-                    );
-                }
-                matches.push(Value::Object(all));
+                matches.push(self.call(one, &address, *caller));
             }
         }
         matches
     }
 
-    /// istiod makes gateways call a port without a declared protocol by HTTP/1.1 (`setUpstreamProtocol`),
-    /// where a caller's proxy keeps the version. So does what has no rule.
-    fn leave_out_http2(&self, call: &mut Map<String, Value>) {
-        if self.port.protocol == Protocol::Detected && self.passes_on {
-            child(call, "withoutHeaders").insert(names::PROTOCOL_HEADER.into(), json!({"exact": "HTTP/2"}));
+    /// A match, and-ed with an address and a calling namespace. istiod makes gateways call a port without a
+    /// declared protocol by HTTP/1.1 (`setUpstreamProtocol`), where a caller's proxy keeps the version. What
+    /// has no rule keeps it too, so HTTP/2 is left to that.
+    fn call(&self, one: &Map<String, Value>, address: &str, caller: Option<&str>) -> Value {
+        let mut all = one.clone();
+        for key in ["gateways", "port", "sourceNamespace"] {
+            all.remove(key);
         }
+        all.insert("gateways".into(), json!([names::FALLBACK]));
+        let headers = child(&mut all, "headers");
+        headers.insert(names::ORIGINAL_DST_HEADER.into(), json!({"exact": address}));
+        if let Some(caller) = caller {
+            headers.insert(
+                names::SOURCE_HEADER.into(),
+                json!({"prefix": format!("{caller}/")}),
+            );
+        }
+        if self.port.protocol == Protocol::Detected && self.passes_on {
+            let without = child(&mut all, "withoutHeaders");
+            without.insert(names::PROTOCOL_HEADER.into(), json!({"exact": "HTTP/2"}));
+        }
+        Value::Object(all)
     }
 
     /// The port of the request, in a redirect to it, is the one that was called, and not the gateway's

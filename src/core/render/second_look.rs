@@ -291,17 +291,4 @@ pub(super) mod tests {
             "{spec}"
         );
     }
-
-    /// Envoy ends what is in a listener that changes.
-    #[test]
-    fn the_listener_is_the_same_whatever_the_ranges_are() {
-        let listener = |spec: &Value| {
-            let is = |patch: &&Value| patch["applyTo"] == "LISTENER";
-            patches(spec).iter().find(is).unwrap().clone()
-        };
-        assert_eq!(
-            listener(&spec(&[], &[])),
-            listener(&spec(&["10.96.0.0/16"], &["10.1.0.0/16"]))
-        );
-    }
 }

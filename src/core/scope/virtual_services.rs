@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use servicefence_crd::names;
 
-use crate::facts::VirtualServiceFacts;
+use crate::facts::{ServiceFacts, VirtualServiceFacts};
 use crate::mesh::rules::WITHOUT_SERVICE;
 use crate::name::{ConfigKey, Name, ScopeHost, ServiceKey, covers};
 use crate::scope::because::Because;
@@ -50,14 +50,16 @@ impl<'a> Scoping<'a> {
         namespace: &'n Name,
     ) -> impl Iterator<Item = ScopeHost> + use<'a, 'n> {
         let services = &self.mesh.services;
-        let rules = self.hosts_of_rules(namespace);
-        let with_requests = rules.filter(|(_, rules, _)| !rules.http.is_empty());
-        let named = with_requests.flat_map(move |(_, _, host)| services.external_names_covered_by(host));
-        let seen = named.filter(move |service| {
+        let seen = services.external_names().filter(move |service| {
             let facts = services.get(service);
             facts.is_some_and(|facts| facts.visibility.to(namespace))
         });
-        seen.map(ServiceKey::scope_host)
+        let with_rules = seen.filter(move |service| {
+            let host = service.host();
+            let mut rules = self.mesh.rules.of_host(&host);
+            rules.any(|(_, rules)| rules.visibility.to(namespace) && !rules.http.is_empty())
+        });
+        with_rules.map(ServiceKey::scope_host)
     }
 
     /// Services that rules of the namespace itself lead to a subset which the gateway may not know.
@@ -121,24 +123,30 @@ impl<'a> Scoping<'a> {
             if scope.hosts.keys().any(is_below) {
                 continue;
             }
-            let mut below = self.mesh.services.covered_by(&wildcard);
-            let first =
-                below.find(|(_, facts)| facts.visibility.to(namespace) && facts.has_port(WITHOUT_SERVICE));
-            if let Some((service, _)) = first {
-                scope.add(service.scope_host(), Why::BelowWildcard);
+            if let Some(service) = self.service_below(namespace, &wildcard) {
+                scope.add(service, Why::BelowWildcard);
             }
         }
+    }
+
+    /// The first Service below a wildcard that proxies of `namespace` see and that has the port.
+    fn service_below(self, namespace: &Name, wildcard: &str) -> Option<ScopeHost> {
+        let services = &self.mesh.services;
+        if !services.have_port(WITHOUT_SERVICE) {
+            return None;
+        }
+        let is_one = |facts: &ServiceFacts| facts.visibility.to(namespace) && facts.has_port(WITHOUT_SERVICE);
+        let mut below = services.covered_by(wildcard);
+        let first = below.find(|(_, facts)| is_one(facts));
+        first.map(|(service, _)| service.scope_host())
     }
 
     /// Whether proxies of `namespace` see a Service or a ServiceEntry with the port that a wildcard stands
     /// for, or that is itself a wildcard over it (Istio: `host.Name.Matches`).
     fn has_port_below(self, namespace: &Name, wildcard: &str) -> bool {
-        let mut services = self.mesh.services.covered_by(wildcard);
         let mut entries = self.mesh.service_entries.seen_from(namespace);
         let overlaps = |host: &Name| covers(wildcard, host) || covers(host, wildcard);
-        let is_service = self.mesh.services.have_port(WITHOUT_SERVICE)
-            && services.any(|(_, facts)| facts.visibility.to(namespace) && facts.has_port(WITHOUT_SERVICE));
-        is_service
+        self.service_below(namespace, wildcard).is_some()
             || entries
                 .any(|(_, entry)| entry.ports.contains(&WITHOUT_SERVICE) && entry.hosts.iter().any(overlaps))
     }
@@ -148,7 +156,7 @@ impl<'a> Scoping<'a> {
         let services = &self.mesh.services;
         let ours = ServiceKey::new(self.settings.system_namespace.clone(), names::PORTS);
         if *host == ours.scope_host() {
-            return services.placeholder_ports().contains(&WITHOUT_SERVICE);
+            return services.is_placeholder_port(WITHOUT_SERVICE);
         }
         let service = services.of_host(&host.name);
         let service = service.filter(|(key, _)| key.namespace == host.namespace);

@@ -171,9 +171,9 @@ mod tests {
     use axum::routing::get;
     use axum::{Json, Router};
     use serde_json::json;
-    use tokio::net::TcpListener;
     use tokio::time::Instant;
 
+    use super::super::client_of;
     use super::*;
 
     /// What is reported of the gateway, and when, while it is seen to be ready or not for so long.
@@ -234,10 +234,7 @@ mod tests {
             .route("/apis/networking.k8s.io/v1", get(kinds))
             .route("/apis/networking.k8s.io/v1/servicecidrs", get(ranges))
             .with_state(has_ranges);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(async move { axum::serve(listener, all).await });
-        kube::Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap()
+        client_of(all).await
     }
 
     #[tokio::test]

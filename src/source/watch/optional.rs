@@ -85,9 +85,9 @@ mod tests {
     use axum::{Json, Router};
     use serde::Deserialize;
     use serde_json::{Value, json};
-    use tokio::net::TcpListener;
     use tokio::time::timeout;
 
+    use super::super::client_of;
     use super::*;
     const SOON: Duration = Duration::from_millis(10);
     const HOST: &str = "reviews.books.svc.cluster.local";
@@ -130,10 +130,7 @@ mod tests {
             .route("/apis/gateway.networking.k8s.io/v1", get(kinds))
             .route("/apis/gateway.networking.k8s.io/v1/httproutes", get(routes))
             .with_state(installed);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(async move { axum::serve(listener, all).await });
-        kube::Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap()
+        client_of(all).await
     }
 
     #[tokio::test]

@@ -9,8 +9,8 @@ use crate::engine::change::Dirty;
 use crate::facts::{
     DestinationRuleFacts, EndpointsFacts, Port, ServiceEntryFacts, ServiceFacts, ServiceKind,
 };
-use crate::mesh::Replaced;
 use crate::mesh::rules::WITHOUT_SERVICE;
+use crate::mesh::{Mesh, Replaced, Services};
 use crate::name::{ConfigKey, Name, ServiceKey, covers};
 use crate::plan::target::Target;
 use crate::workloads::{Fence, UnknownLabel};
@@ -24,8 +24,17 @@ impl Engine {
         now: Timestamp,
         dirty: &mut Dirty,
     ) {
-        let ports_before = self.mesh.services.placeholder_ports();
-        let detected_before = self.mesh.services.detected_ports();
+        let either = self.mesh.services.get(key).into_iter().chain(&facts);
+        let ports: BTreeSet<u16> = either
+            .flat_map(|facts| &facts.ports)
+            .map(|port| port.number)
+            .collect();
+        let that_are = |is: fn(&Services, u16) -> bool, mesh: &Mesh| -> Vec<u16> {
+            let numbers = ports.iter().copied();
+            numbers.filter(|number| is(&mesh.services, *number)).collect()
+        };
+        let placeholders_before = that_are(Services::is_placeholder_port, &self.mesh);
+        let detected_before = that_are(Services::is_detected_port, &self.mesh);
         let was_aside = self.mesh.has_service_aside(key);
         let replaced = self.mesh.set_service(key, facts);
         if was_aside != self.mesh.has_service_aside(key) {
@@ -35,11 +44,11 @@ impl Engine {
         if !replaced.is_news() {
             return;
         }
-        if self.mesh.services.placeholder_ports() != ports_before {
+        if that_are(Services::is_placeholder_port, &self.mesh) != placeholders_before {
             dirty.targets.insert(Target::Ports);
             self.dirty_learning_headless(dirty);
         }
-        if self.mesh.services.detected_ports() != detected_before {
+        if that_are(Services::is_detected_port, &self.mesh) != detected_before {
             self.dirty_envoy_filters(dirty);
         }
         self.route_service(key, &replaced, now, dirty);
@@ -90,14 +99,9 @@ impl Engine {
         let counts = |facts: &Option<ServiceFacts>| {
             let facts = facts.as_ref()?;
             let is_external_name = facts.kind == ServiceKind::ExternalName;
-            let counts = is_named || is_external_name || facts.has_port(WITHOUT_SERVICE);
-            counts.then(|| {
-                (
-                    is_external_name,
-                    facts.has_port(WITHOUT_SERVICE),
-                    facts.visibility.clone(),
-                )
-            })
+            let has_port = facts.has_port(WITHOUT_SERVICE);
+            let counts = is_named || is_external_name || has_port;
+            counts.then(|| (is_external_name, has_port, facts.visibility.clone()))
         };
         counts(&replaced.old) != counts(&replaced.new)
     }

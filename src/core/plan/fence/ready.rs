@@ -12,11 +12,8 @@ use crate::workloads::Fence;
 impl Planning<'_> {
     /// What keeps calls to hosts out of scope from being served, or seen.
     pub fn unserved(self, fence: &Fence) -> Option<NotScoped> {
-        if let Some(unknown) = self.unknown_mesh() {
-            return Some(unknown);
-        }
-        if let Some(policy) = self.blocked_egress(fence) {
-            return Some(NotScoped::EgressBlocked(policy.clone()));
+        if let Some(hindered) = self.hindered(fence) {
+            return Some(hindered);
         }
         if self.fenced.falls_back_to_gateway(&fence.key.namespace) {
             return (!self.mesh.gateway_ready).then_some(NotScoped::GatewayGone);
@@ -46,11 +43,8 @@ impl Planning<'_> {
                 })
                 .or_else(|| unseen.then(of_namespace));
         }
-        if let Some(unknown) = self.unknown_mesh() {
-            return Some(unknown);
-        }
-        if let Some(policy) = self.blocked_egress(fence) {
-            return Some(NotScoped::EgressBlocked(policy.clone()));
+        if let Some(hindered) = self.hindered(fence) {
+            return Some(hindered);
         }
         if !self.mesh.gateway_ready {
             return Some(NotScoped::NoGateway);
@@ -64,14 +58,17 @@ impl Planning<'_> {
         (!self.has_envoy_filter(namespace)).then(of_namespace)
     }
 
-    /// What of the mesh as a whole keeps calls to hosts out of scope from being served.
-    fn unknown_mesh(self) -> Option<NotScoped> {
+    /// What keeps calls to hosts out of scope from being served, whatever the fallback has ready.
+    fn hindered(self, fence: &Fence) -> Option<NotScoped> {
         if self.mesh.outbound_mode() == OutboundMode::DynamicDns {
             return Some(NotScoped::DynamicDns);
         }
-        let missing = self.mesh.missing_config()?;
-        let root = self.settings.root_namespace.clone();
-        Some(NotScoped::NoMeshConfig(ConfigKey::new(root, missing.clone())))
+        if let Some(missing) = self.mesh.missing_config() {
+            let root = self.settings.root_namespace.clone();
+            return Some(NotScoped::NoMeshConfig(ConfigKey::new(root, missing.clone())));
+        }
+        let policy = self.blocked_egress(fence)?;
+        Some(NotScoped::EgressBlocked(policy.clone()))
     }
 
     /// Whether the calls of a namespace to all that may be out of scope are led to the gateway.
