@@ -2,13 +2,15 @@
 
 use anyhow::{Result, ensure};
 use servicefence_e2e::install::SOON;
-use servicefence_e2e::{Call, Protocol, ServiceSpec};
+use servicefence_e2e::wait::until;
+use servicefence_e2e::{Call, Protocol, Server, ServiceSpec};
 
 use crate::scene::Scene;
 
 crate::scenarios![
     c15_calls_on_a_port_without_a_name_are_balanced_and_move_off_the_gateway,
     c15_first_calls_on_a_number_that_is_tcp_elsewhere_follow_rules,
+    c15_what_is_no_service_is_called_as_before_on_a_number_that_is_looked_at,
 ];
 
 /// The pods of the Service with a channel.
@@ -115,4 +117,69 @@ async fn c15_first_calls_on_a_number_that_is_tcp_elsewhere_follow_rules(scene: S
     );
     scene.learned(web, http).await?;
     scene.learned(web, tcp).await
+}
+
+/// Of two filter chains Envoy prefers the one with the port number, and looks at no other if its addresses
+/// do not fit.
+async fn c15_what_is_no_service_is_called_as_before_on_a_number_that_is_looked_at(
+    scene: Scene,
+) -> Result<()> {
+    let (web, peer) = ("outward/web", "outward-data/peer");
+    scene
+        .add([
+            scene.app(web).http(8080),
+            scene
+                .app(peer)
+                .serve(Protocol::Http, 19_110)
+                .serve(Protocol::Tcp, 19_111),
+        ])
+        .await?;
+    let server = Server {
+        protocol: Protocol::Http,
+        port: 19_110,
+    };
+    let outside = scene.mesh.add_external("outward.example.com", &[server]).await?;
+    scene.fence(web, LEARN).await?;
+    let url = format!("tcp://{}:19111", scene.host(peer));
+    let mut session = scene.mesh.tcp_session(&scene.pod(web), &url).await?;
+    session.exchange(b"in the tunnel\n").await?;
+    let proxy = scene.mesh.proxy(&scene.pod(web))?;
+    let in_place = "listener_manager.listener_in_place_updated";
+    let before = proxy.stat(in_place).await?;
+
+    let undeclared = ServiceSpec::new(&scene.pod("outward-data/peers"))
+        .selects("peer")
+        .named_port("peer", 19_110, 19_110);
+    scene.mesh.add_service(&undeclared).await?;
+    scene.mesh.wait_endpoint(&scene.pod("outward-data/peers")).await?;
+    until("the number is looked at", SOON, async || {
+        let listeners = proxy.listeners().await?;
+        ensure!(
+            !listeners.iter().any(|name| name.ends_with("_19110")),
+            "{listeners:?}"
+        );
+        // Envoy would give the connections of a listener that is modified as a whole 45 seconds.
+        ensure!(
+            proxy.stat(in_place).await? > before,
+            "no listener has other chains"
+        );
+        Ok(())
+    })
+    .await?;
+
+    for url in [
+        "http://outward.example.com:19110/".to_owned(),
+        format!("http://{}:19110/", outside.ip),
+    ] {
+        let (reply, taken) = scene.call(web, &Call::get(&url)).await?;
+        ensure!(reply.is_ok() && !taken.fallback(), "{url}: {reply}, by {taken}");
+    }
+    let call = Call::get(&format!("http://{}:19110/", scene.host("outward-data/peers")));
+    let (first, taken) = scene.call(web, &call).await?;
+    ensure!(
+        first.is_ok() && taken.uses("outbound|15080"),
+        "{first}, by {taken}"
+    );
+    session.exchange(b"still\n").await?;
+    Ok(())
 }

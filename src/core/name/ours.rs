@@ -5,6 +5,9 @@ use crate::name::{ConfigKey, FenceKey, Name};
 /// Name of the object in each namespace, and of what it adds to proxies.
 pub const ENVOY_FILTER: &str = "servicefence";
 
+/// Name of what takes the connections to Services in proxies that no other listener takes.
+pub const TCP_MISS: &str = "servicefence-tcp";
+
 /// Name of what tells HTTP from other bytes in proxies.
 pub const DETECTION: &str = "servicefence-detection";
 

@@ -5,11 +5,17 @@
 //! numbers that some Service uses for anything else. On those that another one uses for HTTP a listener
 //! inside the caller's proxy looks at the first bytes instead, for so long only that a server that speaks
 //! first is not missed.
+//!
+//! Which numbers these are, a listener of its own knows. Istio's listener must not: of two filter chains Envoy
+//! prefers the one with the number, and ends the connection if that one's addresses do not fit. So a chain
+//! with a number and the addresses of Services would end all calls that leave the mesh on that number.
+
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use servicefence_crd::names;
 
-use crate::name::ours::{DETECTION, ENVOY_FILTER};
+use crate::name::ours::{DETECTION, ENVOY_FILTER, TCP_MISS};
 use crate::name::{Cidr, Name};
 use crate::render::parts::{
     added, cluster, header, internal_endpoint, other_gateway, source_header, unlimited,
@@ -23,72 +29,62 @@ const LOOKED_AT_FOR: &str = "0.1s";
 /// connection goes to it directly. An HTTP client takes it well: it is what a server does that restarts.
 const MOST_REQUESTS: u32 = 100;
 
-/// What was dialled, as the filter chain of the first listener keeps it for the second one.
-const DIALLED: &str = "servicefence.original_dst";
+/// Where the filter `original_dst` of a listener inside the proxy finds what was dialled.
+const DIALLED: &str = "envoy.filters.listener.original_dst.local_ip";
 
-/// The patches for the listener and the way into it. They never change.
-pub(super) fn detection(system_namespace: &Name) -> [Value; 2] {
+/// The patches for the listeners and the ways into them.
+pub(super) fn detection(system_namespace: &Name, numbers: &BTreeSet<u16>) -> [Value; 4] {
     [
-        added("CLUSTER", &way_in()),
-        added("LISTENER", &listener(system_namespace)),
+        added("CLUSTER", &way_in(TCP_MISS)),
+        added("CLUSTER", &way_in(DETECTION)),
+        added("LISTENER", &by_number(system_namespace, numbers)),
+        added("LISTENER", &by_first_bytes(system_namespace)),
     ]
 }
 
-/// Leads the connections to one range into the tunnel, whatever they are: no Service uses their port numbers
-/// for HTTP, and what is declared as TCP is bytes to Istio's proxies even where it is HTTP.
-pub(super) fn tcp_miss(system_namespace: &Name, range: &Cidr) -> Value {
-    let tunnel = tunnel(system_namespace, "%DOWNSTREAM_LOCAL_ADDRESS%");
-    filter_chain(range, None, &json!([tcp_proxy(tunnel)]))
-}
-
-/// Leads those of one port number to the listener that looks at them.
-pub(super) fn detected(range: &Cidr, number: u16) -> Value {
+/// Leads the connections to one range to the first of these listeners. Envoy ends the connections of a filter
+/// chain that changes or goes, so each range has one of its own.
+pub(super) fn tcp_miss(range: &Cidr) -> Value {
     let keeps = json!({
-        "name": DIALLED,
+        "name": "envoy.filters.network.set_filter_state",
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.network.set_filter_state.v3.Config",
             "on_new_connection": [{
                 "object_key": DIALLED,
-                "factory_key": "envoy.string",
-                "shared_with_upstream": "ONCE",
+                "shared_with_upstream": "TRANSITIVE",
                 "format_string": {"text_format_source": {"inline_string": "%DOWNSTREAM_LOCAL_ADDRESS%"}},
             }],
         },
     });
-    // The second listener ends what is idle.
-    let to_listener = tcp_proxy(json!({"cluster": DETECTION, "idle_timeout": "0s"}));
-    filter_chain(range, Some(number), &json!([keeps, to_listener]))
-}
-
-/// Envoy ends the connections of a filter chain that changes or goes, so each range and number has one of its
-/// own. The number counts before the range.
-fn filter_chain(range: &Cidr, number: Option<u16>, filters: &Value) -> Value {
     let prefix = json!({"address_prefix": range.address.to_string(), "prefix_len": range.prefix});
-    let mut name = format!("{ENVOY_FILTER}-{range}");
-    let mut matched = json!({"prefix_ranges": [prefix]});
-    if let Some(number) = number {
-        name = format!("{DETECTION}-{range}-{number}");
-        matched["destination_port"] = number.into();
-    }
     json!({
         "applyTo": "FILTER_CHAIN",
         "match": {"context": "SIDECAR_OUTBOUND", "listener": {"name": "virtualOutbound"}},
         "patch": {
             "operation": "ADD",
-            "value": {"name": name, "filter_chain_match": matched, "filters": filters},
+            "value": {
+                "name": format!("{ENVOY_FILTER}-{range}"),
+                "filter_chain_match": {"prefix_ranges": [prefix]},
+                "filters": [keeps, tcp_proxy(inside(TCP_MISS))],
+            },
         },
     })
 }
 
 fn tcp_proxy(mut config: Value) -> Value {
     config["@type"] = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy".into();
-    config["stat_prefix"] = DETECTION.into();
+    config["stat_prefix"] = TCP_MISS.into();
     json!({"name": "envoy.filters.network.tcp_proxy", "typed_config": config})
 }
 
-fn way_in() -> Value {
+/// To a listener inside the proxy, which ends what is idle.
+fn inside(listener: &str) -> Value {
+    json!({"cluster": listener, "idle_timeout": "0s"})
+}
+
+fn way_in(listener: &str) -> Value {
     json!({
-        "name": DETECTION,
+        "name": listener,
         "type": "STATIC",
         "circuit_breakers": unlimited(),
         // It hands on what is kept about the connection.
@@ -104,20 +100,42 @@ fn way_in() -> Value {
                 },
             },
         },
-        "load_assignment": internal_endpoint(DETECTION),
+        "load_assignment": internal_endpoint(listener),
     })
 }
 
-fn listener(system_namespace: &Name) -> Value {
+/// Sends into the tunnel what no Service uses for HTTP: what is declared as TCP is bytes to Istio's proxies
+/// even where it is HTTP. Numbers may come and go, since a listener of which only filter chains change keeps
+/// its other connections, as long as one chain stays.
+fn by_number(system_namespace: &Name, numbers: &BTreeSet<u16>) -> Value {
+    let rest = json!({"name": TCP_MISS, "filters": [tcp_proxy(tunnel(system_namespace))]});
+    let looked_at = numbers.iter().map(|number| {
+        json!({
+            "name": format!("{DETECTION}-{number}"),
+            "filter_chain_match": {"destination_port": number},
+            "filters": [tcp_proxy(inside(DETECTION))],
+        })
+    });
+    json!({
+        "name": TCP_MISS,
+        "internal_listener": {},
+        "listener_filters": [restores_address()],
+        "filter_chains": std::iter::once(rest).chain(looked_at).collect::<Vec<_>>(),
+    })
+}
+
+/// It never changes.
+fn by_first_bytes(system_namespace: &Name) -> Value {
+    let inspector = json!({
+        "name": "envoy.filters.listener.http_inspector",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.listener.http_inspector.v3.HttpInspector",
+        },
+    });
     json!({
         "name": DETECTION,
         "internal_listener": {},
-        "listener_filters": [{
-            "name": "envoy.filters.listener.http_inspector",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.filters.listener.http_inspector.v3.HttpInspector",
-            },
-        }],
+        "listener_filters": [restores_address(), inspector],
         "listener_filters_timeout": LOOKED_AT_FOR,
         "continue_on_listener_filters_timeout": true,
         "filter_chains": [{
@@ -128,21 +146,30 @@ fn listener(system_namespace: &Name) -> Value {
                 "typed_config": connection_manager(system_namespace),
             }],
         }],
-        "default_filter_chain": {"filters": [tcp_proxy(tunnel(system_namespace, &dialled()))]},
+        "default_filter_chain": {"filters": [tcp_proxy(tunnel(system_namespace))]},
+    })
+}
+
+/// From then on the address that was dialled is the connection's own again.
+fn restores_address() -> Value {
+    json!({
+        "name": "envoy.filters.listener.original_dst",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst",
+        },
     })
 }
 
 /// So that these connections too are authenticated, and arrive under STRICT mutual TLS.
-fn tunnel(system_namespace: &Name, dialled: &str) -> Value {
+fn tunnel(system_namespace: &Name) -> Value {
     json!({
         "cluster": cluster(system_namespace, names::TUNNEL_PORT),
         "max_connect_attempts": 3,
-        "tunneling_config": {"hostname": dialled, "headers_to_add": [source_header()]},
+        "tunneling_config": {
+            "hostname": "%DOWNSTREAM_LOCAL_ADDRESS%",
+            "headers_to_add": [source_header()],
+        },
     })
-}
-
-fn dialled() -> String {
-    format!("%FILTER_STATE({DIALLED}:PLAIN)%")
 }
 
 /// It does to requests what those of Istio do to outbound ones by default (`buildHTTPConnectionManager`).
@@ -172,7 +199,7 @@ fn connection_manager(system_namespace: &Name) -> Value {
                         "retry_policy": other_gateway(),
                     },
                     "request_headers_to_add": [
-                        header(names::ORIGINAL_DST_HEADER, &dialled()),
+                        header(names::ORIGINAL_DST_HEADER, "%DOWNSTREAM_LOCAL_ADDRESS%"),
                         source_header(),
                         header(names::PROTOCOL_HEADER, "%PROTOCOL%"),
                     ],

@@ -14,7 +14,7 @@ use servicefence_crd::names;
 use crate::name::ours::ENVOY_FILTER;
 use crate::name::{Cidr, Name};
 use crate::render::address::address_pattern;
-use crate::render::detection::{detected, detection, tcp_miss};
+use crate::render::detection::{detection, tcp_miss};
 use crate::render::parts::{ALLOW_ANY, BLOCK_ALL, authority, header, name_pattern, source_header};
 use crate::render::second_look::{Ranges, second_look};
 use crate::render::{Kind, Object};
@@ -37,10 +37,7 @@ pub fn envoy_filter_spec(system_namespace: &Name, ranges: &Ranges<'_>) -> Value 
         http_miss(BLOCK_ALL, ranges.services),
     ];
     patches.extend(waiting(system_namespace, ranges));
-    for range in ranges.services {
-        patches.push(tcp_miss(system_namespace, range));
-        patches.extend(ranges.detected.iter().map(|number| detected(range, *number)));
-    }
+    patches.extend(ranges.services.iter().map(tcp_miss));
     json!({"configPatches": patches})
 }
 
@@ -54,7 +51,7 @@ pub fn envoy_filter_standby_spec(system_namespace: &Name, ranges: &Ranges<'_>) -
 /// What the others lead to.
 fn waiting(system_namespace: &Name, ranges: &Ranges<'_>) -> Vec<Value> {
     let mut patches = second_look(system_namespace, ranges);
-    patches.extend(detection(system_namespace));
+    patches.extend(detection(system_namespace, ranges.detected));
     patches
 }
 
@@ -227,7 +224,7 @@ pub(super) mod tests {
             are.cloned().collect()
         };
         let without = listeners(&spec(&[], &[]));
-        assert_eq!(without.len(), 2);
+        assert_eq!(without.len(), 3);
         for services in [&["10.96.0.0/16"][..], &["10.96.0.0/16", "fd00:10:96::/112"]] {
             assert_eq!(listeners(&spec(services, &["10.1.0.0/16"])), without);
         }
@@ -252,6 +249,6 @@ pub(super) mod tests {
             .collect();
         let first_pass = (&json!("HTTP_ROUTE"), &Value::Null);
         let chain = (&json!("FILTER_CHAIN"), &Value::Null);
-        assert_eq!(gone, [first_pass, first_pass, chain, chain]);
+        assert_eq!(gone, [first_pass, first_pass, chain]);
     }
 }

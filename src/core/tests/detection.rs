@@ -80,7 +80,10 @@ fn first_bytes_are_looked_at_where_they_tell_something() {
     let numbers = |world: &World| -> Vec<u64> {
         let filter = &world.objects[&(Kind::EnvoyFilter, "shop".into(), "servicefence".into())];
         let patches = filter["spec"]["configPatches"].as_array().unwrap().iter();
-        let matched = patches.map(|patch| &patch["patch"]["value"]["filter_chain_match"]["destination_port"]);
+        let chains = patches.filter_map(|patch| patch["patch"]["value"]["filter_chains"].as_array());
+        let matched = chains
+            .flatten()
+            .map(|chain| &chain["filter_chain_match"]["destination_port"]);
         matched.filter_map(Value::as_u64).collect()
     };
     assert_eq!(numbers(&world), [0; 0]);
