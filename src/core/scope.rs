@@ -55,6 +55,8 @@ impl Scoping<'_> {
         scope.extend(Why::RuleOnly, self.known_by_rules_only(namespace));
         scope.extend(Why::RuleOfName, self.external_names_with_rules(namespace));
         scope.extend(Why::SubsetRule, self.led_to_subsets(namespace));
+        let led = self.led_to_direct_only(namespace, &scope);
+        scope.extend(Why::DirectDestination, led);
         let non_http = self.which_non_http(fence);
         scope.extend(Why::NonHttp, self.kept_non_http(namespace, non_http));
         // What one of these brings may bring more by another.

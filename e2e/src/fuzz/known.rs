@@ -40,7 +40,8 @@ impl Known {
                 Self::Reached
             });
         }
-        if way.forged && judge.arrived() && fenced.arrived() && judge.server != fenced.server {
+        let elsewhere = judge.server != fenced.server || !judge.arrived();
+        if way.forged && elsewhere && !fenced.failed() {
             return Some(Self::Forged);
         }
         let mut left_out = vec!["x-envoy-attempt-count"];
@@ -147,6 +148,9 @@ mod tests {
         let other = answer("200", Some("books/b"), "{}");
         assert_eq!(Known::of(&good, &other, Way::default()), None);
         assert_eq!(Known::of(&good, &other, forged), Some(Known::Forged));
+        let by_a_rule = answer("301", None, "");
+        assert_eq!(Known::of(&good, &by_a_rule, forged), Some(Known::Forged));
+        assert_eq!(Known::of(&good, &one, forged), None);
     }
 
     #[test]

@@ -35,6 +35,12 @@ impl Engine {
             }
             None => true,
         });
+        // What they lead to may be in a scope since only direct calls are right, and takes its host along.
+        let destinations = || either().flat_map(|rules| &rules.destinations);
+        for destination in destinations() {
+            self.dirty_fences_having(&destination.host(), dirty);
+        }
+        let everywhere = everywhere || destinations().any(|to| self.is_called_directly(to));
         // One that the gateway cannot follow concerns every fence of the rule's own namespace.
         let callers = hosts
             .iter()
@@ -58,6 +64,17 @@ impl Engine {
         dirty
             .targets
             .extend(concerned.map(|(fence, _)| Target::Fence(fence.clone())));
+    }
+
+    /// Whether a rule for a Service may keep it in every scope that sees it.
+    fn is_called_directly(&self, service: &ServiceKey) -> bool {
+        let facts = self.mesh.services.get(service);
+        let is_bound = facts.is_some_and(|facts| {
+            facts.visibility != Visibility::All || self.mesh.services.is_protocol_bound(facts)
+        });
+        is_bound
+            || self.mesh.destination_rules.connect_to(&service.host())
+            || self.mesh.is_by_waypoint(&service.namespace)
     }
 
     /// Routes that the rules of these hosts are carried over to.

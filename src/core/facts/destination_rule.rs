@@ -11,8 +11,8 @@ use crate::name::{Name, qualify};
 pub struct DestinationRuleFacts {
     /// The host that it is about, fully qualified or with a wildcard.
     pub host: Name,
-    /// Whether it says how to connect: by TLS other than the mesh's, by a tunnel, with the PROXY protocol. A
-    /// call without it may fail.
+    /// Whether it says how to connect: by TLS other than the mesh's, by a tunnel, with the PROXY protocol, in
+    /// which version of HTTP. A call without it may fail.
     pub connects: bool,
     /// Whether connections to the fallback gateway that it governs are as they should be: by the mesh's
     /// mutual TLS, and without counting errors of those behind the gateway against it.
@@ -46,7 +46,9 @@ fn connects(policy: &Value) -> bool {
     let mut all = of_ports.chain([policy]);
     all.any(|one| {
         let has_tls = one["tls"].is_object() && !is_mutual(one);
-        has_tls || one["tunnel"].is_object() || one["proxyProtocol"].is_object()
+        let http = &one["connectionPool"]["http"];
+        let has_version = http["h2UpgradePolicy"].is_string() || http["useClientProtocol"] == true;
+        has_tls || has_version || one["tunnel"].is_object() || one["proxyProtocol"].is_object()
     })
 }
 
@@ -86,6 +88,18 @@ mod tests {
             ),
             (
                 json!({"subsets": [{"name": "v1"}], "trafficPolicy": {"outlierDetection": {}}}),
+                false,
+            ),
+            (
+                json!({"trafficPolicy": {"connectionPool": {"http": {"h2UpgradePolicy": "UPGRADE"}}}}),
+                true,
+            ),
+            (
+                json!({"trafficPolicy": {"connectionPool": {"http": {"useClientProtocol": true}}}}),
+                true,
+            ),
+            (
+                json!({"trafficPolicy": {"connectionPool": {"http": {"maxRetries": 1}}}}),
                 false,
             ),
             (json!({}), false),

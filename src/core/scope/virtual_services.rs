@@ -10,7 +10,7 @@ use crate::name::{ConfigKey, Name, ScopeHost, ServiceKey, covers};
 use crate::scope::because::Because;
 use crate::scope::hosts::Scope;
 use crate::scope::scoping::Scoping;
-use crate::scope::why::Why;
+use crate::scope::why::{Why, Whys};
 use crate::workloads::Fence;
 
 /// What a wildcard's first label begins with in a name below it.
@@ -19,6 +19,15 @@ const BELOW: &str = "servicefence";
 /// Most bytes of a label of a name, and of a name.
 const MOST_OF_LABEL: usize = 63;
 const MOST_OF_NAME: usize = 253;
+
+/// Why a Service is in scope that the gateway would call otherwise than the fence's pods do.
+const OTHERWISE_BY_GATEWAY: [Why; 5] = [
+    Why::Policy,
+    Why::Hidden,
+    Why::Connection,
+    Why::NodeLocal,
+    Why::Waypoint,
+];
 
 impl<'a> Scoping<'a> {
     /// Hosts that only a VirtualService knows: the gateway routes Services only.
@@ -75,6 +84,23 @@ impl<'a> Scoping<'a> {
             .filter(|host| !host.contains('*'))
             .filter_map(|host| ServiceKey::of_host(host));
         services.map(|service| service.scope_host())
+    }
+
+    /// Services whose rules lead to what is in scope since the gateway would call it otherwise than the
+    /// fence's pods do: it would apply the rules and make that other call.
+    pub(super) fn led_to_direct_only(self, namespace: &Name, scope: &Scope) -> Vec<ScopeHost> {
+        let by_gateway_otherwise = |whys: &Whys| OTHERWISE_BY_GATEWAY.iter().any(|why| whys.contains(*why));
+        let direct = scope.hosts.iter().filter(|(_, whys)| by_gateway_otherwise(whys));
+        let direct = direct.filter_map(|(host, _)| ServiceKey::of_host(&host.name));
+        let direct: BTreeSet<ServiceKey> = direct.collect();
+        if direct.is_empty() {
+            return Vec::new();
+        }
+        let rules = self.hosts_of_rules(namespace);
+        let there = rules.filter(|(_, rules, _)| !rules.destinations.is_disjoint(&direct));
+        let services = there.flat_map(|(_, _, host)| self.mesh.services.covered_by(host));
+        let seen = services.filter(|(_, facts)| facts.visibility.to(namespace));
+        seen.map(|(service, _)| service.scope_host()).collect()
     }
 
     /// Each host of the rules that a namespace sees.

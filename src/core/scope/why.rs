@@ -44,6 +44,8 @@ pub enum Why {
     /// namespace. The gateway does not see these, so where one of them defines the subset it would answer
     /// 503.
     SubsetRule,
+    /// Rules lead it to a Service that is in scope since the gateway would call it otherwise than this caller.
+    DirectDestination,
     /// It is not HTTP, and leaving would cut its open connections.
     NonHttp,
     /// It is not HTTP, and a listener for all addresses in scope would swallow its connections.
@@ -62,7 +64,7 @@ pub enum Why {
 }
 
 impl Why {
-    const ALL: [Self; 25] = [
+    const ALL: [Self; 26] = [
         Self::Own,
         Self::Baseline,
         Self::Provider,
@@ -81,6 +83,7 @@ impl Why {
         Self::RuleOnly,
         Self::RuleOfName,
         Self::SubsetRule,
+        Self::DirectDestination,
         Self::NonHttp,
         Self::PortCollision,
         Self::Alias,
@@ -126,6 +129,10 @@ impl Why {
             Self::SubsetRule => (
                 "Protocol",
                 "a VirtualService of this namespace routes it to a subset, and the fallback gateway may not see the DestinationRule of it",
+            ),
+            Self::DirectDestination => (
+                "Protocol",
+                "a VirtualService or a route of Gateway API leads it to a Service that the fallback gateway would call otherwise than this caller does",
             ),
             Self::Destination => (
                 "Route",

@@ -44,6 +44,28 @@ fn who_is_let_in_by_name_reaches_the_destination_directly_from_the_first_call_on
     assert!(world.scope("shop", "web").unwrap().is_empty());
 }
 
+/// By the gateway the first call to it would be one of the gateway to the Service with the policy.
+#[test]
+fn what_rules_lead_to_a_service_with_a_policy_is_in_scope_with_it() {
+    let mut world = shop_with_account();
+    policy(&mut world, "books", json!({"app": "ratings"}), web_account());
+    assert_eq!(world.scope("shop", "web").unwrap(), [RATINGS]);
+    let route = json!({"destination": {"host": "ratings"}});
+    let rules = json!({"hosts": ["reviews"], "http": [{"route": [route]}]});
+    world.object("VirtualService", "books", "reviews", rules);
+    world.settle();
+    assert_eq!(world.scope("shop", "web").unwrap(), [RATINGS, REVIEWS]);
+    let said = world.engine.explain(&web(), "reviews.books", world.now).unwrap();
+    assert!(
+        said.answer.contains("would call otherwise than this caller"),
+        "{}",
+        said.answer
+    );
+    world.gone(Watched::AuthorizationPolicies, "books", "callers");
+    world.settle();
+    assert!(world.scope("shop", "web").unwrap().is_empty());
+}
+
 #[test]
 fn a_policy_without_selector_is_about_every_service_of_its_namespace() {
     let mut world = shop_with_account();

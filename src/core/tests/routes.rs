@@ -449,7 +449,11 @@ fn what_is_hidden_from_the_gateway_is_reached_directly() {
     );
     assert_eq!(
         world.scope("shop", "web").unwrap(),
-        ["books/vault.books.svc.cluster.local"]
+        [
+            "books/ratings.books.svc.cluster.local",
+            "books/vault.books.svc.cluster.local"
+        ],
+        "what is led there too"
     );
     let not_carried = world.engine.plan_routes(&"books".into(), world.now).not_carried;
     assert!(

@@ -89,19 +89,17 @@ impl Engine {
     }
 
     /// Whether rules that name a Service are in other scopes with it than without: it takes the name from
-    /// them, or the port on which they would be followed for names of no Service, or it is an ExternalName.
+    /// them, or the port on which they would be followed for names of no Service, they lead it to what is
+    /// called directly, or it is an ExternalName.
     fn is_ruled_otherwise(&self, host: &Name, replaced: &Replaced<ServiceFacts>) -> bool {
-        let mut rules = self.mesh.rules.of_host(host).peekable();
-        if rules.peek().is_none() {
+        if self.mesh.rules.of_host(host).next().is_none() {
             return false;
         }
-        let is_named = rules.any(|(_, rules)| rules.hosts.contains(host));
         let counts = |facts: &Option<ServiceFacts>| {
             let facts = facts.as_ref()?;
             let is_external_name = facts.kind == ServiceKind::ExternalName;
             let has_port = facts.has_port(WITHOUT_SERVICE);
-            let counts = is_named || is_external_name || has_port;
-            counts.then(|| (is_external_name, has_port, facts.visibility.clone()))
+            Some((is_external_name, has_port, facts.visibility.clone()))
         };
         counts(&replaced.old) != counts(&replaced.new)
     }
