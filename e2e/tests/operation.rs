@@ -24,6 +24,8 @@ mod opt_out;
 mod registry_only;
 #[path = "operation/repair.rs"]
 mod repair;
+#[path = "operation/revisions.rs"]
+mod revisions;
 #[path = "operation/shared_mesh_config.rs"]
 mod shared_mesh_config;
 #[path = "operation/shop.rs"]
@@ -85,7 +87,9 @@ fn main() -> ExitCode {
     ];
     let steps = steps.iter().copied().flatten();
     if arguments.list {
-        let names = steps.map(|(name, _)| *name).chain([registry_only::NAME]);
+        let names = steps
+            .map(|(name, _)| *name)
+            .chain([registry_only::NAME, revisions::NAME]);
         let trials = names.map(|name| Trial::test(name, || Ok(()))).collect();
         return libtest_mimic::run(&arguments, trials).exit_code();
     }
@@ -109,9 +113,14 @@ fn main() -> ExitCode {
             Trial::test(*name, move || handle.block_on(step(mesh)).map_err(failed))
         })
         .collect();
+    // These have meshes of their own.
     let handle = runtime.handle().clone();
     trials.push(Trial::test(registry_only::NAME, move || {
         handle.block_on(registry_only::run()).map_err(failed)
+    }));
+    let handle = runtime.handle().clone();
+    trials.push(Trial::test(revisions::NAME, move || {
+        handle.block_on(revisions::run()).map_err(failed)
     }));
     let conclusion = libtest_mimic::run(&arguments, trials);
     if conclusion.has_failed() {

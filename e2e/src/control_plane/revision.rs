@@ -200,7 +200,20 @@ impl Mesh {
             is_ready(&core.node(), shift)
         })
         .await?;
-        core.keep("control-plane", process);
+        core.keep(&name, process);
         self.wait_endpoint(&format!("{ISTIO_NAMESPACE}/{name}")).await
+    }
+
+    /// Ends one that was added.
+    pub async fn stop_istiod(&self, revision: &str) -> Result<()> {
+        let mut processes = self.core().take(&format!("istiod-{revision}"));
+        ensure!(
+            !processes.is_empty(),
+            "no istiod of revision {revision} was added"
+        );
+        for process in &mut processes {
+            process.terminate(wait::SHORT).await?;
+        }
+        Ok(())
     }
 }

@@ -184,9 +184,10 @@ pub(crate) fn inject(
             .entry("security.istio.io/tlsMode".to_owned())
             .or_insert_with(|| "istio".to_owned());
     }
+    let asked = labels.get(REVISION).map_or("default", String::as_str);
     annotations
         .entry(REVISION.to_owned())
-        .or_insert_with(|| "default".to_owned());
+        .or_insert_with(|| asked.to_owned());
     annotations
         .entry("sidecar.istio.io/status".to_owned())
         .or_insert_with(|| INJECTED.to_owned());
@@ -298,8 +299,12 @@ pub(crate) async fn tear_down(core: &Core, record: &PodRecord, grace: Duration) 
     }
     core.forget_sockets(&record.netns());
     record.netns().delete()?;
-    if record.folder.exists() {
-        std::fs::remove_dir_all(&record.folder)?;
-    }
-    Ok(())
+    // What ends may still write a file.
+    until("the pod's folder is gone", wait::SHORT, async || {
+        match std::fs::remove_dir_all(&record.folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    })
+    .await
 }

@@ -23,7 +23,7 @@ crate::steps![
 ];
 
 /// Installs the same chart with other values.
-async fn upgrade(mesh: &Mesh, values: &[&str]) -> Result<()> {
+pub(crate) async fn upgrade(mesh: &Mesh, values: &[&str]) -> Result<()> {
     let chart = repository().join("charts/servicefence");
     let chart = chart.to_string_lossy();
     let mut args = vec![
