@@ -14,7 +14,7 @@ use crate::tools::{self, repository};
 pub const DEFAULTS: [&str; 2] = ["istio-1.31", "envoy-1.40"];
 
 /// The scenarios: of each kind of call one or two, and of what istiod and Envoy make of our objects all.
-const SCENARIOS: [&str; 10] = [
+const SCENARIOS: [&str; 12] = [
     "a3_a_first_call_works_and_the_next_goes_direct",
     "a8_a_kept_alive_connection_goes_from_gateway_to_direct",
     "a8_first_calls_arrive_with_the_headers_of_direct_ones",
@@ -22,6 +22,8 @@ const SCENARIOS: [&str; 10] = [
     "a8_first_calls_carry_websocket_and_http2",
     "a11_the_dialled_address_counts_whatever_the_host_says",
     "a12_with_learn_first_connections_work_under_strict",
+    "c15_calls_on_a_port_without_a_name_are_balanced_and_move_off_the_gateway",
+    "c15_what_is_no_service_is_called_as_before_on_a_number_that_is_looked_at",
     "gone_a_fence_that_goes_away_gives_the_whole_mesh_back",
     "peers_behind_a_headless_service_are_learned",
     "policy_a_caller_that_is_let_in_by_name_is_never_refused",

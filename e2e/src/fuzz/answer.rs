@@ -53,13 +53,13 @@ impl Answer {
         self.server.is_some()
     }
 
-    /// Whether it did not come to a server, or the way back did not hold. No server of a world says 404 but for
-    /// a path that asks for it: proxies do where no rule matches.
+    /// Whether it did not come to a server, or the way back did not hold. Proxies say 404, and 12 in gRPC,
+    /// where no rule matches.
     pub(super) fn failed(&self) -> bool {
         let failures = ["time-out", "refused", "no address", "broken off"];
         let by_status = matches!(
             self.outcome.as_str(),
-            "404" | "502" | "503" | "504" | "grpc 14" | "grpc 4"
+            "404" | "502" | "503" | "504" | "grpc 4" | "grpc 12" | "grpc 14"
         );
         self.server.is_none() && (by_status || failures.contains(&self.outcome.as_str()))
     }

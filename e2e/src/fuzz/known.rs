@@ -40,8 +40,10 @@ impl Known {
                 Self::Reached
             });
         }
+        // What is dialled may fail where what is named does not.
         let elsewhere = judge.server != fenced.server || !judge.arrived();
-        if way.forged && elsewhere && !fenced.failed() {
+        let hangs = ["time-out", "broken off"].contains(&fenced.outcome.as_str());
+        if way.forged && elsewhere && !hangs {
             return Some(Self::Forged);
         }
         let mut left_out = vec!["x-envoy-attempt-count"];
@@ -150,7 +152,8 @@ mod tests {
         assert_eq!(Known::of(&good, &other, forged), Some(Known::Forged));
         let by_a_rule = answer("301", None, "");
         assert_eq!(Known::of(&good, &by_a_rule, forged), Some(Known::Forged));
-        assert_eq!(Known::of(&good, &one, forged), None);
+        assert_eq!(Known::of(&good, &one, forged), Some(Known::Forged));
+        assert_eq!(Known::of(&good, &answer("time-out", None, ""), forged), None);
     }
 
     #[test]

@@ -300,11 +300,13 @@ pub(crate) async fn tear_down(core: &Core, record: &PodRecord, grace: Duration) 
     core.forget_sockets(&record.netns());
     record.netns().delete()?;
     // What ends may still write a file.
-    until("the pod's folder is gone", wait::SHORT, async || {
-        match std::fs::remove_dir_all(&record.folder) {
+    until(
+        "the pod's folder is gone",
+        wait::SHORT,
+        async || match std::fs::remove_dir_all(&record.folder) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
             _ => Ok(()),
-        }
-    })
+        },
+    )
     .await
 }
