@@ -1,5 +1,7 @@
 //! Where things of a mesh are: its node, and the addresses of its Services.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use crate::netns::Netns;
 
 /// The address of the node on the pods' bridge: istiod and the API server are reached there.
@@ -9,6 +11,36 @@ pub const NODE_IP: &str = "10.1.0.1";
 /// looks for one before it translates the address; what comes from pods must find none, so that an unknown
 /// address is refused at once.
 pub const SERVICE_RANGE: &str = "10.96.0.0/16";
+
+/// The same of IPv6, where the mesh has both.
+pub const SERVICE_RANGE_IPV6: &str = "fd00:10:96::/112";
+
+/// The range of IPv6 that pods (`second` 1) or hosts outside the mesh (2) have, and the node's address in it.
+/// All of them have addresses of both families; only a dual-stack mesh tells anybody.
+pub(crate) fn ipv6_of_node(second: u8) -> Ipv6Addr {
+    ipv6(second, 1)
+}
+
+/// The IPv6 address of what has this one, such as fd00:10:1::10a for 10.1.1.10.
+pub(crate) fn ipv6_beside(ip: &str) -> Option<Ipv6Addr> {
+    let [10, second, third, fourth] = ip.parse::<Ipv4Addr>().ok()?.octets() else {
+        return None;
+    };
+    Some(ipv6(second, u16::from_be_bytes([third, fourth])))
+}
+
+/// The other way round.
+pub(crate) fn ipv4_beside(ip: &str) -> Option<Ipv4Addr> {
+    let [0xfd00, 0x10, second, 0, 0, 0, 0, number] = ip.parse::<Ipv6Addr>().ok()?.segments() else {
+        return None;
+    };
+    let [third, fourth] = number.to_be_bytes();
+    Some(Ipv4Addr::new(10, u8::try_from(second).ok()?, third, fourth))
+}
+
+fn ipv6(second: u8, number: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 0x10, second.into(), 0, 0, 0, 0, number)
+}
 
 /// The namespace of a mesh's control plane.
 pub fn node_namespace(id: &str) -> Netns {

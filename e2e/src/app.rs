@@ -6,7 +6,7 @@ mod http_echo;
 mod tcp;
 mod tls;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -74,7 +74,7 @@ where
     S: Fn(Arc<Me>, TcpStream, SocketAddr) -> F + Send + 'static,
     F: Future<Output = Result<()>> + Send + 'static,
 {
-    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
         .await
         .with_context(|| format!("cannot listen on port {port}"))?;
     let me = Arc::new(Me {
@@ -86,6 +86,8 @@ where
             let Ok((stream, peer)) = listener.accept().await else {
                 continue;
             };
+            // IPv4 comes in the form of IPv6.
+            let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
             let answer = serve(Arc::clone(&me), stream, peer);
             tokio::spawn(async move {
                 if let Err(error) = answer.await {

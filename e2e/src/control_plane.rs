@@ -54,6 +54,7 @@ pub async fn start(
     say("network namespace and bridge");
     let (node, address) = network::create(&state.id)?;
     state.server = format!("https://{address}:6443");
+    state.dual_stack = options.dual_stack;
     state::save(state)?;
     let setup = Setup {
         tools,

@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -65,6 +66,11 @@ impl Netns {
         run("ip", &["-n", &self.name, "-batch", "-"], lines).map(drop)
     }
 
+    /// The same about IPv6.
+    pub fn ip6(&self, lines: &str) -> Result<()> {
+        run("ip", &["-6", "-n", &self.name, "-batch", "-"], lines).map(drop)
+    }
+
     /// Runs a short program inside and gives its output.
     pub fn run(&self, program: &str, args: &[&str], stdin: &str) -> Result<String> {
         let net = format!("--net={}", self.path().display());
@@ -105,7 +111,7 @@ impl Netns {
     /// A maker of sockets of this namespace.
     pub fn sockets(&self) -> Result<Sockets> {
         let file = self.open()?;
-        let (orders, inbox) = mpsc::channel::<oneshot::Sender<std::io::Result<TcpSocket>>>();
+        let (orders, inbox) = mpsc::channel::<Order>();
         thread::Builder::new()
             .name(format!("sockets {}", self.name))
             .spawn(move || {
@@ -114,9 +120,14 @@ impl Netns {
                     return;
                 }
                 drop(file);
-                while let Ok(order) = inbox.recv() {
+                while let Ok((is_ipv6, order)) = inbox.recv() {
+                    let socket = if is_ipv6 {
+                        TcpSocket::new_v6()
+                    } else {
+                        TcpSocket::new_v4()
+                    };
                     // Whoever asked may have given up; that is no fault.
-                    let _ = order.send(TcpSocket::new_v4());
+                    let _ = order.send(socket);
                 }
             })?;
         Ok(Sockets { orders })
@@ -144,18 +155,30 @@ impl Netns {
     }
 }
 
+/// Whether a socket is to be of IPv6, and who gets it.
+type Order = (bool, oneshot::Sender<std::io::Result<TcpSocket>>);
+
 /// Makes sockets that belong to one namespace.
 #[derive(Clone, Debug)]
 pub struct Sockets {
-    orders: mpsc::Sender<oneshot::Sender<std::io::Result<TcpSocket>>>,
+    orders: mpsc::Sender<Order>,
 }
 
 impl Sockets {
-    /// A new TCP socket, not yet connected.
+    /// A new TCP socket of IPv4, not yet connected.
     pub async fn tcp(&self) -> std::io::Result<TcpSocket> {
+        self.order(false).await
+    }
+
+    /// One of the family of what it is to reach.
+    pub async fn tcp_to(&self, address: SocketAddr) -> std::io::Result<TcpSocket> {
+        self.order(address.is_ipv6()).await
+    }
+
+    async fn order(&self, is_ipv6: bool) -> std::io::Result<TcpSocket> {
         let gone = || std::io::Error::other("the pod's network namespace is gone");
         let (order, delivery) = oneshot::channel();
-        self.orders.send(order).map_err(|_| gone())?;
+        self.orders.send((is_ipv6, order)).map_err(|_| gone())?;
         delivery.await.map_err(|_| gone())?
     }
 }

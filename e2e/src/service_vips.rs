@@ -23,6 +23,7 @@ use kube::Client;
 use kube::api::{Api, ListParams};
 use kube::runtime::{WatchStreamExt as _, reflector, watcher};
 
+use crate::interception::Family;
 use crate::mesh::Mesh;
 use crate::mesh::core::Core;
 use crate::netns::{self, Netns};
@@ -34,7 +35,7 @@ pub(crate) use rules::Table;
 /// The label of Services that no one calls: they get neither rules nor names.
 pub(crate) const BACKGROUND_LABEL: &str = "mesh-background";
 
-/// The rules that each namespace has, by its name.
+/// The rules that each namespace has, by its name and the family.
 type Applied = HashMap<String, String>;
 
 const FILE: &str = "vips.json";
@@ -148,10 +149,12 @@ fn apply(id: &str, folder: &Path, table: &Table, applied: &mut Applied) -> Resul
 }
 
 fn apply_in(netns: &Netns, folder: &Path, table: &Table, applied: &mut Applied) -> Result<()> {
-    let rules = table.iptables();
-    if applied.get(netns.name()) != Some(&rules) {
-        netns.run("iptables-restore", &["--noflush"], &rules)?;
-        applied.insert(netns.name().to_owned(), rules);
+    for family in Family::ALL {
+        let (key, rules) = (format!("{} {family:?}", netns.name()), table.iptables(family));
+        if applied.get(&key) != Some(&rules) {
+            netns.run(family.restore(), &["--noflush"], &rules)?;
+            applied.insert(key, rules);
+        }
     }
     let home = fs::read_to_string(home_file(folder, netns)).unwrap_or_default();
     netns.write_hosts(&table.hosts(&home, &externals(folder)))

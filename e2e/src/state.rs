@@ -26,6 +26,8 @@ pub struct State {
     pub owner: Option<Owner>,
     /// The address of the API server, as seen from the machine.
     pub server: String,
+    /// Whether Services and pods have addresses of IPv6 too.
+    pub dual_stack: bool,
 }
 
 /// A process, told from a later one with the same number by when it started.
@@ -97,6 +99,7 @@ pub fn claim(wanted: Option<&str>, owner: Option<Owner>) -> Result<State> {
                     id,
                     owner,
                     server: String::new(),
+                    dual_stack: false,
                 };
                 save(&state)?;
                 file.write_all(folder.to_string_lossy().as_bytes())?;

@@ -8,6 +8,8 @@
 mod absence;
 #[path = "operation/egress_proxy.rs"]
 mod egress_proxy;
+#[path = "operation/families.rs"]
+mod families;
 #[path = "operation/foreign.rs"]
 mod foreign;
 #[path = "operation/istio_tools.rs"]
@@ -87,9 +89,10 @@ fn main() -> ExitCode {
     ];
     let steps = steps.iter().copied().flatten();
     if arguments.list {
-        let names = steps
-            .map(|(name, _)| *name)
-            .chain([registry_only::NAME, revisions::NAME]);
+        let names =
+            steps
+                .map(|(name, _)| *name)
+                .chain([registry_only::NAME, revisions::NAME, families::NAME]);
         let trials = names.map(|name| Trial::test(name, || Ok(()))).collect();
         return libtest_mimic::run(&arguments, trials).exit_code();
     }
@@ -121,6 +124,10 @@ fn main() -> ExitCode {
     let handle = runtime.handle().clone();
     trials.push(Trial::test(revisions::NAME, move || {
         handle.block_on(revisions::run()).map_err(failed)
+    }));
+    let handle = runtime.handle().clone();
+    trials.push(Trial::test(families::NAME, move || {
+        handle.block_on(families::run()).map_err(failed)
     }));
     let conclusion = libtest_mimic::run(&arguments, trials);
     if conclusion.has_failed() {

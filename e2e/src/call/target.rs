@@ -71,7 +71,7 @@ pub struct Target {
 impl Target {
     /// A new connection from the pod.
     pub(super) async fn connect(&self) -> Result<TcpStream> {
-        let socket = self.sockets.tcp().await?;
+        let socket = self.sockets.tcp_to(self.address).await?;
         socket.set_nodelay(true)?;
         socket
             .connect(self.address)
@@ -119,11 +119,11 @@ fn split(url: &str) -> Result<Parts> {
     let slash = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(slash);
     let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) => (
+        Some((host, port)) if !port.ends_with(']') => (
             host,
             port.parse().with_context(|| format!("`{port}` is no port"))?,
         ),
-        None => (
+        _ => (
             authority,
             default_port.with_context(|| format!("`{url}` needs a port"))?,
         ),
@@ -150,7 +150,7 @@ fn split(url: &str) -> Result<Parts> {
 /// As cluster DNS answers: the address of the Service, a pod's for a headless one; external names from the
 /// mesh's table.
 async fn resolve(core: &Core, home: &str, host: &str) -> Result<IpAddr> {
-    if let Ok(ip) = host.parse() {
+    if let Ok(ip) = host.trim_matches(['[', ']']).parse() {
         return Ok(ip);
     }
     if let Some(ip) = service_vips::externals(&core.folder).get(host) {
@@ -213,6 +213,13 @@ mod tests {
             (parts.authority.as_str(), parts.port, parts.path.as_str()),
             ("example.com", 80, "/")
         );
+    }
+
+    #[test]
+    fn an_address_of_ipv6_stands_in_brackets() {
+        let parts = split("http://[fd00::1]:8080/").unwrap();
+        assert_eq!((parts.host.as_str(), parts.port), ("[fd00::1]", 8080));
+        assert_eq!(split("http://[fd00::1]/").unwrap().port, 80);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use ring::rand::SecureRandom as _;
 use serde_json::json;
 
 use super::Setup;
-use crate::addresses::{NODE_IP, NODE_NAME, SERVICE_RANGE};
+use crate::addresses::{NODE_IP, NODE_NAME, SERVICE_RANGE, SERVICE_RANGE_IPV6};
 use crate::certificates;
 use crate::hex::hex;
 use crate::objects::Objects;
@@ -50,6 +50,11 @@ pub(super) fn start_api_server(setup: &Setup<'_>, address: &str) -> Result<Vec<P
         "--quota-backend-bytes=8589934592",
         "--log-level=warn",
     ]);
+    let ranges = if setup.options.dual_stack {
+        format!("{SERVICE_RANGE},{SERVICE_RANGE_IPV6}")
+    } else {
+        SERVICE_RANGE.to_owned()
+    };
     let api_server = Program::new("kube-apiserver", setup.tools.program("kube-apiserver"), folder).args([
         "--etcd-servers=http://127.0.0.1:2379",
         "--secure-port=6443",
@@ -69,7 +74,7 @@ pub(super) fn start_api_server(setup: &Setup<'_>, address: &str) -> Result<Vec<P
         "--service-account-key-file=keys/sa.pub",
         "--service-account-signing-key-file=keys/sa.key",
         "--service-account-issuer=https://kubernetes.default.svc",
-        &format!("--service-cluster-ip-range={SERVICE_RANGE}"),
+        &format!("--service-cluster-ip-range={ranges}"),
         "--allow-privileged=true",
     ]);
     Ok(vec![

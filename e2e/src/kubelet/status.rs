@@ -62,6 +62,8 @@ impl Report {
 #[derive(Debug, Default)]
 pub(super) struct PodStatus {
     pub(super) ip: Option<String>,
+    /// Its addresses as the status lists them.
+    pub(super) ips: Value,
     pub(super) initialized: bool,
     pub(super) going: bool,
     /// Set when the pod will never run again.
@@ -120,7 +122,7 @@ impl PodStatus {
         let mut status = json!({"phase": phase, "hostIP": NODE_IP, "conditions": conditions, "containerStatuses": reports});
         if let Some(ip) = &self.ip {
             status["podIP"] = json!(ip);
-            status["podIPs"] = json!([{"ip": ip}]);
+            status["podIPs"] = self.ips.clone();
         }
         json!({ "status": status })
     }

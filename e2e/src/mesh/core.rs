@@ -6,8 +6,9 @@ use std::sync::Mutex;
 
 use anyhow::Result;
 use kube::Client;
+use serde_json::{Value, json};
 
-use crate::addresses::node_namespace;
+use crate::addresses::{ipv6_beside, node_namespace};
 use crate::client::client;
 use crate::netns::{Netns, Sockets};
 use crate::objects::{Objects, lock};
@@ -23,6 +24,8 @@ pub(crate) struct Core {
     pub(crate) tools: Tools,
     pub(crate) client: Client,
     pub(crate) objects: Objects,
+    /// Whether pods tell that they have addresses of IPv6 too.
+    pub(crate) dual_stack: bool,
     pub(crate) processes: Mutex<HashMap<String, Process>>,
     sockets: Mutex<HashMap<String, Sockets>>,
 }
@@ -37,9 +40,17 @@ impl Core {
             folder,
             tools,
             client,
+            dual_stack: state::load(id)?.dual_stack,
             processes: Mutex::default(),
             sockets: Mutex::default(),
         })
+    }
+
+    /// The addresses of what has this one, as the status of a pod lists them.
+    pub(crate) fn pod_ips(&self, ip: &str) -> Value {
+        let ipv6 = ipv6_beside(ip).filter(|_| self.dual_stack);
+        let all = [Some(ip.to_owned()), ipv6.map(|ip| ip.to_string())];
+        all.into_iter().flatten().map(|ip| json!({"ip": ip})).collect()
     }
 
     pub(crate) fn kubeconfig(&self) -> PathBuf {

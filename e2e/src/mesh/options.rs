@@ -63,11 +63,20 @@ pub struct MeshOptions {
     /// Nothing but etcd and an API server that knows Istio's kinds: no istiod, no controllers, no Service
     /// addresses.
     pub api_server_only: bool,
+    /// Services may have addresses of IPv6 beside those of IPv4, pods have both, and so does Istio.
+    pub dual_stack: bool,
     /// Print each step of the start to stderr.
     pub verbose: bool,
 }
 
 impl MeshOptions {
+    /// Makes it a mesh of both families.
+    #[must_use]
+    pub fn dual_stack(mut self) -> Self {
+        self.dual_stack = true;
+        self.istiod_env("ISTIO_DUAL_STACK", "true")
+    }
+
     /// Sets the policy for unknown destinations.
     #[must_use]
     pub fn outbound(mut self, policy: OutboundTrafficPolicy) -> Self {

@@ -242,7 +242,7 @@ async fn write_status(core: &Core, record: &PodRecord, ready: bool) -> Result<()
         })
         .collect();
     let status = json!({"status": {"phase": "Running", "hostIP": NODE_IP, "podIP": record.ip,
-        "podIPs": [{"ip": record.ip}], "conditions": conditions, "startTime": now}});
+        "podIPs": core.pod_ips(&record.ip), "conditions": conditions, "startTime": now}});
     let api: Api<Pod> = Api::namespaced(core.client.clone(), &record.namespace);
     api.patch_status(&record.name, &PatchParams::default(), &Patch::Merge(status))
         .await?;

@@ -88,6 +88,7 @@ pub(crate) async fn start(core: &Core, pod: &PodRecord, identity: &Identity<'_>)
         ("ISTIO_META_APP_CONTAINERS", "app"),
         ("ISTIO_META_WORKLOAD_NAME", workload),
         ("ISTIO_META_OWNER", &owner),
+        ("ISTIO_DUAL_STACK", if core.dual_stack { "true" } else { "false" }),
         ("GOMEMLIMIT", "200MiB"),
     ] {
         program = program.env(name, value);

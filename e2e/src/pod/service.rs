@@ -13,6 +13,7 @@ pub struct ServiceSpec {
     name: String,
     app: Option<String>,
     cluster_ip: Option<String>,
+    dual_stack: bool,
     ports: Vec<Value>,
 }
 
@@ -25,6 +26,7 @@ impl ServiceSpec {
             name: name.to_owned(),
             app: Some(name.to_owned()),
             cluster_ip: None,
+            dual_stack: false,
             ports: Vec::new(),
         }
     }
@@ -65,6 +67,13 @@ impl ServiceSpec {
         self
     }
 
+    /// Has an address of IPv6 too.
+    #[must_use]
+    pub fn dual_stack(mut self) -> Self {
+        self.dual_stack = true;
+        self
+    }
+
     /// Adds a port, named after its protocol.
     #[must_use]
     pub fn port(self, protocol: Protocol, port: u16) -> Self {
@@ -91,6 +100,9 @@ impl Mesh {
         }
         if let Some(ip) = &service.cluster_ip {
             spec["clusterIP"] = json!(ip);
+        }
+        if service.dual_stack {
+            spec["ipFamilyPolicy"] = json!("RequireDualStack");
         }
         let metadata = json!({"name": service.name, "namespace": service.namespace});
         self.apply(&json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}))

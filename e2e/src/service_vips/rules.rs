@@ -1,6 +1,6 @@
 //! Pure: from Services and EndpointSlices to iptables rules and hosts lines.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use k8s_openapi::api::core::v1::{Pod, Service};
@@ -8,6 +8,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::{Deserialize, Serialize};
 
 use super::BACKGROUND_LABEL;
+use crate::interception::Family;
 
 /// What is in force: every Service of the mesh that can be called.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,11 +19,11 @@ pub(crate) struct Table {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Entry {
-    /// None for a headless Service.
-    cluster_ip: Option<String>,
-    /// Ready endpoints (address, port) by Service port.
+    /// One of each family; none of a headless Service.
+    cluster_ips: Vec<String>,
+    /// Ready endpoints (address, port) by Service port, of all families.
     ports: BTreeMap<i32, Vec<(String, i32)>>,
-    /// The ready addresses.
+    /// The ready addresses of IPv4.
     addresses: Vec<String>,
 }
 
@@ -71,11 +72,15 @@ impl Table {
     }
 
     /// The chain `VIP` for `iptables-restore --noflush`: naming a chain empties it, all in one step.
-    pub(super) fn iptables(&self) -> String {
+    pub(super) fn iptables(&self, family: Family) -> String {
         let mut text = "*nat\n:VIP - [0:0]\n".to_owned();
+        let here = |ip: &&String| Family::of(ip) == family;
         for entry in self.services.values() {
-            let Some(ip) = &entry.cluster_ip else { continue };
+            let Some(ip) = entry.cluster_ips.iter().find(here) else {
+                continue;
+            };
             for (port, endpoints) in &entry.ports {
+                let endpoints = endpoints.iter().filter(|(address, _)| here(&address));
                 let numbered: Vec<_> = (1_u32..).zip(endpoints).collect();
                 for (left, (address, target)) in numbered.into_iter().rev() {
                     // Each rule takes its share of what the rules before it left over.
@@ -86,9 +91,13 @@ impl Table {
                             1.0 / f64::from(left)
                         ),
                     };
+                    let to = match family {
+                        Family::V4 => format!("{address}:{target}"),
+                        Family::V6 => format!("[{address}]:{target}"),
+                    };
                     let _ = writeln!(
                         text,
-                        "-A VIP -p tcp -d {ip} --dport {port}{share} -j DNAT --to-destination {address}:{target}"
+                        "-A VIP -p tcp -d {ip} --dport {port}{share} -j DNAT --to-destination {to}"
                     );
                 }
             }
@@ -114,10 +123,12 @@ impl Table {
             } else {
                 String::new()
             };
-            let addresses = entry
-                .cluster_ip
-                .as_ref()
-                .map_or(entry.addresses.as_slice(), std::slice::from_ref);
+            let is_headless = entry.cluster_ips.is_empty();
+            let addresses = if is_headless {
+                &entry.addresses
+            } else {
+                &entry.cluster_ips
+            };
             for address in addresses {
                 let full = format!("{name}.{namespace}.svc");
                 let _ = writeln!(
@@ -155,11 +166,15 @@ pub(super) fn selected(service: &Service, pods: &[Pod]) -> Option<usize> {
 impl Entry {
     fn of(service: &Service, slices: &[&EndpointSlice], is_real: &impl Fn(&str) -> bool) -> Self {
         let spec = service.spec.as_ref();
-        let ip = spec
-            .and_then(|spec| spec.cluster_ip.clone())
-            .filter(|ip| !ip.is_empty() && ip != "None");
+        let one = spec.and_then(|spec| spec.cluster_ip.as_ref());
+        let all = spec
+            .and_then(|spec| spec.cluster_ips.as_ref())
+            .into_iter()
+            .flatten();
+        let ips: BTreeSet<&String> = all.chain(one).collect();
+        let ips = ips.into_iter().filter(|ip| !ip.is_empty() && *ip != "None");
         let mut entry = Self {
-            cluster_ip: ip,
+            cluster_ips: ips.cloned().collect(),
             ..Self::default()
         };
         for slice in slices {
@@ -171,9 +186,10 @@ impl Entry {
                 .filter_map(|endpoint| endpoint.addresses.first())
                 .filter(|address| is_real(address))
                 .collect();
-            entry
-                .addresses
-                .extend(addresses.iter().map(|address| (*address).clone()));
+            let ipv4 = addresses
+                .iter()
+                .filter(|address| Family::of(address) == Family::V4);
+            entry.addresses.extend(ipv4.map(|address| (*address).clone()));
             for port in spec.and_then(|spec| spec.ports.as_ref()).into_iter().flatten() {
                 let name = port.name.as_deref().unwrap_or_default();
                 let target = slice
@@ -217,7 +233,7 @@ mod tests {
 
     #[test]
     fn every_endpoint_gets_its_share() {
-        let rules = table(&["10.1.0.10", "10.1.0.11"], json!({})).iptables();
+        let rules = table(&["10.1.0.10", "10.1.0.11"], json!({})).iptables(Family::V4);
         let lines: Vec<&str> = rules.lines().filter(|line| line.starts_with("-A")).collect();
         assert_eq!(lines.len(), 2);
         assert!(
@@ -233,7 +249,7 @@ mod tests {
     #[test]
     fn made_up_endpoints_and_background_services_get_no_rule() {
         let unreal = table(&["10.64.0.1"], json!({}));
-        assert!(!unreal.iptables().contains("DNAT"));
+        assert!(!unreal.iptables(Family::V4).contains("DNAT"));
         assert_eq!(unreal.endpoints("books/reviews"), Some(0));
         let background = table(&["10.1.0.10"], json!({BACKGROUND_LABEL: "true"}));
         assert_eq!(background, Table::default());

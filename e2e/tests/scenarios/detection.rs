@@ -124,23 +124,24 @@ async fn c15_first_calls_on_a_number_that_is_tcp_elsewhere_follow_rules(scene: S
 async fn c15_what_is_no_service_is_called_as_before_on_a_number_that_is_looked_at(
     scene: Scene,
 ) -> Result<()> {
-    let (web, peer) = ("outward/web", "outward-data/peer");
-    scene
-        .add([
-            scene.app(web).http(8080),
-            scene
-                .app(peer)
-                .serve(Protocol::Http, 19_110)
-                .serve(Protocol::Tcp, 19_111),
-        ])
-        .await?;
+    let (web, peer, bytes) = ("outward/web", "outward-data/peer", "outward-data/bytes");
+    let pod = scene.app(peer);
+    let pod = pod.serve(Protocol::Http, 19_110).serve(Protocol::Tcp, 19_111);
+    scene.mesh.add_pod(pod).await?;
+    // Two Services, since the one that is learned brings its listeners.
+    for (name, protocol, port) in [(peer, Protocol::Http, 19_110), (bytes, Protocol::Tcp, 19_111)] {
+        let service = ServiceSpec::new(&scene.pod(name)).selects("peer");
+        scene.mesh.add_service(&service.port(protocol, port)).await?;
+        scene.mesh.wait_endpoint(&scene.pod(name)).await?;
+    }
+    scene.add([scene.app(web).http(8080)]).await?;
     let server = Server {
         protocol: Protocol::Http,
         port: 19_110,
     };
     let outside = scene.mesh.add_external("outward.example.com", &[server]).await?;
     scene.fence(web, LEARN).await?;
-    let url = format!("tcp://{}:19111", scene.host(peer));
+    let url = format!("tcp://{}:19111", scene.host(bytes));
     let mut session = scene.mesh.tcp_session(&scene.pod(web), &url).await?;
     session.exchange(b"in the tunnel\n").await?;
     let proxy = scene.mesh.proxy(&scene.pod(web))?;
