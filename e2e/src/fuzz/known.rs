@@ -22,8 +22,9 @@ pub enum Known {
     /// The client speaks HTTP/2, and the gateway speaks another version to the server than the caller's proxy
     /// does: it knows the Service where that one passes through, or does not where that one does.
     Translated,
-    /// HTTP to the address of a pod, on a port number that is not HTTP everywhere in the mesh, is passed on
-    /// as bytes: the caller's proxy adds no headers, and the destination's own one adds others.
+    /// HTTP on a port number that is not HTTP everywhere in the mesh is passed on as bytes, by the fenced
+    /// caller to the address of a pod, by the unscoped one to a Service that it does not see: its proxy adds
+    /// no headers then, and the destination's own one adds others.
     AsBytes,
     /// An address without a rule was tried twice by the gateway, once over mutual TLS and once in plain text,
     /// and the destination sees it in `x-envoy-attempt-count`.
@@ -66,7 +67,7 @@ impl Known {
 pub(super) struct Way {
     /// It names another Service than it dials.
     pub(super) forged: bool,
-    /// It went past the gateway to what it dialled.
+    /// For one of the callers it went past all rules to what was dialled.
     pub(super) passed_through: bool,
     /// The client speaks HTTP/2.
     pub(super) http2: bool,

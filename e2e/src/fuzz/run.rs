@@ -124,7 +124,7 @@ impl Pair {
             return None;
         }
         let way = Way {
-            passed_through: self.taken.passthrough(),
+            passed_through: self.taken.passthrough() || self.judge_taken.passthrough(),
             ..self.way
         };
         Known::of(&self.judge, &self.fenced, way)

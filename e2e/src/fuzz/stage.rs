@@ -216,6 +216,8 @@ impl Stage {
     async fn settle(&mut self) -> Result<()> {
         self.mesh.wait_services().await?;
         self.take_addresses().await?;
+        // Once for what was written, and once for what the controller has written then.
+        self.barrier().await?;
         self.barrier().await
     }
 
