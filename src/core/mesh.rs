@@ -470,12 +470,19 @@ impl Mesh {
         namespace: &'a str,
         host: &'a ScopeHost,
     ) -> impl Iterator<Item = ServiceKey> + 'a {
+        let own = ServiceKey::of_host(&host.name).into_iter();
+        own.chain(self.led_to(namespace, host).cloned())
+    }
+
+    /// The Services to which rules for a host lead.
+    pub fn led_to<'a>(
+        &'a self,
+        namespace: &'a str,
+        host: &'a ScopeHost,
+    ) -> impl Iterator<Item = &'a ServiceKey> + 'a {
         let rules = self.rules.of_host(&host.name);
         let seen = rules.filter(move |(_, rules)| rules.visibility.to(namespace));
-        let destinations = seen.flat_map(|(_, rules)| &rules.destinations);
-        ServiceKey::of_host(&host.name)
-            .into_iter()
-            .chain(destinations.cloned())
+        seen.flat_map(|(_, rules)| &rules.destinations)
     }
 }
 

@@ -18,13 +18,20 @@ impl Scoping<'_> {
             return;
         }
         let namespace = &fence.key.namespace;
-        let meant: BTreeSet<Name> = scope
-            .hosts
-            .keys()
+        let hosts = scope.hosts.keys();
+        let meant: BTreeSet<Name> = hosts
+            .clone()
             .flat_map(|host| self.mesh.brought_by(namespace, host))
             .filter_map(|service| services.meant_by(&service))
             .filter(|host| !fence.owner_rules.denies(host))
             .collect();
+        // Istio brings what one stands for only to a rule for another host than that.
+        let led_to = hosts.flat_map(|host| {
+            let names = self.mesh.led_to(namespace, host);
+            names.filter(|name| services.meant_by(name).as_ref() == Some(&host.name))
+        });
+        let led_to: BTreeSet<ScopeHost> = led_to.map(ServiceKey::scope_host).collect();
+        scope.extend(Why::ExternalName, led_to);
         for host in &meant {
             let imports = self.mesh.service_entries.imports_for(namespace, host);
             scope.extend(Why::ExternalName, imports);

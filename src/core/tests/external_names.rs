@@ -55,6 +55,26 @@ fn external_names_come_and_go_with_the_host_from_its_namespace() {
     assert_eq!(scope(&world), [REVIEWS]);
 }
 
+/// Else the route leads to a cluster of the ExternalName, which there is none of.
+#[test]
+fn an_external_name_to_which_rules_for_its_own_host_lead_is_imported_as_it_is() {
+    let mut world = shop_with_external_names();
+    let route = json!({"destination": {"host": "legacy.shop.svc.cluster.local"}});
+    let rules = json!({"hosts": ["reviews"], "http": [{"route": [route]}]});
+    world.object("VirtualService", "books", "reviews", rules);
+    world.settle();
+    assert_eq!(
+        scope(&world),
+        [
+            "books/legacy.shop.svc.cluster.local",
+            "books/older.shop.svc.cluster.local",
+            REVIEWS,
+            "shop/legacy.shop.svc.cluster.local",
+            "shop/older.shop.svc.cluster.local",
+        ]
+    );
+}
+
 #[test]
 fn what_an_external_name_stands_for_comes_with_rules_that_lead_to_it() {
     let mut world = shop();
