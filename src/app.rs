@@ -198,7 +198,7 @@ fn context(
         events: events.clone(),
         metrics: metrics.clone(),
         system_namespace: config.system_namespace.as_str().into(),
-        root_namespace: config.istio_root_namespace.as_str().into(),
+        istio_namespace: config.istio_namespace.as_str().into(),
         mesh_config_maps: config.mesh_config_maps(),
         service_cidrs: config.service_cidrs.iter().copied().collect(),
     }

@@ -76,17 +76,17 @@ pub struct Config {
     #[arg(long, env = "SERVICEFENCE_ISTIOD_METRICS_URL", default_value = "")]
     pub istiod_metrics_url: String,
 
-    /// Istio's root namespace: nothing is fenced in it, and its Sidecar without a selector is the mesh's
-    /// default.
-    #[arg(
-        long,
-        env = "SERVICEFENCE_ISTIO_ROOT_NAMESPACE",
-        default_value = "istio-system"
-    )]
+    /// istiod's namespace: nothing is fenced in it.
+    #[arg(long, env = "SERVICEFENCE_ISTIO_NAMESPACE", default_value = "istio-system")]
+    pub istio_namespace: String,
+
+    /// Istio's root namespace, the rootNamespace of MeshConfig: nothing is fenced in it, and its Sidecar
+    /// without a selector is the mesh's default; empty: istiod's namespace.
+    #[arg(long, env = "SERVICEFENCE_ISTIO_ROOT_NAMESPACE", default_value = "")]
     pub istio_root_namespace: String,
 
-    /// The ConfigMap with Istio's MeshConfig in that namespace, istio-REVISION where istiod has a revision;
-    /// empty: there is none.
+    /// The ConfigMap with Istio's MeshConfig in istiod's namespace, istio-REVISION where istiod has a
+    /// revision; empty: there is none.
     #[arg(long, env = "SERVICEFENCE_ISTIO_MESH_CONFIG_MAP", default_value = "istio")]
     pub istio_mesh_config_map: String,
 
@@ -223,18 +223,30 @@ impl Config {
         there.map(|name| name.as_str().into()).collect()
     }
 
+    fn root_namespace(&self) -> &str {
+        match self.istio_root_namespace.as_str() {
+            "" => &self.istio_namespace,
+            named => named,
+        }
+    }
+
     /// What the engine needs of it.
     pub fn settings(&self) -> Settings {
         let excluded: BTreeSet<Name> = self
             .exclude_namespaces
             .iter()
-            .chain([&self.system_namespace, &self.istio_root_namespace])
+            .chain([
+                &self.system_namespace,
+                &self.istio_namespace,
+                &self.istio_root_namespace,
+            ])
             .filter(|name| !name.is_empty())
             .map(|name| Name::from(name.as_str()))
             .collect();
         Settings {
             system_namespace: self.system_namespace.as_str().into(),
-            root_namespace: self.istio_root_namespace.as_str().into(),
+            istio_namespace: self.istio_namespace.as_str().into(),
+            root_namespace: self.root_namespace().into(),
             mesh_config_maps: self.mesh_config_maps(),
             default_mode: match self.default_mode {
                 DefaultMode::Off => Mode::Off,
@@ -373,7 +385,13 @@ mod tests {
         let names = |names: &[&str]| names.iter().map(|name| Name::from(*name)).collect();
         assert_eq!(
             is.excluded_namespaces,
-            names(&["kube-system", "mesh", "monitoring", "servicefence-system"])
+            names(&[
+                "istio-system",
+                "kube-system",
+                "mesh",
+                "monitoring",
+                "servicefence-system"
+            ])
         );
         let patterns: Vec<_> = is.aliases.iter().map(|alias| &*alias.pattern).collect();
         assert_eq!(patterns, [r"(.+)\.books\.(svc\.cluster\.local)", r"a{1,2}\.com"]);

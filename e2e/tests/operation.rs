@@ -66,33 +66,45 @@ macro_rules! steps {
     };
 }
 
+/// In this order, in one mesh.
+const STEPS: &[&[Step]] = &[
+    shop::STEPS,
+    repair::STEPS,
+    // Before steps that leave entries with the gateway: these arrive when the controller is a new one.
+    shutdown::STEPS,
+    istio_tools::STEPS,
+    foreign::STEPS,
+    unreadable::STEPS,
+    log_port::STEPS,
+    stopped::STEPS,
+    absence::STEPS,
+    egress_proxy::STEPS,
+    labels::STEPS,
+    slow_status::STEPS,
+    uncaptured::STEPS,
+    memory::STEPS,
+    opt_out::STEPS,
+];
+
+/// A test with a mesh of its own, by name.
+type Apart = (
+    &'static str,
+    fn() -> Pin<Box<dyn Future<Output = Result<()>> + Send>>,
+);
+
+/// They run side by side.
+const APART: [Apart; 3] = [
+    (registry_only::NAME, || Box::pin(registry_only::run())),
+    (revisions::NAME, || Box::pin(revisions::run())),
+    (families::NAME, || Box::pin(families::run())),
+];
+
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    arguments.test_threads = Some(1);
-    let steps = [
-        shop::STEPS,
-        repair::STEPS,
-        // Before steps that leave entries with the gateway: these arrive when the controller is a new one.
-        shutdown::STEPS,
-        istio_tools::STEPS,
-        foreign::STEPS,
-        unreadable::STEPS,
-        log_port::STEPS,
-        stopped::STEPS,
-        absence::STEPS,
-        egress_proxy::STEPS,
-        labels::STEPS,
-        slow_status::STEPS,
-        uncaptured::STEPS,
-        memory::STEPS,
-        opt_out::STEPS,
-    ];
-    let steps = steps.iter().copied().flatten();
+    let steps = STEPS.iter().copied().flatten();
     if arguments.list {
-        let names =
-            steps
-                .map(|(name, _)| *name)
-                .chain([registry_only::NAME, revisions::NAME, families::NAME]);
+        let names = steps.map(|(name, _)| *name);
+        let names = names.chain(APART.map(|(name, _)| name));
         let trials = names.map(|name| Trial::test(name, || Ok(()))).collect();
         return libtest_mimic::run(&arguments, trials).exit_code();
     }
@@ -110,30 +122,26 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let mut trials: Vec<Trial> = steps
-        .map(|(name, step)| {
-            let (mesh, handle) = (mesh.clone(), runtime.handle().clone());
-            Trial::test(*name, move || handle.block_on(step(mesh)).map_err(failed))
-        })
-        .collect();
-    // These have meshes of their own.
-    let handle = runtime.handle().clone();
-    trials.push(Trial::test(registry_only::NAME, move || {
-        handle.block_on(registry_only::run()).map_err(failed)
-    }));
-    let handle = runtime.handle().clone();
-    trials.push(Trial::test(revisions::NAME, move || {
-        handle.block_on(revisions::run()).map_err(failed)
-    }));
-    let handle = runtime.handle().clone();
-    trials.push(Trial::test(families::NAME, move || {
-        handle.block_on(families::run()).map_err(failed)
-    }));
-    let conclusion = libtest_mimic::run(&arguments, trials);
-    if conclusion.has_failed() {
+    let trials = steps.map(|(name, step)| {
+        let (mesh, handle) = (mesh.clone(), runtime.handle().clone());
+        Trial::test(*name, move || handle.block_on(step(mesh)).map_err(failed))
+    });
+    arguments.test_threads = Some(1);
+    let of_steps = libtest_mimic::run(&arguments, trials.collect());
+    if of_steps.has_failed() {
         eprintln!("{}", mesh.dump());
     }
-    conclusion.exit_code()
+    drop(mesh);
+    let trials = APART.map(|(name, run)| {
+        let handle = runtime.handle().clone();
+        Trial::test(name, move || handle.block_on(run()).map_err(failed))
+    });
+    arguments.test_threads = Some(APART.len());
+    let of_others = libtest_mimic::run(&arguments, trials.into());
+    if of_steps.has_failed() || of_others.has_failed() {
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]

@@ -19,9 +19,12 @@ use crate::name::{Cidr, Name, ScopeHost, ServiceKey};
 pub struct Settings {
     /// Namespace of the controller and the fallback gateway.
     pub system_namespace: Name,
+    /// istiod's namespace.
+    pub istio_namespace: Name,
     /// Istio's root namespace. Its Sidecar without a selector is the mesh's default.
     pub root_namespace: Name,
-    /// The ConfigMaps with Istio's MeshConfig there, each over those before it; none: the defaults hold.
+    /// The ConfigMaps with Istio's MeshConfig in istiod's namespace, each over those before it; none: the
+    /// defaults hold.
     pub mesh_config_maps: Vec<Name>,
     /// Mode of workloads without any label.
     pub default_mode: Mode,
@@ -31,7 +34,7 @@ pub struct Settings {
     pub has_gateway: bool,
     /// Whether it sends calls to addresses that it has no rule for on to them.
     pub gateway_passes_on: bool,
-    /// Namespaces in which nothing is fenced, the system and Istio's root namespace among them.
+    /// Namespaces in which nothing is fenced, the system's, istiod's and Istio's root namespace among them.
     pub excluded_namespaces: BTreeSet<Name>,
     /// Namespaces with labels that it does not match are excluded as well; an empty one matches all.
     pub namespace_selector: Selector,
@@ -66,6 +69,7 @@ impl Default for Settings {
         Self {
             excluded_namespaces: [system.clone(), root.clone()].into(),
             system_namespace: system,
+            istio_namespace: root.clone(),
             root_namespace: root,
             mesh_config_maps: vec!["istio".into()],
             default_mode: Mode::Off,

@@ -43,7 +43,7 @@ pub struct Context {
     /// Namespace of the controller.
     pub system_namespace: Arc<str>,
     /// Istio's root namespace.
-    pub root_namespace: Arc<str>,
+    pub istio_namespace: Arc<str>,
     /// The ConfigMaps with MeshConfig there.
     pub mesh_config_maps: Vec<Name>,
     /// Ranges of Service addresses where the operator gave them.
@@ -62,7 +62,7 @@ impl Context {
             state: Arc::new(State::new(Engine::new(Settings::default()))),
             metrics: Arc::new(Metrics::new().unwrap()),
             system_namespace: "servicefence-system".into(),
-            root_namespace: "istio-system".into(),
+            istio_namespace: "istio-system".into(),
             mesh_config_maps: Vec::new(),
             service_cidrs: [].into(),
         }
@@ -99,7 +99,7 @@ pub fn start(context: &Context, tasks: &mut Supervisor, readiness: &Readiness) {
         readiness,
     );
     for name in &context.mesh_config_maps {
-        let maps: Api<core::ConfigMap> = Api::namespaced(client(), &context.root_namespace);
+        let maps: Api<core::ConfigMap> = Api::namespaced(client(), &context.istio_namespace);
         let config = all().fields(&format!("metadata.name={name}"));
         let events = watcher::watcher(maps, config);
         spawn(Watched::MeshConfig, events, context, tasks, readiness);

@@ -11,7 +11,7 @@ cluster see nothing, and so pass, where helm has no cluster (helm template, helm
 {{- end }}
 
 {{- define "servicefence.checkNamespace" -}}
-{{- $shared := list "default" "kube-system" "kube-public" "kube-node-lease" .Values.istio.rootNamespace -}}
+{{- $shared := list "default" "kube-system" "kube-public" "kube-node-lease" .Values.istio.namespace .Values.istio.rootNamespace -}}
 {{- if has .Release.Namespace $shared -}}
 {{- printf "ServiceFence needs a namespace of its own, not %q: install it with `--namespace servicefence-system --create-namespace`." .Release.Namespace | fail -}}
 {{- end -}}
@@ -59,8 +59,8 @@ cluster see nothing, and so pass, where helm has no cluster (helm template, helm
 {{- /* A tag of a revision is no part of the ConfigMap's name, and without it nothing would be enforced. */ -}}
 {{- $istio := .Values.istio -}}
 {{- $map := include "servicefence.meshConfigMap" . -}}
-{{- if and (eq $istio.meshConfigMap "auto") $istio.revision (not (lookup "v1" "ConfigMap" $istio.rootNamespace $map)) -}}
-{{- printf "There is no ConfigMap %q in namespace %q: is istio.revision (%s) the tag of a revision? Set istio.meshConfigMap to the ConfigMap of its istiod, and istio.metricsUrl to its address." $map $istio.rootNamespace $istio.revision | fail -}}
+{{- if and (eq $istio.meshConfigMap "auto") $istio.revision (not (lookup "v1" "ConfigMap" $istio.namespace $map)) -}}
+{{- printf "There is no ConfigMap %q in namespace %q: is istio.revision (%s) the tag of a revision? Set istio.meshConfigMap to the ConfigMap of its istiod, and istio.metricsUrl to its address." $map $istio.namespace $istio.revision | fail -}}
 {{- end -}}
 {{- $namespace := lookup "v1" "Namespace" "" .Release.Namespace -}}
 {{- if and $namespace (eq (get ($namespace.metadata.labels | default dict) "istio-injection") "disabled") -}}

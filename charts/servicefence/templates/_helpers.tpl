@@ -74,7 +74,7 @@ istio{{ include "servicefence.revisionSuffix" . }}
 {{- if ne $istio.metricsUrl "auto" -}}
 {{ $istio.metricsUrl }}
 {{- else -}}
-http://istiod{{ include "servicefence.revisionSuffix" . }}.{{ $istio.rootNamespace }}.svc:15014/metrics
+http://istiod{{ include "servicefence.revisionSuffix" . }}.{{ $istio.namespace }}.svc:15014/metrics
 {{- end -}}
 {{- end }}
 

@@ -1,5 +1,5 @@
-//! A mesh of IPv4 and IPv6: what is dialled by an address of either family is reached, learned and then called
-//! directly.
+//! A mesh of IPv4 and IPv6: what is dialled by an address of either family is reached, learned and then
+//! called directly.
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Service;

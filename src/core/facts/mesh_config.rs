@@ -13,6 +13,8 @@ use crate::name::{Name, ScopeHost, ServiceKey};
 /// <https://istio.io/latest/docs/reference/config/istio.mesh.v1alpha1/>
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MeshConfigFacts {
+    /// `rootNamespace`: where the objects for the whole mesh are.
+    pub root_namespace: Option<Name>,
     /// Whether the provider `servicefence` is there.
     pub has_provider: bool,
     /// The Service to which it makes proxies report.
@@ -79,6 +81,10 @@ impl MeshConfigFacts {
         let ours = providers.values().find(is_ours);
         let others = providers.values().filter(|provider| !is_ours(provider));
         Self {
+            root_namespace: said
+                .root_namespace
+                .filter(|name| !name.is_empty())
+                .map(Name::from),
             has_provider: ours.is_some(),
             reports_to: ours.and_then(|provider| provider.hosts().first()?.as_service()),
             default_providers: said.default_providers.access_logging.unwrap_or_default(),
@@ -102,6 +108,7 @@ impl MeshConfigFacts {
 #[derive(Clone, Debug, Default, serde::Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct MeshConfigLayer {
+    root_namespace: Option<String>,
     access_log_file: Option<String>,
     default_providers: DefaultProviders,
     outbound_traffic_policy: Option<OutboundTrafficPolicy>,
@@ -125,6 +132,7 @@ impl MeshConfigLayer {
                 *under = over.cloned();
             }
         }
+        cover(&mut self.root_namespace, over.root_namespace.as_ref());
         cover(&mut self.access_log_file, over.access_log_file.as_ref());
         let logging = &mut self.default_providers.access_logging;
         cover(logging, over.default_providers.access_logging.as_ref());

@@ -32,6 +32,8 @@ pub enum NotScoped {
     Conflict(Conflict),
     /// A ConfigMap with MeshConfig is not there.
     NoMeshConfig(ConfigKey),
+    /// MeshConfig names another root namespace than the chart.
+    OtherRoot(Name),
     /// Istio resolves what the mesh does not know by its Host, past the fallback.
     DynamicDns,
     /// This NetworkPolicy keeps its pods from calling the fallback gateway.

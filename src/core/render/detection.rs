@@ -6,9 +6,9 @@
 //! inside the caller's proxy looks at the first bytes instead, for so long only that a server that speaks
 //! first is not missed.
 //!
-//! Which numbers these are, a listener of its own knows. Istio's listener must not: of two filter chains Envoy
-//! prefers the one with the number, and ends the connection if that one's addresses do not fit. So a chain
-//! with a number and the addresses of Services would end all calls that leave the mesh on that number.
+//! Which numbers these are, a listener of its own knows. Istio's listener must not: of two filter chains
+//! Envoy prefers the one with the number, and ends the connection if that one's addresses do not fit. So a
+//! chain with a number and the addresses of Services would end all calls that leave the mesh on that number.
 
 use std::collections::BTreeSet;
 
@@ -105,8 +105,8 @@ fn way_in(listener: &str) -> Value {
 }
 
 /// Sends into the tunnel what no Service uses for HTTP: what is declared as TCP is bytes to Istio's proxies
-/// even where it is HTTP. Numbers may come and go, since a listener of which only filter chains change keeps
-/// its other connections, as long as one chain stays.
+/// even where it is HTTP. Numbers may come and go: where only filter chains of a listener change, and one
+/// stays, Envoy keeps the connections of those that stay.
 fn by_number(system_namespace: &Name, numbers: &BTreeSet<u16>) -> Value {
     let rest = json!({"name": TCP_MISS, "filters": [tcp_proxy(tunnel(system_namespace))]});
     let looked_at = numbers.iter().map(|number| {

@@ -86,7 +86,7 @@ impl<'a> Scoping<'a> {
         services.map(|service| service.scope_host())
     }
 
-    /// Services whose rules lead to what is in scope since the gateway would call it otherwise than the
+    /// Services that rules lead to what is in scope since the gateway would call it otherwise than the
     /// fence's pods do: it would apply the rules and make that other call.
     pub(super) fn led_to_direct_only(self, namespace: &Name, scope: &Scope) -> Vec<ScopeHost> {
         let by_gateway_otherwise = |whys: &Whys| OTHERWISE_BY_GATEWAY.iter().any(|why| whys.contains(*why));

@@ -44,7 +44,8 @@ pub enum Why {
     /// namespace. The gateway does not see these, so where one of them defines the subset it would answer
     /// 503.
     SubsetRule,
-    /// Rules lead it to a Service that is in scope since the gateway would call it otherwise than this caller.
+    /// Rules lead it to a Service that is in scope since the gateway would call it otherwise than this
+    /// caller.
     DirectDestination,
     /// It is not HTTP, and leaving would cut its open connections.
     NonHttp,

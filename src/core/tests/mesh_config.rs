@@ -90,6 +90,29 @@ fn nothing_new_is_enforced_before_all_of_it_is_there() {
 }
 
 #[test]
+fn another_root_namespace_keeps_fences_from_being_enforced() {
+    let mut world = shop();
+    world.mesh_config("istio", Some("rootNamespace: mesh"));
+    world.namespace("late", Some("enforce"));
+    world.service("late", "web", &["http:8080"]);
+    world.settle();
+    let said = world.condition("late", "web", "Enforced");
+    assert_eq!(said, "False RootNamespaceMismatch");
+    assert_eq!(
+        world.condition("shop", "web", "Enforced"),
+        "True RootNamespaceMismatch"
+    );
+    assert!(
+        message(&world).contains("set istio.rootNamespace of the chart to mesh"),
+        "{}",
+        message(&world)
+    );
+    world.mesh_config("istio", Some("rootNamespace: istio-system"));
+    world.settle();
+    assert_eq!(world.condition("late", "web", "Enforced"), "True Scoped");
+}
+
+#[test]
 fn what_is_enforced_stays_while_it_is_gone_and_no_host_leaves() {
     let mut world = two_maps();
     world.mesh_config("istio-shared", Some("{}"));

@@ -64,8 +64,15 @@ impl Planning<'_> {
             return Some(NotScoped::DynamicDns);
         }
         if let Some(missing) = self.mesh.missing_config() {
-            let root = self.settings.root_namespace.clone();
-            return Some(NotScoped::NoMeshConfig(ConfigKey::new(root, missing.clone())));
+            let namespace = self.settings.istio_namespace.clone();
+            return Some(NotScoped::NoMeshConfig(ConfigKey::new(
+                namespace,
+                missing.clone(),
+            )));
+        }
+        let root = self.mesh.config.root_namespace.as_ref();
+        if let Some(other) = root.filter(|root| **root != self.settings.root_namespace) {
+            return Some(NotScoped::OtherRoot(other.clone()));
         }
         let policy = self.blocked_egress(fence)?;
         Some(NotScoped::EgressBlocked(policy.clone()))

@@ -73,6 +73,7 @@ impl Planning<'_> {
             | NotScoped::NoSidecars(_)
             | NotScoped::Conflict(_)
             | NotScoped::NoMeshConfig(_)
+            | NotScoped::OtherRoot(_)
             | NotScoped::DynamicDns
             | NotScoped::EgressBlocked(_)
             | NotScoped::NoGateway

@@ -27,6 +27,8 @@ pub enum Reason {
     NoSidecars,
     /// A ConfigMap with MeshConfig is not there.
     MeshConfigNotFound,
+    /// MeshConfig names another root namespace than the chart.
+    RootNamespaceMismatch,
     /// Istio resolves what the mesh does not know by its Host.
     DynamicDns,
     /// A NetworkPolicy keeps the workload from the fallback gateway.
@@ -75,7 +77,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for the documentation.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::Scoped,
         Self::Observing,
         Self::Off,
@@ -87,6 +89,7 @@ impl Reason {
         Self::ServiceWithoutSelector,
         Self::NoSidecars,
         Self::MeshConfigNotFound,
+        Self::RootNamespaceMismatch,
         Self::DynamicDns,
         Self::EgressBlocked,
         Self::WallOpened,
@@ -125,6 +128,7 @@ impl Reason {
             Self::ServiceWithoutSelector => "ServiceWithoutSelector",
             Self::NoSidecars => "NoSidecars",
             Self::MeshConfigNotFound => "MeshConfigNotFound",
+            Self::RootNamespaceMismatch => "RootNamespaceMismatch",
             Self::DynamicDns => "DynamicDns",
             Self::EgressBlocked => "EgressBlocked",
             Self::WallOpened => "WallOpened",

@@ -112,13 +112,8 @@ pub(super) fn say_not_scoped(held: &NotScoped, workload: &str, system: &Name) ->
             format!("no pod of {workload} has a sidecar, so there is nothing to scope: turn injection on and restart the pods, or delete the fence"),
         ),
         NotScoped::Conflict(conflict) => say_conflict(conflict, system),
-        NotScoped::NoMeshConfig(map) => (
-            Reason::MeshConfigNotFound,
-            format!(
-                "there is no ConfigMap {map} with MeshConfig, so what proxies need is not known and no host leaves a scope: \
-                 set istio.meshConfigMap and istio.sharedMeshConfigMap of the chart to those that istiod reads"
-            ),
-        ),
+        NotScoped::NoMeshConfig(map) => say_no_mesh_config(map),
+        NotScoped::OtherRoot(root) => say_other_root(root),
         NotScoped::DynamicDns => (
             Reason::DynamicDns,
             "Istio sends HTTP calls to hosts out of scope to where their name resolves (outboundTrafficPolicy ALLOW_ANY_DYNAMIC_DNS), \
@@ -164,6 +159,26 @@ pub(super) fn say_not_scoped(held: &NotScoped, workload: &str, system: &Name) ->
         ),
     };
     Said { reason, message }
+}
+
+fn say_no_mesh_config(map: &ConfigKey) -> (Reason, String) {
+    (
+        Reason::MeshConfigNotFound,
+        format!(
+            "there is no ConfigMap {map} with MeshConfig, so what proxies need is not known and no host leaves a scope: \
+             set istio.meshConfigMap and istio.sharedMeshConfigMap of the chart to those that istiod reads"
+        ),
+    )
+}
+
+fn say_other_root(root: &str) -> (Reason, String) {
+    (
+        Reason::RootNamespaceMismatch,
+        format!(
+            "MeshConfig names {root} as rootNamespace, and what holds there for the whole mesh is not read: \
+             set istio.rootNamespace of the chart to {root}"
+        ),
+    )
 }
 
 pub(super) fn say_blocked(policy: &ConfigKey, workload: &str, system: &Name) -> (Reason, String) {
