@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use tokio::process::Child;
 
@@ -188,6 +188,20 @@ impl Process {
     /// Asks it and its children to end, and makes them after `grace`.
     pub async fn terminate(&mut self, grace: Duration) -> Result<ExitStatus> {
         self.signal(Signal::SIGTERM);
+        self.wait_or_kill(grace).await
+    }
+
+    /// Asks it alone to end, as Kubernetes asks the first process of a container, and makes all end after
+    /// `grace`.
+    pub async fn terminate_first(&mut self, grace: Duration) -> Result<ExitStatus> {
+        if let Some(pid) = self.number() {
+            // It may have ended in between.
+            let _ = kill(pid, Signal::SIGTERM);
+        }
+        self.wait_or_kill(grace).await
+    }
+
+    async fn wait_or_kill(&mut self, grace: Duration) -> Result<ExitStatus> {
         if let Ok(status) = tokio::time::timeout(grace, self.child().wait()).await {
             return Ok(status?);
         }
@@ -196,11 +210,15 @@ impl Process {
     }
 
     fn signal(&mut self, signal: Signal) {
-        let pid = self.child().id().and_then(|pid| i32::try_from(pid).ok());
-        if let Some(pid) = pid {
+        if let Some(pid) = self.number() {
             // It may have ended in between.
-            let _ = killpg(Pid::from_raw(pid), signal);
+            let _ = killpg(pid, signal);
         }
+    }
+
+    fn number(&mut self) -> Option<Pid> {
+        let pid = self.child().id().and_then(|pid| i32::try_from(pid).ok());
+        pid.map(Pid::from_raw)
     }
 }
 

@@ -147,7 +147,13 @@ impl Keeper {
             Gone::Deleted(grace) => Duration::from_secs(grace),
             Gone::Vanished => Duration::ZERO,
         };
-        process.terminate(grace).await.map(drop)
+        // A gateway's agent lets its Envoy finish what runs through it. A sidecar ends at once beside its
+        // application, which is the harder case.
+        let ended = match self.kind {
+            PodKind::Router => process.terminate_first(grace).await,
+            _ => process.terminate(grace).await,
+        };
+        ended.map(drop)
     }
 
     /// As injection's own probe does it.
