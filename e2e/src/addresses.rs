@@ -15,12 +15,6 @@ pub const SERVICE_RANGE: &str = "10.96.0.0/16";
 /// The same of IPv6, where the mesh has both.
 pub const SERVICE_RANGE_IPV6: &str = "fd00:10:96::/112";
 
-/// The range of IPv6 that pods (`second` 1) or hosts outside the mesh (2) have, and the node's address in it.
-/// All of them have addresses of both families; only a dual-stack mesh tells anybody.
-pub(crate) fn ipv6_of_node(second: u8) -> Ipv6Addr {
-    ipv6(second, 1)
-}
-
 /// The IPv6 address of what has this one, such as fd00:10:1::10a for 10.1.1.10.
 pub(crate) fn ipv6_beside(ip: &str) -> Option<Ipv6Addr> {
     let [10, second, third, fourth] = ip.parse::<Ipv4Addr>().ok()?.octets() else {
@@ -38,7 +32,9 @@ pub(crate) fn ipv4_beside(ip: &str) -> Option<Ipv4Addr> {
     Some(Ipv4Addr::new(10, u8::try_from(second).ok()?, third, fourth))
 }
 
-fn ipv6(second: u8, number: u16) -> Ipv6Addr {
+/// The address of a pod (`second` 1) or a host outside the mesh (2) with this number; the node has number 1
+/// of both. All of them have addresses of both families; only a dual-stack mesh tells anybody.
+pub(crate) fn ipv6(second: u8, number: u16) -> Ipv6Addr {
     Ipv6Addr::new(0xfd00, 0x10, second.into(), 0, 0, 0, 0, number)
 }
 

@@ -130,6 +130,7 @@ pub(super) fn start(setup: &Setup<'_>) -> Result<Process> {
             revision: "default",
             webhook: WEBHOOK,
             shift: 0,
+            dual_stack: setup.options.dual_stack,
             env,
         },
     )

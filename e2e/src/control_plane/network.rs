@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use crate::addresses::{NODE_IP, SERVICE_RANGE, SERVICE_RANGE_IPV6, ipv6_of_node, node_namespace};
+use crate::addresses::{NODE_IP, SERVICE_RANGE, SERVICE_RANGE_IPV6, ipv6, node_namespace};
 use crate::interception::intercept;
 use crate::netns::{Netns, run};
 use crate::pod::PodKind;
@@ -18,7 +18,7 @@ pub(super) fn create(id: &str) -> Result<(Netns, String)> {
         "link add br0 type bridge\naddr add {NODE_IP}/16 dev br0\naddr add 10.2.0.1/16 dev br0\nlink set br0 up\n\
          rule add iif lo to {SERVICE_RANGE} lookup 100\nroute add {SERVICE_RANGE} dev br0 table 100"
     ))?;
-    let [pods, outside] = [1, 2].map(ipv6_of_node);
+    let [pods, outside] = [1, 2].map(|second| ipv6(second, 1));
     node.ip6(&format!(
         "addr add {pods}/64 dev br0 nodad\naddr add {outside}/64 dev br0 nodad\n\
          rule add iif lo to {SERVICE_RANGE_IPV6} lookup 100\nroute add {SERVICE_RANGE_IPV6} dev br0 table 100"

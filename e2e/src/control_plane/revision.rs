@@ -65,6 +65,7 @@ pub(super) struct Instance<'a> {
     pub(super) webhook: &'a str,
     /// What is added to every port.
     pub(super) shift: u16,
+    pub(super) dual_stack: bool,
     pub(super) env: &'a [(String, String)],
 }
 
@@ -155,6 +156,9 @@ pub(super) fn start(tools: &Tools, mesh: &Path, node: &Netns, instance: &Instanc
             program = program.env(name, value);
         }
     }
+    if instance.dual_stack {
+        program = program.env("ISTIO_DUAL_STACK", "true");
+    }
     for (name, value) in instance.env {
         program = program.env(name, value);
     }
@@ -192,6 +196,7 @@ impl Mesh {
             revision,
             webhook: "",
             shift,
+            dual_stack: core.dual_stack,
             env: &spec.env,
         };
         let process = start(&core.tools, &core.folder, &core.node(), &instance)?;

@@ -61,8 +61,7 @@ impl Report {
 /// All that is known of one pod.
 #[derive(Debug, Default)]
 pub(super) struct PodStatus {
-    pub(super) ip: Option<String>,
-    /// Its addresses as the status lists them.
+    /// Its addresses, as the status lists them, once it has some.
     pub(super) ips: Value,
     pub(super) initialized: bool,
     pub(super) going: bool,
@@ -120,8 +119,8 @@ impl PodStatus {
         let phase = self.end.unwrap_or(if started { "Running" } else { "Pending" });
         let reports: Vec<Value> = self.reports.values().map(Report::json).collect();
         let mut status = json!({"phase": phase, "hostIP": NODE_IP, "conditions": conditions, "containerStatuses": reports});
-        if let Some(ip) = &self.ip {
-            status["podIP"] = json!(ip);
+        if let Some(first) = self.ips.get(0) {
+            status["podIP"] = first["ip"].clone();
             status["podIPs"] = self.ips.clone();
         }
         json!({ "status": status })

@@ -86,7 +86,6 @@ impl Worker {
         let mut record = add::make_home(&self.core, name, &account, self.kind, annotations)?;
         record.uid = self.pod.uid();
         record.save()?;
-        self.status.ip = Some(record.ip.clone());
         self.status.ips = self.core.pod_ips(&record.ip);
         self.give_kubeconfig(&record).await?;
         self.run_containers(&record, labels_and_annotations, stop).await

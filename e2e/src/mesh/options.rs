@@ -74,7 +74,7 @@ impl MeshOptions {
     #[must_use]
     pub fn dual_stack(mut self) -> Self {
         self.dual_stack = true;
-        self.istiod_env("ISTIO_DUAL_STACK", "true")
+        self
     }
 
     /// Sets the policy for unknown destinations.

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use crate::addresses::{NODE_IP, ipv4_beside, ipv6_beside, ipv6_of_node, node_namespace};
+use crate::addresses::{NODE_IP, ipv4_beside, ipv6, node_namespace};
 use crate::netns::Netns;
 
 /// Where an address lives: pods in the mesh's range, hosts outside it in another.
@@ -42,13 +42,13 @@ pub(crate) fn create(id: &str, folder: &Path, place: Place) -> Result<(Netns, St
         netns.name()
     ))?;
     let gateway = if place == Place::Pod { NODE_IP } else { "10.2.0.1" };
-    let ipv6 = ipv6_beside(&ip).context("an address of the mesh")?;
-    let node_ipv6 = ipv6_of_node(second);
     netns.ip(&format!(
         "addr add {ip}/16 dev eth0\nlink set eth0 up\nroute add default via {gateway}"
     ))?;
     netns.ip6(&format!(
-        "addr add {ipv6}/64 dev eth0 nodad\nroute add default via {node_ipv6}"
+        "addr add {}/64 dev eth0 nodad\nroute add default via {}",
+        ipv6(second, number),
+        ipv6(second, 1)
     ))?;
     Ok((netns, ip))
 }

@@ -4,9 +4,11 @@
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Service;
 use kube::api::Api;
-use servicefence_e2e::install::{Build, SOON};
+use servicefence_e2e::install::SOON;
 use servicefence_e2e::wait::until;
 use servicefence_e2e::{Call, Mesh, MeshOptions, PodSpec, ServiceSpec};
+
+use crate::shop;
 
 pub(crate) const NAME: &str = "first_calls_work_by_addresses_of_both_families";
 
@@ -23,16 +25,12 @@ const KINDS: [(&str, &str, &str, u16); 4] = [
 ];
 
 pub(crate) async fn run() -> Result<()> {
-    let mesh = Mesh::up(MeshOptions::default().dual_stack()).await?;
+    let mesh = shop::install(MeshOptions::default().dual_stack(), &[]).await?;
     let result = steps(&mesh).await;
-    if result.is_err() {
-        eprintln!("{}", mesh.dump());
-    }
-    result
+    result.inspect_err(|_| eprintln!("{}", mesh.dump()))
 }
 
 async fn steps(mesh: &Mesh) -> Result<()> {
-    mesh.install(Build::Debug, &[]).await?;
     let server = PodSpec::new(SERVER)
         .http(8080)
         .tcp(9000)
@@ -52,7 +50,7 @@ async fn steps(mesh: &Mesh) -> Result<()> {
     mesh.add_app(PodSpec::new("free/web").http(8080)).await?;
     mesh.apply_yaml(
         "{apiVersion: servicefence.io/v1alpha1, kind: ServiceFence, metadata: {name: web, namespace: shop}, \
-         spec: {mode: Enforce, learning: {nonHttp: Learn, headless: Learn}}}",
+         spec: {mode: Enforce, learning: {nonHttp: Learn}}}",
     )
     .await?;
     mesh.enforce("shop", &["web"]).await?;

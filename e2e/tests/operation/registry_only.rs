@@ -24,10 +24,7 @@ pub(crate) async fn run() -> Result<()> {
     let options = options.istiod_env("SHARED_MESH_CONFIG", shared_mesh_config::MAP);
     let mesh = shop::install(options, &[shared_mesh_config::VALUE]).await?;
     let result = steps(&mesh).await;
-    if result.is_err() {
-        eprintln!("{}", mesh.dump());
-    }
-    result
+    result.inspect_err(|_| eprintln!("{}", mesh.dump()))
 }
 
 async fn steps(mesh: &Mesh) -> Result<()> {

@@ -18,10 +18,7 @@ const CALLS: u64 = 500;
 pub(crate) async fn run() -> Result<()> {
     let mesh = Mesh::up(MeshOptions::default()).await?;
     let result = steps(&mesh).await;
-    if result.is_err() {
-        eprintln!("{}", mesh.dump());
-    }
-    result
+    result.inspect_err(|_| eprintln!("{}", mesh.dump()))
 }
 
 async fn steps(mesh: &Mesh) -> Result<()> {

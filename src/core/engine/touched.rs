@@ -28,18 +28,13 @@ impl Engine {
                 let facts = self.mesh.services.get(&service);
                 facts.is_none_or(|facts| {
                     // Where it is not seen, the rules are for the name of no Service.
-                    facts.kind == ServiceKind::ExternalName
-                        || facts.visibility != Visibility::All
-                        || self.mesh.services.is_protocol_bound(facts)
+                    facts.kind == ServiceKind::ExternalName || self.is_bound(facts)
                 })
             }
             None => true,
         });
         // What they lead to may be in a scope since only direct calls are right, and takes its host along.
         let destinations = || either().flat_map(|rules| &rules.destinations);
-        for destination in destinations() {
-            self.dirty_fences_having(&destination.host(), dirty);
-        }
         let everywhere = everywhere || destinations().any(|to| self.is_called_directly(to));
         // One that the gateway cannot follow concerns every fence of the rule's own namespace.
         let callers = hosts
@@ -52,6 +47,9 @@ impl Engine {
         if !everywhere {
             for host in &hosts {
                 self.dirty_fences_having(host, dirty);
+            }
+            for destination in destinations() {
+                self.dirty_fences_having(&destination.host(), dirty);
             }
         }
         let seen = |namespace: &Name| either().any(|rules| rules.visibility.to(namespace));
@@ -66,15 +64,17 @@ impl Engine {
             .extend(concerned.map(|(fence, _)| Target::Fence(fence.clone())));
     }
 
-    /// Whether a rule for a Service may keep it in every scope that sees it.
+    /// Whether the gateway may call a Service otherwise than callers do.
     fn is_called_directly(&self, service: &ServiceKey) -> bool {
         let facts = self.mesh.services.get(service);
-        let is_bound = facts.is_some_and(|facts| {
-            facts.visibility != Visibility::All || self.mesh.services.is_protocol_bound(facts)
-        });
-        is_bound
+        facts.is_some_and(|facts| self.is_bound(facts))
             || self.mesh.destination_rules.connect_to(&service.host())
             || self.mesh.is_by_waypoint(&service.namespace)
+    }
+
+    /// Whether a rule of its own may put a Service into every scope that sees it.
+    fn is_bound(&self, facts: &ServiceFacts) -> bool {
+        facts.visibility != Visibility::All || self.mesh.services.is_protocol_bound(facts)
     }
 
     /// Routes that the rules of these hosts are carried over to.

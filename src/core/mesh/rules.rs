@@ -157,12 +157,16 @@ impl Rules {
     }
 
     /// The hosts with rules that send or mirror requests to a Service.
-    pub fn hosts_routed_to(&self, service: &ServiceKey) -> impl Iterator<Item = &Name> {
+    pub fn hosts_routed_to(&self, service: &ServiceKey) -> impl Iterator<Item = &Name> + use<'_> {
+        self.routing_to(service).flat_map(|rules| &rules.hosts)
+    }
+
+    /// VirtualServices for sidecars that send or mirror requests to a Service, or lead connections there.
+    pub fn routing_to(&self, service: &ServiceKey) -> impl Iterator<Item = &VirtualServiceFacts> + use<'_> {
         let rules = self.by_destination.get(service).into_iter().flatten();
         rules
             .filter_map(|key| self.all.get(key))
             .filter(|rules| rules.mesh)
-            .flat_map(|rules| &rules.hosts)
     }
 
     /// Namespaces with rules of their own for `host` that the fallback gateway cannot follow.

@@ -92,13 +92,10 @@ impl<'a> Scoping<'a> {
         let by_gateway_otherwise = |whys: &Whys| OTHERWISE_BY_GATEWAY.iter().any(|why| whys.contains(*why));
         let direct = scope.hosts.iter().filter(|(_, whys)| by_gateway_otherwise(whys));
         let direct = direct.filter_map(|(host, _)| ServiceKey::of_host(&host.name));
-        let direct: BTreeSet<ServiceKey> = direct.collect();
-        if direct.is_empty() {
-            return Vec::new();
-        }
-        let rules = self.hosts_of_rules(namespace);
-        let there = rules.filter(|(_, rules, _)| !rules.destinations.is_disjoint(&direct));
-        let services = there.flat_map(|(_, _, host)| self.mesh.services.covered_by(host));
+        let rules = direct.flat_map(|service| self.mesh.rules.routing_to(&service));
+        let rules = rules.filter(|rules| rules.visibility.to(namespace));
+        let hosts = rules.flat_map(|rules| &rules.hosts);
+        let services = hosts.flat_map(|host| self.mesh.services.covered_by(host));
         let seen = services.filter(|(_, facts)| facts.visibility.to(namespace));
         seen.map(|(service, _)| service.scope_host()).collect()
     }

@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use crate::engine::Engine;
 use crate::engine::change::Dirty;
 use crate::facts::{
-    MeshConfigFacts, MeshConfigLayer, NamespaceFacts, NetworkPolicyFacts, PeerAuthenticationFacts,
-    PolicyFacts, ProxyCallsFacts, ProxyCallsKey, ServiceFacts, TelemetryFacts, by_waypoint,
+    MeshConfigLayer, NamespaceFacts, NetworkPolicyFacts, PeerAuthenticationFacts, PolicyFacts,
+    ProxyCallsFacts, ProxyCallsKey, ServiceFacts, TelemetryFacts, by_waypoint,
 };
 use crate::mesh::Mesh;
 use crate::name::{Cidr, ConfigKey, Name, ServiceKey};
@@ -35,8 +35,10 @@ impl Engine {
             return;
         }
         let new = &self.mesh.config;
-        let hinders = |config: &MeshConfigFacts| (config.outbound, config.root_namespace.clone());
-        if old.provider_hosts != new.provider_hosts || hinders(&old) != hinders(new) {
+        if old.provider_hosts != new.provider_hosts
+            || old.outbound != new.outbound
+            || old.root_namespace != new.root_namespace
+        {
             self.dirty_fences(dirty);
         }
         let new = &self.mesh.config;

@@ -92,16 +92,12 @@ impl Engine {
     /// them, or the port on which they would be followed for names of no Service, they lead it to what is
     /// called directly, or it is an ExternalName.
     fn is_ruled_otherwise(&self, host: &Name, replaced: &Replaced<ServiceFacts>) -> bool {
-        if self.mesh.rules.of_host(host).next().is_none() {
-            return false;
-        }
-        let counts = |facts: &Option<ServiceFacts>| {
-            let facts = facts.as_ref()?;
+        let counts = |facts: &ServiceFacts| {
             let is_external_name = facts.kind == ServiceKind::ExternalName;
             let has_port = facts.has_port(WITHOUT_SERVICE);
-            Some((is_external_name, has_port, facts.visibility.clone()))
+            (is_external_name, has_port, facts.visibility.clone())
         };
-        counts(&replaced.old) != counts(&replaced.new)
+        self.mesh.rules.of_host(host).next().is_some() && replaced.differs(counts)
     }
 
     /// The gateway's routes to a Service, and to hosts with rules that lead there.
