@@ -170,7 +170,8 @@ impl App {
             .await
             .is_err()
         {
-            tracing::warn!(grace = ?self.grace, "not everything ended within the grace period");
+            let tasks = self.tasks.running().join(", ");
+            tracing::warn!(grace = ?self.grace, tasks, "not everything ended within the grace period");
         }
         self.stop_servers.cancel();
         self.servers.iter().for_each(JoinHandle::abort);

@@ -1,12 +1,15 @@
 //! Every background task is watched: one that ends while the process should run ends the process,
 //! with its name.
 
-use tokio::task::JoinSet;
+use std::collections::HashMap;
+
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 /// The tasks of the process.
 pub struct Supervisor {
-    tasks: JoinSet<&'static str>,
+    tasks: JoinSet<()>,
+    names: HashMap<Id, &'static str>,
     shutdown: CancellationToken,
 }
 
@@ -17,8 +20,8 @@ pub enum Ended {
     #[error("the task {0} ended though it should run as long as the process; see its last log lines")]
     Returned(&'static str),
     /// It panicked.
-    #[error("a task failed: {0}")]
-    Failed(#[from] tokio::task::JoinError),
+    #[error("the task {0} failed: {1}")]
+    Failed(&'static str, JoinError),
 }
 
 impl Supervisor {
@@ -26,6 +29,7 @@ impl Supervisor {
     pub fn new(shutdown: CancellationToken) -> Self {
         Self {
             tasks: JoinSet::new(),
+            names: HashMap::new(),
             shutdown,
         }
     }
@@ -33,38 +37,50 @@ impl Supervisor {
     /// Starts a task that must run as long as the process. It is dropped at shutdown.
     pub fn critical(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let shutdown = self.shutdown.clone();
-        self.tasks.spawn(async move {
+        self.draining(name, async move {
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 () = task => {}
             }
-            name
         });
     }
 
     /// Starts a task that ends by itself after shutdown, when it has done what it had begun.
     pub fn draining(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn(async move {
-            task.await;
-            name
-        });
+        let id = self.tasks.spawn(task).id();
+        self.names.insert(id, name);
     }
 
     /// Runs until shutdown, or until a task ends before.
     pub async fn run(&mut self) -> Result<(), Ended> {
+        let shutdown = self.shutdown.clone();
         tokio::select! {
-            () = self.shutdown.cancelled() => Ok(()),
-            Some(ended) = self.tasks.join_next() => match ended {
-                Ok(_) if self.shutdown.is_cancelled() => Ok(()),
-                Ok(name) => Err(Ended::Returned(name)),
-                Err(error) => Err(error.into()),
+            () = shutdown.cancelled() => Ok(()),
+            Some((name, ended)) = self.next_end() => match ended {
+                Ok(()) if shutdown.is_cancelled() => Ok(()),
+                Ok(()) => Err(Ended::Returned(name)),
+                Err(error) => Err(Ended::Failed(name, error)),
             },
         }
     }
 
     /// Waits for the tasks to end after shutdown.
-    pub async fn drain(mut self) {
-        while self.tasks.join_next().await.is_some() {}
+    pub async fn drain(&mut self) {
+        while self.next_end().await.is_some() {}
+    }
+
+    /// The tasks that have not ended, by name.
+    pub fn running(&self) -> Vec<&'static str> {
+        let mut names: Vec<_> = self.names.values().copied().collect();
+        names.sort_unstable();
+        names
+    }
+
+    async fn next_end(&mut self) -> Option<(&'static str, Result<(), JoinError>)> {
+        let ended = self.tasks.join_next_with_id().await?;
+        let id = ended.as_ref().map_or_else(JoinError::id, |(id, ())| *id);
+        let name = self.names.remove(&id).unwrap_or_default();
+        Some((name, ended.map(drop)))
     }
 }
 
@@ -94,5 +110,26 @@ mod tests {
         assert!(tasks.run().await.is_ok());
         tasks.drain().await;
         is_done.await.unwrap();
+        assert!(tasks.running().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_end_after_shutdown_has_a_name() {
+        let shutdown = CancellationToken::new();
+        let mut tasks = Supervisor::new(shutdown.clone());
+        tasks.draining("stuck", std::future::pending());
+        tasks.critical("watch", std::future::pending());
+        shutdown.cancel();
+        let grace = std::time::Duration::from_secs(20);
+        assert!(tokio::time::timeout(grace, tasks.drain()).await.is_err());
+        assert_eq!(tasks.running(), ["stuck"]);
+    }
+
+    #[tokio::test]
+    async fn a_task_that_fails_is_an_error_with_its_name() {
+        let mut tasks = Supervisor::new(CancellationToken::new());
+        tasks.critical("watch", async { panic!("on purpose") });
+        let error = tasks.run().await.unwrap_err().to_string();
+        assert!(error.starts_with("the task watch failed"), "{error}");
     }
 }

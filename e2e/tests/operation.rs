@@ -6,6 +6,8 @@
 
 #[path = "operation/absence.rs"]
 mod absence;
+#[path = "operation/dead_connections.rs"]
+mod dead_connections;
 #[path = "operation/egress_proxy.rs"]
 mod egress_proxy;
 #[path = "operation/families.rs"]
@@ -72,6 +74,7 @@ const STEPS: &[&[Step]] = &[
     repair::STEPS,
     // Before steps that leave entries with the gateway: these arrive when the controller is a new one.
     shutdown::STEPS,
+    dead_connections::STEPS,
     istio_tools::STEPS,
     foreign::STEPS,
     unreadable::STEPS,
