@@ -23,7 +23,7 @@ use crate::reconcile::Reconciler;
 use crate::source::als::sink::Learn;
 use crate::source::als::{self, AlsMetrics};
 use crate::source::prometheus::{PrometheusMetrics, Reader};
-use crate::source::{convergence, watch};
+use crate::source::{istiod, watch};
 use crate::state::State;
 use crate::supervisor::{Ended, Supervisor};
 use crate::writer::{Budget, Learning, LearningSettings, Writer};
@@ -97,8 +97,12 @@ impl App {
         watch::start(&context, &mut tasks, &readiness);
         if !config.istiod_metrics_url.is_empty() {
             tasks.critical(
-                "convergence",
-                convergence::run(config.istiod_metrics_url.clone(), state.clone()),
+                "istiod's metrics",
+                istiod::run(
+                    config.istiod_metrics_url.clone(),
+                    state.clone(),
+                    readiness.wait_for("istiod's metrics"),
+                ),
             );
         }
 

@@ -95,6 +95,16 @@ pub struct Config {
     #[arg(long, env = "SERVICEFENCE_ISTIO_SHARED_MESH_CONFIG_MAP", default_value = "")]
     pub istio_shared_mesh_config_map: String,
 
+    /// Enforce fences although istiod's metrics say that it serves other clusters: each Service must be in
+    /// this cluster too, and no pod of another one may take its configuration from here.
+    #[arg(
+        long,
+        env = "SERVICEFENCE_ISTIO_MULTI_CLUSTER",
+        default_value_t = false,
+        action = clap::ArgAction::Set
+    )]
+    pub istio_multi_cluster: bool,
+
     /// The cluster's DNS domain, in which the names of Services end; the same as istiod's.
     #[arg(
         long,
@@ -248,6 +258,7 @@ impl Config {
             istio_namespace: self.istio_namespace.as_str().into(),
             root_namespace: self.root_namespace().into(),
             mesh_config_maps: self.mesh_config_maps(),
+            fences_multi_cluster: self.istio_multi_cluster,
             default_mode: match self.default_mode {
                 DefaultMode::Off => Mode::Off,
                 DefaultMode::Observe => Mode::Observe,

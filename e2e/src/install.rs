@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
+use crate::addresses::NODE_IP;
 use crate::admin::{get_over, loopback};
 use crate::kubelet::images::Images;
 use crate::mesh::Mesh;
@@ -86,6 +87,11 @@ impl Mesh {
             "--timeout",
             "3m",
         ];
+        // Here the first istiod has no Service.
+        let metrics = format!("istio.metricsUrl=http://{NODE_IP}:15014/metrics");
+        if !values.iter().any(|value| value.starts_with("istio.revision=")) {
+            args.extend(["--set", &metrics]);
+        }
         for value in values {
             args.extend(["--set", value]);
         }

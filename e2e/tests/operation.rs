@@ -26,6 +26,8 @@ mod memory;
 mod opt_out;
 #[path = "operation/registry_only.rs"]
 mod registry_only;
+#[path = "operation/remote_clusters.rs"]
+mod remote_clusters;
 #[path = "operation/repair.rs"]
 mod repair;
 #[path = "operation/revisions.rs"]
@@ -81,6 +83,7 @@ const STEPS: &[&[Step]] = &[
     log_port::STEPS,
     stopped::STEPS,
     absence::STEPS,
+    remote_clusters::STEPS,
     egress_proxy::STEPS,
     labels::STEPS,
     slow_status::STEPS,

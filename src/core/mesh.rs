@@ -92,6 +92,8 @@ pub struct Mesh {
     pub service_cidrs: BTreeSet<Cidr>,
     /// Whether the fallback gateway has a ready endpoint.
     pub gateway_ready: bool,
+    /// Whether istiod says that it serves other clusters too.
+    pub has_remote_clusters: bool,
     sizes: Sizes,
     aside: Aside,
 }
@@ -123,6 +125,7 @@ impl Mesh {
             aliases: Aliases::new(settings.aliases.clone()),
             service_cidrs: BTreeSet::new(),
             gateway_ready: false,
+            has_remote_clusters: false,
             sizes: Sizes::default(),
             aside: Aside::default(),
         }

@@ -26,6 +26,8 @@ pub struct Settings {
     /// The ConfigMaps with Istio's MeshConfig in istiod's namespace, each over those before it; none: the
     /// defaults hold.
     pub mesh_config_maps: Vec<Name>,
+    /// Whether fences are enforced although istiod serves other clusters.
+    pub fences_multi_cluster: bool,
     /// Mode of workloads without any label.
     pub default_mode: Mode,
     /// Who serves calls to hosts out of scope where nothing else says.
@@ -72,6 +74,7 @@ impl Default for Settings {
             istio_namespace: root.clone(),
             root_namespace: root,
             mesh_config_maps: vec!["istio".into()],
+            fences_multi_cluster: false,
             default_mode: Mode::Off,
             default_fallback: Fallback::Gateway,
             has_gateway: true,

@@ -52,6 +52,7 @@ impl Engine {
             Change::GatewayReady(ready) => self.apply_gateway_ready(ready, touched),
             Change::ServiceCidrs(cidrs) => self.apply_service_cidrs(cidrs, touched),
             Change::Convergence(time) => self.written.convergence = time,
+            Change::RemoteClusters(are) => self.apply_remote_clusters(are, touched),
             Change::History(history) => self.apply_history(history, touched),
             Change::HistoryRead(read) => self.apply_history_read(read, touched),
             Change::Told(fences) => self.apply_told(&fences, now),

@@ -72,6 +72,8 @@ pub enum Change {
     ServiceCidrs(BTreeSet<Cidr>),
     /// How long istiod takes at present until proxies have what it pushes.
     Convergence(SignedDuration),
+    /// Whether istiod serves other clusters too.
+    RemoteClusters(bool),
     /// How far the reading of the past is.
     History(BackfillProgress),
     /// The past of these fences was read.

@@ -34,6 +34,8 @@ pub enum NotScoped {
     NoMeshConfig(ConfigKey),
     /// MeshConfig names another root namespace than the chart.
     OtherRoot(Name),
+    /// istiod serves other clusters too.
+    RemoteClusters,
     /// Istio resolves what the mesh does not know by its Host, past the fallback.
     DynamicDns,
     /// This NetworkPolicy keeps its pods from calling the fallback gateway.

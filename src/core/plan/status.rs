@@ -14,7 +14,7 @@ use crate::name::{FenceKey, ScopeHost};
 use crate::plan::case::Case;
 use crate::plan::not_scoped::NotScoped;
 use crate::plan::planning::Planning;
-use crate::plan::status::sentences::{Rest, say_blocked, say_not_scoped, say_observed, say_scoped, say_wall};
+use crate::plan::status::sentences::{Rest, say_not_scoped, say_observed, say_scoped, say_wall};
 use crate::plan::target::Target;
 use crate::time::seconds;
 use crate::workloads::Fence;
@@ -163,14 +163,20 @@ impl Planning<'_> {
 
     /// What the fence would break or open, and does where it is enforced.
     fn risk(self, case: &Case<'_>, held: Option<&NotScoped>) -> Option<Said> {
-        let is_to_come = held.is_none_or(|held| matches!(held, NotScoped::Observing | NotScoped::Pending(_)));
+        let is_to_come = held.is_none_or(|held| {
+            use NotScoped::{Blind, History, Observing, Pending};
+            matches!(held, Observing | Blind(_) | History(_) | Pending(_))
+        });
         if !is_to_come {
             return None;
         }
-        let workload = case.fence.workload.to_string();
-        if let Some(policy) = self.blocked_egress(case.fence) {
-            let (reason, message) = say_blocked(policy, &workload, &self.settings.system_namespace);
-            return Some(Said { reason, message });
+        if let Some(hindered) = self.hindered(case.fence) {
+            let workload = case.fence.workload.to_string();
+            return Some(say_not_scoped(
+                &hindered,
+                &workload,
+                &self.settings.system_namespace,
+            ));
         }
         self.opened_wall(case.fence).map(say_wall)
     }

@@ -2,8 +2,10 @@
 
 use serde_json::{Value, json};
 
+use crate::engine::Change;
 use crate::observe::Watched;
-use crate::simulate::world::SYSTEM;
+use crate::settings::Settings;
+use crate::simulate::world::{SYSTEM, settings};
 use crate::tests::*;
 
 const NAME: &str = "kubernetes.io/metadata.name";
@@ -102,4 +104,71 @@ fn a_wall_that_would_be_opened_is_said_before_and_after() {
     world.object("Sidecar", "istio-system", "default", wall(&["*/*"]));
     world.settle();
     assert_eq!(world.condition("shop", "web", "Ready"), "True Scoped");
+}
+
+/// A shop in this mode, in a mesh with other clusters.
+fn shop_of_several_clusters(mode: &str, settings: Settings) -> World {
+    let mut world = World::with(settings);
+    world.apply(Change::RemoteClusters(true));
+    world.namespace("shop", Some(mode));
+    world.service("shop", "web", &["http:8080"]);
+    world.service("books", "reviews", &["http:8080"]);
+    world.settle();
+    world
+}
+
+#[test]
+fn nothing_is_enforced_in_a_mesh_of_several_clusters_and_what_is_enforced_stays() {
+    let mut world = shop_of_several_clusters("enforce", settings());
+    assert_eq!(world.condition("shop", "web", "Enforced"), "False RemoteClusters");
+    assert!(
+        message(&world).contains("set istio.multiCluster of the chart"),
+        "{}",
+        message(&world)
+    );
+    world.apply(Change::RemoteClusters(false));
+    learn(&mut world, &reviews());
+    world.settle();
+    let with_reviews = scope(&world);
+    assert_eq!(world.condition("shop", "web", "Enforced"), "True Scoped");
+    world.apply(Change::RemoteClusters(true));
+    world.edit("shop", "web", json!({"deny": ["reviews.books"]}));
+    world.settle();
+    assert_eq!(world.condition("shop", "web", "Enforced"), "True RemoteClusters");
+    assert_eq!(scope(&world), with_reviews, "no host leaves");
+}
+
+#[test]
+fn a_mesh_of_several_clusters_is_fenced_where_the_chart_says_so() {
+    let accepts = Settings {
+        fences_multi_cluster: true,
+        ..settings()
+    };
+    let world = shop_of_several_clusters("enforce", accepts);
+    assert_eq!(world.condition("shop", "web", "Enforced"), "True Scoped");
+}
+
+#[test]
+fn what_keeps_a_fence_from_being_enforced_is_said_while_it_observes() {
+    let mut world = shop_of_several_clusters("observe", settings());
+    assert_eq!(world.condition("shop", "web", "Ready"), "False NothingObserved");
+    assert!(
+        message(&world).starts_with("istiod serves other clusters too"),
+        "{}",
+        message(&world)
+    );
+    mesh_config(&mut world, "extensionProviders: [{name: servicefence}]");
+    assert_eq!(world.condition("shop", "web", "Ready"), "True RemoteClusters");
+    world.apply(Change::RemoteClusters(false));
+    world.settle();
+    assert_eq!(world.condition("shop", "web", "Ready"), "True Observing");
+    world.mesh_config(
+        "istio",
+        Some("{extensionProviders: [{name: servicefence}], rootNamespace: mesh}"),
+    );
+    world.settle();
+    assert_eq!(
+        world.condition("shop", "web", "Ready"),
+        "True RootNamespaceMismatch"
+    );
 }

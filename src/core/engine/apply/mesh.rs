@@ -218,6 +218,14 @@ impl Engine {
         }
     }
 
+    /// Takes in whether istiod serves other clusters too.
+    pub(super) fn apply_remote_clusters(&mut self, are: bool, dirty: &mut Dirty) {
+        if self.mesh.has_remote_clusters != are {
+            self.mesh.has_remote_clusters = are;
+            self.dirty_fences(dirty);
+        }
+    }
+
     /// Takes in the cluster's ranges of Service addresses.
     pub(super) fn apply_service_cidrs(&mut self, cidrs: BTreeSet<Cidr>, dirty: &mut Dirty) {
         if self.mesh.service_cidrs != cidrs {

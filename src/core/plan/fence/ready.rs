@@ -59,7 +59,7 @@ impl Planning<'_> {
     }
 
     /// What keeps calls to hosts out of scope from being served, whatever the fallback has ready.
-    fn hindered(self, fence: &Fence) -> Option<NotScoped> {
+    pub fn hindered(self, fence: &Fence) -> Option<NotScoped> {
         if self.mesh.outbound_mode() == OutboundMode::DynamicDns {
             return Some(NotScoped::DynamicDns);
         }
@@ -73,6 +73,9 @@ impl Planning<'_> {
         let root = self.mesh.config.root_namespace.as_ref();
         if let Some(other) = root.filter(|root| **root != self.settings.root_namespace) {
             return Some(NotScoped::OtherRoot(other.clone()));
+        }
+        if self.mesh.has_remote_clusters && !self.settings.fences_multi_cluster {
+            return Some(NotScoped::RemoteClusters);
         }
         let policy = self.blocked_egress(fence)?;
         Some(NotScoped::EgressBlocked(policy.clone()))

@@ -74,6 +74,7 @@ impl Planning<'_> {
             | NotScoped::Conflict(_)
             | NotScoped::NoMeshConfig(_)
             | NotScoped::OtherRoot(_)
+            | NotScoped::RemoteClusters
             | NotScoped::DynamicDns
             | NotScoped::EgressBlocked(_)
             | NotScoped::NoGateway

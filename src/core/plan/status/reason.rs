@@ -29,6 +29,8 @@ pub enum Reason {
     MeshConfigNotFound,
     /// MeshConfig names another root namespace than the chart.
     RootNamespaceMismatch,
+    /// istiod serves other clusters too.
+    RemoteClusters,
     /// Istio resolves what the mesh does not know by its Host.
     DynamicDns,
     /// A NetworkPolicy keeps the workload from the fallback gateway.
@@ -77,7 +79,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for the documentation.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::Scoped,
         Self::Observing,
         Self::Off,
@@ -90,6 +92,7 @@ impl Reason {
         Self::NoSidecars,
         Self::MeshConfigNotFound,
         Self::RootNamespaceMismatch,
+        Self::RemoteClusters,
         Self::DynamicDns,
         Self::EgressBlocked,
         Self::WallOpened,
@@ -129,6 +132,7 @@ impl Reason {
             Self::NoSidecars => "NoSidecars",
             Self::MeshConfigNotFound => "MeshConfigNotFound",
             Self::RootNamespaceMismatch => "RootNamespaceMismatch",
+            Self::RemoteClusters => "RemoteClusters",
             Self::DynamicDns => "DynamicDns",
             Self::EgressBlocked => "EgressBlocked",
             Self::WallOpened => "WallOpened",

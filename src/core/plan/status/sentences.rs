@@ -114,6 +114,12 @@ pub(super) fn say_not_scoped(held: &NotScoped, workload: &str, system: &Name) ->
         NotScoped::Conflict(conflict) => say_conflict(conflict, system),
         NotScoped::NoMeshConfig(map) => say_no_mesh_config(map),
         NotScoped::OtherRoot(root) => say_other_root(root),
+        NotScoped::RemoteClusters => (
+            Reason::RemoteClusters,
+            "istiod serves other clusters too, and ServiceFence reads this one only: what only they have would leave scopes, and \
+             their pods would take Sidecars that know no way out. Where every Service is in this cluster too, and no pod of \
+             another one takes its configuration from here, set istio.multiCluster of the chart".to_owned(),
+        ),
         NotScoped::DynamicDns => (
             Reason::DynamicDns,
             "Istio sends HTTP calls to hosts out of scope to where their name resolves (outboundTrafficPolicy ALLOW_ANY_DYNAMIC_DNS), \
@@ -181,7 +187,7 @@ fn say_other_root(root: &str) -> (Reason, String) {
     )
 }
 
-pub(super) fn say_blocked(policy: &ConfigKey, workload: &str, system: &Name) -> (Reason, String) {
+fn say_blocked(policy: &ConfigKey, workload: &str, system: &Name) -> (Reason, String) {
     let message = format!(
         "NetworkPolicy {policy} keeps pods of {workload} from the fallback gateway, so calls to hosts out of scope would hang: \
          let them call ports {} and {} in namespace {system}",

@@ -1,8 +1,9 @@
-//! How long istiod takes until proxies have what it pushes, from its own metrics.
+//! What istiod's own metrics tell: how slow it is, and whether it serves other clusters.
 //!
-//! Flows in: `pilot_proxy_convergence_time`, a histogram of seconds from a change to all of its
-//! proxies being sent it. Flows out: [`Change::Convergence`], which lengthens the settle time of
-//! transitions while istiod is slow. An istiod that cannot be read changes nothing.
+//! Flows in: `pilot_proxy_convergence_time`, a histogram of seconds from a change to all of its proxies being
+//! sent it, and `istiod_managed_clusters`, which counts clusters. Flows out: [`Change::Convergence`], which
+//! lengthens the settle time of transitions while istiod is slow, and [`Change::RemoteClusters`], which keeps
+//! fences from being enforced. An istiod that cannot be read changes nothing.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use jiff::SignedDuration;
 use tokio_util::bytes::Bytes;
 
 use crate::fence::Change;
+use crate::readiness::Pending;
 use crate::state::State;
 
 const EVERY: Duration = Duration::from_secs(5);
@@ -31,14 +33,21 @@ const MOST_BYTES: usize = 16 * 1024 * 1024;
 /// Cumulative counts by upper bound in milliseconds.
 type Buckets = BTreeMap<i64, f64>;
 
-/// Reads istiod's metrics at `url` for as long as the process runs.
-pub async fn run(url: String, state: Arc<State>) {
+/// Tries to read after which an istiod that cannot be read holds up the controller no longer.
+const FIRST_TRIES: u32 = 3;
+
+/// Reads istiod's metrics at `url` for as long as the process runs. `first` is done once they were read, or
+/// could not be read for a while.
+pub async fn run(url: String, state: Arc<State>, first: Pending) {
+    let mut first = Some(first);
     let mut samples = VecDeque::new();
-    let mut failing = false;
+    let mut failed = 0_u32;
     loop {
         match read(&url).await {
             Ok(text) => {
-                failing = false;
+                failed = 0;
+                state.apply(Change::RemoteClusters(has_remote_clusters(&text)));
+                first.take();
                 samples.push_back(buckets(&text));
                 if samples.len() > SAMPLES {
                     samples.pop_front();
@@ -48,10 +57,11 @@ pub async fn run(url: String, state: Arc<State>) {
                 }
             }
             Err(error) => {
-                if !failing {
-                    tracing::warn!(url, %error, "istiod's metrics cannot be read: the settle time stays as set");
+                if failed == 0 {
+                    tracing::warn!(url, %error, "istiod's metrics cannot be read: the settle time stays as set, and other clusters are not seen");
                 }
-                failing = true;
+                failed = failed.saturating_add(1);
+                first.take_if(|_| failed >= FIRST_TRIES);
                 samples.clear();
                 state.apply(Change::Convergence(SignedDuration::ZERO));
             }
@@ -73,21 +83,27 @@ async fn read(url: &str) -> Result<String, Box<dyn std::error::Error + Send + Sy
     tokio::time::timeout(TIMEOUT, text).await?
 }
 
+/// The values of a metric, each with that of one of its labels.
+fn samples<'a>(text: &'a str, metric: &str, label: &str) -> impl Iterator<Item = (&'a str, f64)> {
+    text.lines().filter_map(move |line| {
+        let labels_and_value = line.strip_prefix(metric)?.strip_prefix('{')?;
+        let (labels, value) = labels_and_value.split_once('}')?;
+        let mut labels = labels.split(',').filter_map(|label| label.split_once('='));
+        let (_, quoted) = labels.find(|(name, _)| *name == label)?;
+        let of_label = quoted.strip_prefix('"')?.strip_suffix('"')?;
+        Some((of_label, value.trim().parse().ok()?))
+    })
+}
+
+/// Whether istiod says that it reads Services and pods of other clusters too.
+fn has_remote_clusters(text: &str) -> bool {
+    let mut counts = samples(text, "istiod_managed_clusters", "cluster_type");
+    counts.any(|(kind, count)| kind == "remote" && count > 0.0)
+}
+
 fn buckets(text: &str) -> Buckets {
     let mut buckets = Buckets::new();
-    for line in text.lines() {
-        let Some(rest) = line.strip_prefix("pilot_proxy_convergence_time_bucket{") else {
-            continue;
-        };
-        let Some((labels, value)) = rest.split_once('}') else {
-            continue;
-        };
-        let bound = labels
-            .split(',')
-            .find_map(|label| label.strip_prefix("le=\"")?.strip_suffix('"'));
-        let (Some(bound), Ok(count)) = (bound, value.trim().parse::<f64>()) else {
-            continue;
-        };
+    for (bound, count) in samples(text, "pilot_proxy_convergence_time_bucket", "le") {
         let bound = match bound {
             "+Inf" => i64::MAX,
             #[allow(clippy::cast_possible_truncation, reason = "bounds are a few seconds")]
@@ -153,6 +169,18 @@ pilot_xds_pushes{type="cds"} 7
             SignedDuration::from_secs(3)
         );
         assert_eq!(slowest(&before, &after(150, 150, 150, 200)), LONGEST);
+    }
+
+    #[test]
+    fn other_clusters_are_seen() {
+        let with = |remote: u32| {
+            has_remote_clusters(&format!(
+                "istiod_managed_clusters{{cluster_type=\"local\"}} 1\n\
+                 istiod_managed_clusters{{cluster_type=\"remote\"}} {remote}\n"
+            ))
+        };
+        assert!(with(2));
+        assert!(!with(0) && !has_remote_clusters(BEFORE));
     }
 
     #[test]
