@@ -24,7 +24,7 @@ pub enum Known {
     Translated,
     /// HTTP on a port number that is not HTTP everywhere in the mesh is passed on as bytes, by the fenced
     /// caller to the address of a pod, by the unscoped one to a Service that it does not see: its proxy adds
-    /// no headers then, and the destination's own one adds others.
+    /// no headers then, and the destination's own one adds others. A pod that takes mutual TLS only ends it.
     AsBytes,
     /// An address without a rule was tried twice by the gateway, once over mutual TLS and once in plain text,
     /// and the destination sees it in `x-envoy-attempt-count`.
@@ -43,6 +43,9 @@ impl Known {
         }
         // What is dialled may fail where what is named does not.
         let elsewhere = judge.server != fenced.server || !judge.arrived();
+        if way.passed_through && way.to_pod && fenced.outcome == "broken off" {
+            return Some(Self::AsBytes);
+        }
         let hangs = ["time-out", "broken off"].contains(&fenced.outcome.as_str());
         if way.forged && elsewhere && !hangs {
             return Some(Self::Forged);
@@ -71,6 +74,8 @@ pub(super) struct Way {
     pub(super) passed_through: bool,
     /// The client speaks HTTP/2.
     pub(super) http2: bool,
+    /// It dials the address of a pod.
+    pub(super) to_pod: bool,
 }
 
 /// Whether two answers are equal, but for these headers, of the answer and of what the server was told.

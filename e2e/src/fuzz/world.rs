@@ -115,28 +115,70 @@ pub(super) fn name(object: &Value) -> String {
     )
 }
 
+/// The first label of a name, in small letters.
+fn label(text: &str) -> String {
+    text.split(['.', ':', '}', '/'])
+        .next()
+        .unwrap_or_default()
+        .to_lowercase()
+}
+
+/// What a URL dials, without its scheme, and without the namespace of `{service books/s0}`.
+fn dialled(url: &str) -> &str {
+    let after = url.split_once("://").map_or(url, |(_, after)| after);
+    match after.strip_prefix('{').and_then(|object| object.split_once('/')) {
+        Some((_, name)) => name,
+        None => after,
+    }
+}
+
 impl World {
-    /// Whether a call names another Service of this world than it dials. An `ExternalName` is a name of
+    /// Whether a call names another Service than it dials. An `ExternalName` is a name of
     /// another one.
     pub(super) fn is_forged(&self, call: &FuzzCall) -> bool {
         let Some(host) = &call.host else { return false };
-        let dialled = call.url.split("://").nth(1).unwrap_or_default();
-        let dialled = dialled.trim_start_matches('{').trim_start_matches("service ");
-        let dialled = dialled
-            .split_once('/')
-            .filter(|_| call.url.contains('{'))
-            .map_or(dialled, |(_, name)| name);
-        let first = |text: &str| {
-            text.split(['.', ':', '}', '/'])
-                .next()
-                .unwrap_or_default()
-                .to_lowercase()
+        let named = self.meant(label(host));
+        let is_service = named
+            .strip_prefix('s')
+            .is_some_and(|number| number.parse::<usize>().is_ok());
+        is_service && named != self.meant(label(dialled(&call.url)))
+    }
+
+    /// Whether a call names a Service that is gone after so many changes. istiod may take it for a name of
+    /// another one until that changes.
+    pub(super) fn names_one_that_is_gone(&self, call: &FuzzCall, changes: usize) -> bool {
+        let Some(named) = call.host.as_deref().map(label) else {
+            return false;
         };
-        let named = first(host);
-        let stands_for = self.objects.iter().any(|object| {
-            object["metadata"]["name"] == named.as_str() && object["spec"]["type"] == "ExternalName"
+        let is_it = |object: &Value| object["kind"] == "Service" && object["metadata"]["name"] == *named;
+        let changes = self.changes.iter().take(changes).rev();
+        let mut last = changes.filter_map(|change| match change {
+            Change::Delete(object) if is_it(object) => Some(true),
+            Change::Apply(object) | Change::Replace(object) if is_it(object) => Some(false),
+            _ => None,
         });
-        named != first(dialled) && !stands_for
+        last.next().unwrap_or_default()
+    }
+
+    fn service(&self, name: &str) -> Option<&Value> {
+        let mut services = self.objects.iter().filter(|object| object["kind"] == "Service");
+        services.find(|service| service["metadata"]["name"] == name)
+    }
+
+    /// The name of the Service that one stands for, as `ExternalName`s do, in the end.
+    fn meant(&self, name: String) -> String {
+        let mut meant = name;
+        // They may stand for each other in a circle.
+        for _ in 0..self.objects.len() {
+            let target = self
+                .service(&meant)
+                .and_then(|service| service["spec"]["externalName"].as_str());
+            match target {
+                Some(target) => meant = label(target),
+                None => break,
+            }
+        }
+        meant
     }
 
     /// As YAML.
@@ -153,21 +195,45 @@ mod tests {
 
     #[test]
     fn a_call_is_forged_that_names_another_service() {
-        let alias = json!({"metadata": {"name": "s9"}, "spec": {"type": "ExternalName"}});
+        let service = |name: &str, external: Option<&str>| json!({"kind": "Service", "metadata": {"name": name}, "spec": {"externalName": external}});
         let world = World {
-            objects: vec![alias],
+            objects: vec![
+                service("s0", None),
+                service("s1", None),
+                service("s8", Some("s9.lab.svc.cluster.local")),
+                service("s9", Some("s0.books.svc.cluster.local")),
+            ],
             ..World::default()
         };
-        let forged = |url: &str, host: &str| {
-            let mut call = FuzzCall::new(url);
-            call.host = Some(host.to_owned());
-            world.is_forged(&call)
+        let call = |url: &str, host: &str| FuzzCall {
+            host: Some(host.to_owned()),
+            ..FuzzCall::new(url)
         };
+        let forged = |url: &str, host: &str| world.is_forged(&call(url, host));
         assert!(forged("http://s0.books:80/", "s1.books:80"));
         assert!(forged("http://{service books/s0}:80/", "s1"));
         assert!(forged("http://{pod books/a}:80/", "s1.books"));
         assert!(!forged("http://{service books/s0}:80/", "S0.books:80"));
-        assert!(!forged("http://s0.books:80/", "s9.books:80"));
+        assert!(!forged("http://s0.books:80/", "s8.books:80"));
+        assert!(forged("http://s1.books:80/", "s8.books:80"));
+        assert!(!forged("http://s1.lab:80/", "nowhere.books"));
         assert!(!world.is_forged(&FuzzCall::new("http://s0.books:80/")));
+    }
+
+    #[test]
+    fn a_service_that_is_deleted_is_gone_until_it_comes_again() {
+        let service = json!({"kind": "Service", "metadata": {"name": "s1"}});
+        let world = World {
+            changes: vec![Change::Delete(service.clone()), Change::Apply(service)],
+            ..World::default()
+        };
+        let gone_after = |changes| {
+            let call = FuzzCall {
+                host: Some("s1.books:80".to_owned()),
+                ..FuzzCall::new("http://s0.books:80/")
+            };
+            world.names_one_that_is_gone(&call, changes)
+        };
+        assert_eq!([0, 1, 2].map(gone_after), [false, true, false]);
     }
 }

@@ -14,6 +14,9 @@ pub struct DestinationRuleFacts {
     /// Whether it says how to connect: by TLS other than the mesh's, by a tunnel, with the PROXY protocol, in
     /// which version of HTTP. A call without it may fail.
     pub connects: bool,
+    /// Whether it makes HTTP/2 of HTTP/1.1 (`h2UpgradePolicy`). To a port without a declared protocol
+    /// gateways do so, and sidecars do not (istiod: `setUpstreamProtocol`).
+    pub upgrades: bool,
     /// Whether connections to the fallback gateway that it governs are as they should be: by the mesh's
     /// mutual TLS, and without counting errors of those behind the gateway against it.
     pub suits_gateway: bool,
@@ -28,11 +31,12 @@ impl DestinationRuleFacts {
     pub fn of(spec: &DestinationRuleSpec, namespace: &str) -> Self {
         let policy = &spec.traffic_policy;
         let of_subsets = spec.subsets.iter().map(|subset| &subset["trafficPolicy"]);
-        let mut policies = of_subsets.chain([policy]);
+        let policies: Vec<_> = of_subsets.chain([policy]).flat_map(with_ports).collect();
         let visibility = Visibility::parse(spec.export_to.iter().map(String::as_str), namespace);
         Self {
             host: qualify(&spec.host, namespace),
-            connects: policies.any(connects),
+            connects: policies.iter().copied().any(connects),
+            upgrades: policies.iter().copied().any(upgrades),
             suits_gateway: is_mutual(policy) && !policy["outlierDetection"].is_object(),
             exported_by_default: visibility.is_none(),
             visibility: visibility.unwrap_or_default(),
@@ -40,16 +44,22 @@ impl DestinationRuleFacts {
     }
 }
 
-/// Whether a traffic policy, or one of its port-level settings, says how to connect.
-fn connects(policy: &Value) -> bool {
+/// A traffic policy, and its settings for ports.
+fn with_ports(policy: &Value) -> impl Iterator<Item = &Value> {
     let of_ports = policy["portLevelSettings"].as_array().into_iter().flatten();
-    let mut all = of_ports.chain([policy]);
-    all.any(|one| {
-        let has_tls = one["tls"].is_object() && !is_mutual(one);
-        let http = &one["connectionPool"]["http"];
-        let has_version = http["h2UpgradePolicy"].is_string() || http["useClientProtocol"] == true;
-        has_tls || has_version || one["tunnel"].is_object() || one["proxyProtocol"].is_object()
-    })
+    of_ports.chain([policy])
+}
+
+/// Whether a policy says how to connect.
+fn connects(policy: &Value) -> bool {
+    let has_tls = policy["tls"].is_object() && !is_mutual(policy);
+    let http = &policy["connectionPool"]["http"];
+    let has_version = http["h2UpgradePolicy"].is_string() || http["useClientProtocol"] == true;
+    has_tls || has_version || policy["tunnel"].is_object() || policy["proxyProtocol"].is_object()
+}
+
+fn upgrades(policy: &Value) -> bool {
+    policy["connectionPool"]["http"]["h2UpgradePolicy"] == "UPGRADE"
 }
 
 fn is_mutual(policy: &Value) -> bool {
@@ -124,6 +134,23 @@ mod tests {
                 suits,
                 "{policy}"
             );
+        }
+    }
+
+    #[test]
+    fn an_upgrade_to_http2_is_seen_wherever_it_stands() {
+        let http = |policy: &str| json!({"connectionPool": {"http": {"h2UpgradePolicy": policy}}});
+        let upgrade = http("UPGRADE");
+        for (spec, wanted) in [
+            (json!({"trafficPolicy": upgrade}), true),
+            (
+                json!({"subsets": [{"name": "v1", "trafficPolicy": upgrade}]}),
+                true,
+            ),
+            (json!({"trafficPolicy": {"portLevelSettings": [upgrade]}}), true),
+            (json!({"trafficPolicy": http("DO_NOT_UPGRADE")}), false),
+        ] {
+            assert_eq!(facts(spec.clone()).upgrades, wanted, "{spec}");
         }
     }
 }

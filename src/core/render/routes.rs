@@ -117,6 +117,22 @@ fn chunks(mut rules: &[Value]) -> Vec<&[Value]> {
     chunks
 }
 
+/// Makes rules that answer by themselves hold for HTTP/2 as well, where it is left to what has no rule: a
+/// server's version does not matter to them. Those behind a rule that leads to a server stay as they are: for
+/// HTTP/2 that one is left out, and they would take its calls.
+fn answer_http2_too(rules: &mut [Value]) {
+    for rule in rules.iter_mut().take_while(|rule| rule["route"].is_null()) {
+        let matches = rule["match"].as_array_mut().into_iter().flatten();
+        for one in matches.filter_map(Value::as_object_mut) {
+            let without = child(one, "withoutHeaders");
+            without.remove(names::PROTOCOL_HEADER);
+            if without.is_empty() {
+                one.remove("withoutHeaders");
+            }
+        }
+    }
+}
+
 /// One port of one Service.
 struct Target<'a> {
     mesh: &'a Mesh,
@@ -184,7 +200,17 @@ impl Target<'_> {
             }
         }
         self.carry_all(&of_all, &[None], &mut carried, not_carried);
+        if self.leaves_http2() {
+            answer_http2_too(&mut carried);
+        }
         carried
+    }
+
+    /// Whether HTTP/2 is left to what has no rule: istiod makes gateways call a port without a declared
+    /// protocol by HTTP/1.1 (`setUpstreamProtocol`), where a caller's proxy keeps the version. What has no
+    /// rule keeps it too.
+    fn leaves_http2(&self) -> bool {
+        self.port.protocol == Protocol::Detected && self.passes_on
     }
 
     /// The VirtualServices that proxies of a namespace follow, or those of every one (`None`): of those that
@@ -353,9 +379,7 @@ impl Target<'_> {
         matches
     }
 
-    /// A match, and-ed with an address and a calling namespace. istiod makes gateways call a port without a
-    /// declared protocol by HTTP/1.1 (`setUpstreamProtocol`), where a caller's proxy keeps the version. What
-    /// has no rule keeps it too, so HTTP/2 is left to that.
+    /// A match, and-ed with an address and a calling namespace.
     fn call(&self, one: &Map<String, Value>, address: &str, caller: Option<&str>) -> Value {
         let mut all = one.clone();
         for key in ["gateways", "port", "sourceNamespace"] {
@@ -370,7 +394,7 @@ impl Target<'_> {
                 json!({"prefix": format!("{caller}/")}),
             );
         }
-        if self.port.protocol == Protocol::Detected && self.passes_on {
+        if self.leaves_http2() {
             let without = child(&mut all, "withoutHeaders");
             without.insert(names::PROTOCOL_HEADER.into(), json!({"exact": "HTTP/2"}));
         }

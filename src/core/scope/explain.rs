@@ -138,6 +138,8 @@ impl Scoping<'_> {
             (false, false) => {
                 let why = if fence.owner_rules.denies(host) {
                     "spec.deny keeps it from being learned"
+                } else if fence.is_full() {
+                    "the fence has learned as many hosts as it can"
                 } else {
                     "nothing allows it and no call to it was seen"
                 };

@@ -88,6 +88,13 @@ fn a_full_list_is_said() {
         "{}",
         learning(&world)
     );
+    let said = world.engine.explain(&web(), "reviews.books", world.now).unwrap();
+    assert!(
+        said.answer
+            .contains("the fence has learned as many hosts as it can"),
+        "{}",
+        said.answer
+    );
 }
 
 #[test]

@@ -59,6 +59,23 @@ fn a_service_that_comes_under_such_a_rule_is_in_scope_and_explained() {
     );
 }
 
+/// Sidecars keep the client's version of HTTP on a port without a declared protocol, and gateways do not.
+#[test]
+fn an_upgrade_of_a_port_without_a_declared_protocol_is_left_to_the_caller() {
+    let mut world = shop();
+    world.service("books", "any", &["any:9000"]);
+    let upgrade = json!({"connectionPool": {"http": {"h2UpgradePolicy": "UPGRADE"}}});
+    for name in ["any", "reviews"] {
+        let rule = json!({"host": name, "trafficPolicy": upgrade});
+        world.object("DestinationRule", "books", name, rule);
+    }
+    world.settle();
+    assert_eq!(scope(&world), ["books/any.books.svc.cluster.local"]);
+    world.service("books", "any", &["http:9000"]);
+    world.settle();
+    assert_eq!(scope(&world), [""; 0], "its protocol is declared");
+}
+
 #[test]
 fn a_default_export_of_mesh_config_counts() {
     let mut world = shop();

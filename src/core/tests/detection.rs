@@ -55,6 +55,44 @@ fn http2_to_a_port_without_a_declared_protocol_has_no_rule() {
     }
 }
 
+/// What answers by itself needs no version, as long as nothing before it may lead to a server.
+#[test]
+fn rules_that_answer_by_themselves_hold_for_http2_to_such_a_port() {
+    let mut world = World::new();
+    world.service("books", "reviews", &["any:8080"]);
+    let path = |path: &str| json!([{"uri": {"exact": path}}]);
+    let asked = json!([{"uri": {"exact": "/three"}, "withoutHeaders": {"x-asked": {}}}]);
+    let route = json!([{"destination": {"host": "reviews"}}]);
+    let rules_of_all = json!([
+        {"match": path("/one"), "directResponse": {"status": 418}},
+        {"match": path("/two"), "redirect": {"uri": "/"}},
+        {"match": asked, "directResponse": {"status": 403}},
+        {"match": path("/four"), "route": route},
+        {"match": path("/five"), "directResponse": {"status": 418}},
+    ]);
+    world.object(
+        "VirtualService",
+        "books",
+        "reviews",
+        json!({"hosts": ["reviews"], "http": rules_of_all}),
+    );
+    world.settle();
+    let but = |rule: &Value| rule["match"][0]["withoutHeaders"].clone();
+    let http2 = json!({"x-servicefence-protocol": {"exact": "HTTP/2"}});
+    let left_out: Vec<_> = rules(&world, "books").iter().map(but).collect();
+    let theirs = json!({"x-asked": {}});
+    let wanted = [
+        &Value::Null,
+        &Value::Null,
+        &theirs,
+        &http2,
+        &http2,
+        &http2,
+        &http2,
+    ];
+    assert_eq!(left_out.iter().collect::<Vec<_>>(), wanted);
+}
+
 #[test]
 fn a_rule_applies_to_a_port_without_a_declared_protocol() {
     let mut world = World::new();
