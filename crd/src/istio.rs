@@ -251,6 +251,51 @@ pub struct JwtRule {
     pub jwks_uri: String,
 }
 
+/// [WorkloadEntry](https://istio.io/latest/docs/reference/config/networking/workload-entry/).
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[kube(
+    group = "networking.istio.io",
+    version = "v1",
+    kind = "WorkloadEntry",
+    plural = "workloadentries",
+    namespaced
+)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkloadEntrySpec {
+    /// What selectors of Services and Sidecars match.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// The identity of its proxy.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub service_account: String,
+}
+
+/// [WorkloadGroup](https://istio.io/latest/docs/reference/config/networking/workload-group/).
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[kube(
+    group = "networking.istio.io",
+    version = "v1",
+    kind = "WorkloadGroup",
+    plural = "workloadgroups",
+    namespaced
+)]
+pub struct WorkloadGroupSpec {
+    /// What the WorkloadEntries of its machines have besides the template's labels.
+    #[serde(default)]
+    pub metadata: WorkloadGroupMetadata,
+    /// What they are made from.
+    #[serde(default)]
+    pub template: WorkloadEntrySpec,
+}
+
+/// Metadata of the WorkloadEntries of a group.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct WorkloadGroupMetadata {
+    /// Their labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
 /// [PeerAuthentication](https://istio.io/latest/docs/reference/config/security/peer_authentication/).
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[kube(

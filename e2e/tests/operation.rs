@@ -46,6 +46,8 @@ mod stopped;
 mod uncaptured;
 #[path = "operation/unreadable.rs"]
 mod unreadable;
+#[path = "operation/virtual_machines.rs"]
+mod virtual_machines;
 
 use std::pin::Pin;
 use std::process::ExitCode;
@@ -88,6 +90,7 @@ const STEPS: &[&[Step]] = &[
     labels::STEPS,
     slow_status::STEPS,
     uncaptured::STEPS,
+    virtual_machines::STEPS,
     memory::STEPS,
     opt_out::STEPS,
 ];

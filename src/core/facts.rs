@@ -24,6 +24,7 @@ mod stamp;
 pub(crate) mod telemetry;
 mod virtual_service;
 mod visibility;
+mod vm;
 
 pub use self::authorization_policy::{Caller, PolicyFacts};
 pub use self::destination_rule::DestinationRuleFacts;
@@ -49,3 +50,4 @@ pub use self::virtual_service::{
     Author, MadeOf, VirtualServiceFacts, destinations, has_subset, has_subset_elsewhere,
 };
 pub use self::visibility::Visibility;
+pub use self::vm::{VmFacts, VmKey, VmKind};

@@ -24,6 +24,7 @@ mod services;
 mod sidecars;
 mod size;
 mod telemetries;
+mod vms;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -53,6 +54,7 @@ pub use self::rules::{ChangedRules, Rules};
 pub use self::service_entries::ServiceEntries;
 pub use self::services::Services;
 pub use self::size::{Size, Sizes};
+pub use self::vms::Vms;
 
 /// The mesh.
 pub struct Mesh {
@@ -84,6 +86,8 @@ pub struct Mesh {
     pub sidecars: Sidecars,
     /// NetworkPolicies of Kubernetes.
     pub network_policies: NetworkPolicies,
+    /// Virtual machines.
+    pub vms: Vms,
     /// Telemetries.
     pub telemetries: Telemetries,
     /// The operator's aliases of hosts.
@@ -121,6 +125,7 @@ impl Mesh {
             peer_authentications: PeerAuthentications::new(settings.root_namespace.clone()),
             sidecars: Sidecars::default(),
             network_policies: NetworkPolicies::default(),
+            vms: Vms::default(),
             telemetries: Telemetries::default(),
             aliases: Aliases::new(settings.aliases.clone()),
             service_cidrs: BTreeSet::new(),

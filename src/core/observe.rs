@@ -23,8 +23,8 @@ use crate::engine::Change;
 use crate::facts::{
     DestinationRuleFacts, Egress, Matched, NamespaceFacts, NetworkPolicyFacts, PeerAuthenticationFacts,
     PolicyFacts, ProxyCallsFacts, ProxyCallsKey, ProxyCallsKind, RouteFacts, RouteKey, RouteKind,
-    ServiceEntryFacts, ServiceFacts, SidecarFacts, Stamp, TelemetryFacts, VirtualServiceFacts, created,
-    label, label_list,
+    ServiceEntryFacts, ServiceFacts, SidecarFacts, Stamp, TelemetryFacts, VirtualServiceFacts, VmFacts,
+    VmKey, VmKind, created, label, label_list,
 };
 use crate::name::ours::{ENVOY_FILTER, WARM};
 use crate::name::{ConfigKey, FenceKey, Name, ScopeHost, ServiceKey};
@@ -134,6 +134,14 @@ impl Observe for DynamicObject {
                 let facts = facts.map_err(|source| unreadable(self, source))?;
                 Ok(Change::NetworkPolicy(key, facts))
             }
+            Some("WorkloadEntry") => {
+                let facts = VmFacts::of_entry(spec(self)?, &self.metadata);
+                Ok(Change::Vm(vm(key, VmKind::WorkloadEntry), facts))
+            }
+            Some("WorkloadGroup") => {
+                let facts = VmFacts::of_group(spec(self)?);
+                Ok(Change::Vm(vm(key, VmKind::WorkloadGroup), Some(facts)))
+            }
             Some("PeerAuthentication") => Ok(Change::PeerAuthentication(
                 key,
                 Some(PeerAuthenticationFacts::of(&spec(self)?, &self.metadata)),
@@ -163,6 +171,10 @@ impl Observe for DynamicObject {
             )),
         }
     }
+}
+
+fn vm(config: ConfigKey, kind: VmKind) -> VmKey {
+    VmKey { config, kind }
 }
 
 fn body(object: &DynamicObject) -> Value {

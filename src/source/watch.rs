@@ -124,6 +124,8 @@ pub fn start(context: &Context, tasks: &mut Supervisor, readiness: &Readiness) {
         Watched::Telemetries,
         Watched::PeerAuthentications,
         Watched::NetworkPolicies,
+        Watched::WorkloadEntries,
+        Watched::WorkloadGroups,
     ] {
         let api: Api<Custom> = Api::all_with(client(), &resource(watched));
         spawn(watched, watcher::watcher(api, all()), context, tasks, readiness);

@@ -41,6 +41,7 @@ impl Engine {
             }
             Change::Telemetry(key, facts) => self.apply_telemetry(key, facts, now, touched),
             Change::NetworkPolicy(key, facts) => self.apply_network_policy(&key, facts, touched),
+            Change::Vm(key, facts) => self.apply_vm(&key, facts, touched),
             Change::PeerAuthentication(key, facts) => self.apply_peer_authentication(key, facts, touched),
             Change::MeshConfig(name, layer) => self.apply_mesh_config(&name, layer, now, touched),
             Change::Routes(object, written) => self.apply_routes(object, written, touched),

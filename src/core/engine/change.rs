@@ -10,7 +10,8 @@ use crate::evidence::{BackfillProgress, CallHistories, Told};
 use crate::facts::{
     DestinationRuleFacts, EndpointsFacts, MeshConfigLayer, NamespaceFacts, NetworkPolicyFacts,
     PeerAuthenticationFacts, PodFacts, PolicyFacts, ProxyCallsFacts, ProxyCallsKey, RouteFacts, RouteKey,
-    ServiceEntryFacts, ServiceFacts, SidecarFacts, Stamp, TelemetryFacts, VirtualServiceFacts,
+    ServiceEntryFacts, ServiceFacts, SidecarFacts, Stamp, TelemetryFacts, VirtualServiceFacts, VmFacts,
+    VmKey,
 };
 use crate::name::{Cidr, ConfigKey, FenceKey, Fingerprint, Name, PodKey, ServiceKey};
 use crate::plan::target::Target;
@@ -54,6 +55,8 @@ pub enum Change {
     Telemetry(ConfigKey, Option<TelemetryFacts>),
     /// A NetworkPolicy of Kubernetes that says what pods may call.
     NetworkPolicy(ConfigKey, Option<NetworkPolicyFacts>),
+    /// A WorkloadEntry or WorkloadGroup of virtual machines with proxies.
+    Vm(VmKey, Option<VmFacts>),
     /// A PeerAuthentication.
     PeerAuthentication(ConfigKey, Option<PeerAuthenticationFacts>),
     /// What one of the ConfigMaps with MeshConfig says, by its name.

@@ -3,7 +3,7 @@ use kube::core::{ApiResource, GroupVersionKind};
 use servicefence_crd::names;
 
 use crate::engine::Change;
-use crate::facts::{ProxyCallsKey, ProxyCallsKind, RouteKey, RouteKind};
+use crate::facts::{ProxyCallsKey, ProxyCallsKind, RouteKey, RouteKind, VmKey, VmKind};
 use crate::name::ours::{ENVOY_FILTER, namespace_of_routes};
 use crate::name::{ConfigKey, FenceKey, PodKey, ServiceKey};
 use crate::render::Kind;
@@ -53,6 +53,10 @@ pub enum Watched {
     EndpointSlices,
     /// Istio's Telemetries.
     Telemetries,
+    /// Istio's WorkloadEntries.
+    WorkloadEntries,
+    /// Istio's WorkloadGroups.
+    WorkloadGroups,
     /// Istio's PeerAuthentications.
     PeerAuthentications,
     /// The ConfigMaps with Istio's MeshConfig.
@@ -81,6 +85,8 @@ impl Watched {
             Self::NetworkPolicies => "networkpolicies",
             Self::EndpointSlices => "endpointslices",
             Self::Telemetries => "telemetries",
+            Self::WorkloadEntries => "workloadentries",
+            Self::WorkloadGroups => "workloadgroups",
             Self::PeerAuthentications => "peerauthentications",
             Self::MeshConfig => "configmaps",
         }
@@ -117,6 +123,10 @@ impl Watched {
             let config = config();
             Change::ProxyCalls(ProxyCallsKey { config, kind }, None)
         };
+        let vm = |kind| {
+            let config = config();
+            Change::Vm(VmKey { config, kind }, None)
+        };
         match self {
             Self::Namespaces => Change::Namespace(name.into(), None),
             Self::Services if is_placeholder(namespace, name, system_namespace) => Change::Ports(None),
@@ -141,6 +151,8 @@ impl Watched {
             Self::NetworkPolicies => Change::NetworkPolicy(config(), None),
             Self::EndpointSlices => Change::Endpoints(config(), None),
             Self::Telemetries => Change::Telemetry(config(), None),
+            Self::WorkloadEntries => vm(VmKind::WorkloadEntry),
+            Self::WorkloadGroups => vm(VmKind::WorkloadGroup),
             Self::PeerAuthentications => Change::PeerAuthentication(config(), None),
             Self::MeshConfig => Change::MeshConfig(name.into(), None),
         }
@@ -174,6 +186,8 @@ pub fn resource(watched: Watched) -> ApiResource {
         Watched::Namespaces => ("", "v1", "Namespace"),
         Watched::Pods => ("", "v1", "Pod"),
         Watched::DestinationRules => ("networking.istio.io", "v1", "DestinationRule"),
+        Watched::WorkloadEntries => ("networking.istio.io", "v1", "WorkloadEntry"),
+        Watched::WorkloadGroups => ("networking.istio.io", "v1", "WorkloadGroup"),
         Watched::PeerAuthentications => ("security.istio.io", "v1", "PeerAuthentication"),
         Watched::Telemetries => ("telemetry.istio.io", "v1", "Telemetry"),
         Watched::MeshConfig => ("", "v1", "ConfigMap"),

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::evidence::BackfillProgress;
-use crate::facts::ProxyKind;
+use crate::facts::{ProxyKind, VmKey};
 use crate::name::{ConfigKey, FenceKey, Name, ServiceKey};
 use crate::plan::target::Target;
 use crate::render::Kind;
@@ -97,6 +97,8 @@ pub enum Conflict {
     Uncaptured(Name),
     /// The workload of pods with proxyless gRPC, which takes Sidecars and no EnvoyFilters.
     Proxyless(Name),
+    /// The Sidecar would apply to these virtual machines too.
+    Vm(VmKey),
     /// An older fence has the same pods.
     OlderFence(FenceKey),
 }

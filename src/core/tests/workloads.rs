@@ -187,6 +187,59 @@ fn proxyless_grpc_is_not_scoped() {
 }
 
 #[test]
+fn virtual_machines_are_not_scoped() {
+    let mut world = shop();
+    let web = json!({"app": "web"});
+    for (kind, watched, spec, wanted) in [
+        (
+            "WorkloadEntry",
+            Watched::WorkloadEntries,
+            json!({"address": "10.3.0.1", "labels": web, "serviceAccount": "web"}),
+            "False VirtualMachines",
+        ),
+        (
+            "WorkloadEntry",
+            Watched::WorkloadEntries,
+            json!({"address": "10.3.0.1", "labels": web}),
+            "True Scoped",
+        ),
+        (
+            "WorkloadEntry",
+            Watched::WorkloadEntries,
+            json!({"address": "10.3.0.1", "labels": {"app": "cart"}, "serviceAccount": "web"}),
+            "True Scoped",
+        ),
+        (
+            "WorkloadGroup",
+            Watched::WorkloadGroups,
+            json!({"metadata": {"labels": web}, "template": {"serviceAccount": "web"}}),
+            "False VirtualMachines",
+        ),
+        (
+            "WorkloadGroup",
+            Watched::WorkloadGroups,
+            json!({"template": {"labels": web}}),
+            "False VirtualMachines",
+        ),
+    ] {
+        world.object(kind, "shop", "old", spec.clone());
+        world.settle();
+        assert_eq!(world.condition("shop", "web", "Enforced"), wanted, "{spec}");
+        world.gone(watched, "shop", "old");
+        world.settle();
+        assert_eq!(
+            world.condition("shop", "web", "Enforced"),
+            "True Scoped",
+            "without {spec}"
+        );
+    }
+    let elsewhere = json!({"labels": web, "serviceAccount": "web"});
+    world.object("WorkloadEntry", "books", "old", elsewhere);
+    world.settle();
+    assert_eq!(world.condition("shop", "web", "Enforced"), "True Scoped");
+}
+
+#[test]
 fn pods_with_proxies_that_intercept_nothing_are_not_scoped() {
     let mut world = nightly_and_rest();
     assert_eq!(world.condition("jobs", "nightly", "Ready"), "True Scoped");

@@ -23,6 +23,12 @@ impl Making {
             2 => format!("*.{}.svc.cluster.local", service.namespace),
             _ => service.host(),
         };
+        if host.starts_with('*') && self.dice.percent(60) {
+            let spec = json!({"hosts": [service.host()], "http": [self.http_rule()]});
+            let name = format!("vs{number}-exact");
+            self.objects
+                .push(object(NETWORKING, "VirtualService", namespace, &name, &spec));
+        }
         let mut http: Vec<Value> = Vec::new();
         for _ in 0..=self.dice.below(2) {
             http.push(self.http_rule());

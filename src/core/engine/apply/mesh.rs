@@ -9,7 +9,7 @@ use crate::engine::Engine;
 use crate::engine::change::Dirty;
 use crate::facts::{
     MeshConfigLayer, NamespaceFacts, NetworkPolicyFacts, PeerAuthenticationFacts, PolicyFacts,
-    ProxyCallsFacts, ProxyCallsKey, ServiceFacts, TelemetryFacts, by_waypoint,
+    ProxyCallsFacts, ProxyCallsKey, ServiceFacts, TelemetryFacts, VmFacts, VmKey, by_waypoint,
 };
 use crate::mesh::Mesh;
 use crate::name::{Cidr, ConfigKey, Name, ServiceKey};
@@ -171,6 +171,15 @@ impl Engine {
     ) {
         if self.mesh.network_policies.set(key, facts) {
             self.dirty_fences_in(&key.namespace, dirty);
+        }
+    }
+
+    /// Takes in virtual machines.
+    pub(super) fn apply_vm(&mut self, key: &VmKey, facts: Option<VmFacts>, dirty: &mut Dirty) {
+        if self.mesh.vms.set(key, facts) {
+            let namespace = &key.config.namespace;
+            self.dirty_fences_in(namespace, dirty);
+            dirty.targets.insert(Target::Namespace(namespace.clone()));
         }
     }
 

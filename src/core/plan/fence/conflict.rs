@@ -2,7 +2,7 @@
 
 use servicefence_crd::Mode;
 
-use crate::facts::{ProxyKind, matches};
+use crate::facts::{ProxyKind, VmKey, matches};
 use crate::name::ours::{ENVOY_FILTER, fence_of_sidecar, sidecar_of};
 use crate::name::{ConfigKey, FenceKey, covers};
 use crate::plan::not_scoped::Conflict;
@@ -57,6 +57,9 @@ impl<'a> Planning<'a> {
         if let Some(conflict) = self.unserved_pods(&fence.key.namespace, of) {
             return Some(conflict);
         }
+        if let Some(vm) = self.scoped_vm(&fence.key.namespace, of) {
+            return Some(Conflict::Vm(vm.clone()));
+        }
         let without = self.sidecar_without_fallback(&fence.key.namespace);
         if let Some(sidecar) = without.filter(|_| by_gateway) {
             return Some(Conflict::SidecarWithoutFallback(sidecar.clone()));
@@ -105,6 +108,18 @@ impl<'a> Planning<'a> {
                 pod.uncaptured.then(|| Conflict::Uncaptured(pod.workload.clone()))
             }
         })
+    }
+
+    /// Virtual machines that the fence's Sidecar would scope. Their names are resolved by their agents, which
+    /// know what the Sidecar imports and nothing else; and what they call cannot be learned, since they are no
+    /// pods.
+    fn scoped_vm(self, namespace: &str, of: Pods<'_>) -> Option<&'a VmKey> {
+        let mut vms = self.mesh.vms.in_namespace(namespace);
+        let scoped = vms.find(|(_, vm)| match of {
+            Some(selector) => matches(selector, &vm.labels),
+            None => !self.fenced.has_users_sidecar(namespace, &vm.labels),
+        });
+        scoped.map(|(key, _)| key)
     }
 
     /// What is not to be enforced in the namespace of its default: a Service by its label, or the workload of

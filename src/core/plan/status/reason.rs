@@ -51,6 +51,8 @@ pub enum Reason {
     PodsUncaptured,
     /// gRPC in a pod has no proxy.
     PodsProxyless,
+    /// The Sidecar would apply to virtual machines.
+    VirtualMachines,
     /// The fallback gateway has no ready endpoint.
     GatewayNotReady,
     /// Nothing says which addresses Services have, so no call can be led to the fallback gateway.
@@ -79,7 +81,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for the documentation.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 36] = [
         Self::Scoped,
         Self::Observing,
         Self::Off,
@@ -103,6 +105,7 @@ impl Reason {
         Self::PodsOptedOut,
         Self::PodsUncaptured,
         Self::PodsProxyless,
+        Self::VirtualMachines,
         Self::GatewayNotReady,
         Self::FallbackNotReady,
         Self::HistoryPending,
@@ -143,6 +146,7 @@ impl Reason {
             Self::PodsOptedOut => "PodsOptedOut",
             Self::PodsUncaptured => "PodsUncaptured",
             Self::PodsProxyless => "PodsProxyless",
+            Self::VirtualMachines => "VirtualMachines",
             Self::GatewayNotReady => "GatewayNotReady",
             Self::FallbackNotReady => "FallbackNotReady",
             Self::HistoryPending => "HistoryPending",

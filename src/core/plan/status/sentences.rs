@@ -288,6 +288,13 @@ fn say_conflict(conflict: &Conflict, system: &Name) -> (Reason, String) {
                  calls to hosts out of scope to the fallback: set spec.mode of this fence to \"Off\""
             ),
         ),
+        Conflict::Vm(vm) => (
+            Reason::VirtualMachines,
+            format!(
+                "the Sidecar would apply to virtual machines too ({vm}), which could no longer resolve names out of scope: give them \
+                 other labels than the pods, or set spec.mode of this fence to \"Off\""
+            ),
+        ),
         Conflict::OlderFence(key) => (
             Reason::OverlappingFence,
             format!(
