@@ -28,7 +28,6 @@ mod vms;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::ops::Add as _;
 
 use crate::facts::{
     Caller, DestinationRuleFacts, EndpointsFacts, MeshConfigFacts, MeshConfigLayer, NamespaceFacts,
@@ -360,22 +359,6 @@ impl Mesh {
             || self.service_entries.covering(host).next().is_some()
             || aside.any(|(_, entry)| entry.hosts.iter().any(|is| **is == *host))
             || self.rules.of_host(host).any(names)
-    }
-
-    /// What a Service takes in a proxy that knows it.
-    pub fn size_of(&self, key: &ServiceKey) -> Size {
-        let facts = self.services.get(key);
-        facts.map_or_else(Size::default, |facts| Size::of(facts, self.endpoints.of(key)))
-    }
-
-    /// What all Services take in an unscoped proxy of a namespace.
-    pub fn size_visible_to(&self, namespace: &str) -> Size {
-        let seen = self.sizes.hidden_somewhere().filter(|key| {
-            let facts = self.services.get(key);
-            facts.is_some_and(|facts| facts.visibility.to(namespace))
-        });
-        seen.map(|key| self.size_of(key))
-            .fold(self.sizes.for_all(), Size::add)
     }
 
     /// How many hosts an unscoped proxy of `namespace` knows.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::{Add, Sub};
 
 use crate::facts::{ServiceFacts, Visibility};
+use crate::mesh::Mesh;
 use crate::name::ServiceKey;
 
 /// Bytes that Envoy allocates, fitted to five shapes of mesh on a real one: the bench `savings` of the e2e
@@ -106,5 +107,23 @@ impl Sizes {
     /// The others.
     pub(super) fn hidden_somewhere(&self) -> impl Iterator<Item = &ServiceKey> {
         self.hidden_somewhere.iter()
+    }
+}
+
+impl Mesh {
+    /// What a Service takes in a proxy that knows it.
+    pub fn size_of(&self, key: &ServiceKey) -> Size {
+        let facts = self.services.get(key);
+        facts.map_or_else(Size::default, |facts| Size::of(facts, self.endpoints.of(key)))
+    }
+
+    /// What all Services take in an unscoped proxy of a namespace.
+    pub fn size_visible_to(&self, namespace: &str) -> Size {
+        let seen = self.sizes.hidden_somewhere().filter(|key| {
+            let facts = self.services.get(key);
+            facts.is_some_and(|facts| facts.visibility.to(namespace))
+        });
+        seen.map(|key| self.size_of(key))
+            .fold(self.sizes.for_all(), Size::add)
     }
 }

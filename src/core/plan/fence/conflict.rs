@@ -110,9 +110,8 @@ impl<'a> Planning<'a> {
         })
     }
 
-    /// Virtual machines that the fence's Sidecar would scope. Their names are resolved by their agents, which
-    /// know what the Sidecar imports and nothing else; and what they call cannot be learned, since they are no
-    /// pods.
+    /// Virtual machines that the fence's Sidecar would scope. Their agents resolve names, and know what the
+    /// Sidecar imports and nothing else; and what they call cannot be learned, since they are no pods.
     fn scoped_vm(self, namespace: &str, of: Pods<'_>) -> Option<&'a VmKey> {
         let mut vms = self.mesh.vms.in_namespace(namespace);
         let scoped = vms.find(|(_, vm)| match of {
