@@ -85,7 +85,6 @@ const STEPS: &[&[Step]] = &[
     log_port::STEPS,
     stopped::STEPS,
     absence::STEPS,
-    remote_clusters::STEPS,
     egress_proxy::STEPS,
     labels::STEPS,
     slow_status::STEPS,

@@ -8,6 +8,7 @@ use servicefence_e2e::install::SOON;
 use servicefence_e2e::wait::until;
 use servicefence_e2e::{Call, Mesh, MeshOptions, PodSpec, ServiceSpec};
 
+use crate::remote_clusters::nothing_new_is_fenced_in_a_mesh_of_several_clusters;
 use crate::shop;
 
 pub(crate) const NAME: &str = "first_calls_work_by_addresses_of_both_families";
@@ -63,7 +64,8 @@ async fn steps(mesh: &Mesh) -> Result<()> {
                 .with_context(|| format!("{name} at {address}"))?;
         }
     }
-    Ok(())
+    // Last: nothing else runs in this mesh.
+    nothing_new_is_fenced_in_a_mesh_of_several_clusters(mesh).await
 }
 
 /// Calls until that goes directly; the first time by the gateway.
