@@ -8,7 +8,6 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use crate::addresses::NODE_IP;
 use crate::admin::{get_over, loopback};
 use crate::kubelet::images::Images;
 use crate::mesh::Mesh;
@@ -87,10 +86,10 @@ impl Mesh {
             "--timeout",
             "3m",
         ];
-        // Here the first istiod has no Service.
-        let metrics = format!("istio.metricsUrl=http://{NODE_IP}:15014/metrics");
+        // Here the first istiod has no Service, and a busy machine makes it slow: a settle time that follows it
+        // would be another one in each run.
         if !values.iter().any(|value| value.starts_with("istio.revision=")) {
-            args.extend(["--set", &metrics]);
+            args.extend(["--set", "istio.metricsUrl="]);
         }
         for value in values {
             args.extend(["--set", value]);
