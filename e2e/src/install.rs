@@ -86,8 +86,8 @@ impl Mesh {
             "--timeout",
             "3m",
         ];
-        // Here the first istiod has no Service, and a busy machine makes it slow: a settle time that follows it
-        // would be another one in each run.
+        // Here the first istiod has no Service, and a busy machine makes it slow: a settle time that
+        // follows it would be another one in each run.
         if !values.iter().any(|value| value.starts_with("istio.revision=")) {
             args.extend(["--set", "istio.metricsUrl="]);
         }

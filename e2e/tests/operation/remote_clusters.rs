@@ -28,8 +28,8 @@ stringData:
     current-context: west
 ";
 
-/// Afterwards istiod goes on knowing the other cluster: where its Secret goes before istiod has given up on it,
-/// istiod never counts it out again.
+/// Afterwards istiod goes on knowing the other cluster: where its Secret goes before istiod has given up on
+/// it, istiod never counts it out again.
 pub(crate) async fn nothing_new_is_fenced_in_a_mesh_of_several_clusters(mesh: &Mesh) -> Result<()> {
     mesh.add_app(PodSpec::new("several/web").http(8080)).await?;
     mesh.apply_yaml(SECRET).await?;
