@@ -72,7 +72,8 @@ pub struct Config {
     #[arg(long, env = "SERVICEFENCE_SETTLE_TIME", default_value = "1s", value_parser = duration)]
     pub settle_time: SignedDuration,
 
-    /// istiod's metrics, which lengthen the settle time while istiod is slow; empty: not read.
+    /// istiod's metrics, which lengthen the settle time while istiod is slow and tell whether it serves other
+    /// clusters; empty: not read.
     #[arg(long, env = "SERVICEFENCE_ISTIOD_METRICS_URL", default_value = "")]
     pub istiod_metrics_url: String,
 

@@ -11,7 +11,6 @@ pub mod discovery;
 mod endpoints;
 pub mod index;
 mod logging;
-mod network_policies;
 mod outbound;
 pub mod peer_authentications;
 mod policies;
@@ -24,17 +23,17 @@ mod services;
 mod sidecars;
 mod size;
 mod telemetries;
-mod vms;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use crate::facts::{
     Caller, DestinationRuleFacts, EndpointsFacts, MeshConfigFacts, MeshConfigLayer, NamespaceFacts,
-    PolicyFacts, ProxyCallsFacts, ProxyCallsKey, ServiceEntryFacts, ServiceFacts, ServiceKind,
-    VirtualServiceFacts, by_waypoint,
+    NetworkPolicyFacts, PolicyFacts, ProxyCallsFacts, ProxyCallsKey, ServiceEntryFacts, ServiceFacts,
+    ServiceKind, VirtualServiceFacts, VmFacts, VmKey, by_waypoint,
 };
 use crate::mesh::discovery::Aside;
+use crate::mesh::index::ByNamespace;
 use crate::mesh::sidecars::Sidecars;
 use crate::mesh::telemetries::Telemetries;
 use crate::name::{Cidr, ConfigKey, Name, ScopeHost, ServiceKey};
@@ -43,7 +42,6 @@ use crate::settings::Settings;
 pub use self::aliases::{AliasOf, Aliases};
 pub use self::destination_rules::DestinationRules;
 pub use self::endpoints::Endpoints;
-pub use self::network_policies::NetworkPolicies;
 pub use self::peer_authentications::PeerAuthentications;
 pub use self::policies::Policies;
 pub use self::proxy_calls::ProxyCalls;
@@ -53,7 +51,6 @@ pub use self::rules::{ChangedRules, Rules};
 pub use self::service_entries::ServiceEntries;
 pub use self::services::Services;
 pub use self::size::{Size, Sizes};
-pub use self::vms::Vms;
 
 /// The mesh.
 pub struct Mesh {
@@ -84,9 +81,9 @@ pub struct Mesh {
     /// Sidecars.
     pub sidecars: Sidecars,
     /// NetworkPolicies of Kubernetes.
-    pub network_policies: NetworkPolicies,
+    pub network_policies: ByNamespace<ConfigKey, NetworkPolicyFacts>,
     /// Virtual machines.
-    pub vms: Vms,
+    pub vms: ByNamespace<VmKey, VmFacts>,
     /// Telemetries.
     pub telemetries: Telemetries,
     /// The operator's aliases of hosts.
@@ -123,8 +120,8 @@ impl Mesh {
             proxy_calls: ProxyCalls::default(),
             peer_authentications: PeerAuthentications::new(settings.root_namespace.clone()),
             sidecars: Sidecars::default(),
-            network_policies: NetworkPolicies::default(),
-            vms: Vms::default(),
+            network_policies: ByNamespace::default(),
+            vms: ByNamespace::default(),
             telemetries: Telemetries::default(),
             aliases: Aliases::new(settings.aliases.clone()),
             service_cidrs: BTreeSet::new(),

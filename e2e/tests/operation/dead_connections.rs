@@ -1,12 +1,11 @@
 //! Connections to the API server that die without a word, as when the load balancer before it goes: what is
 //! learned meanwhile is written over others, and watches are opened anew.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use servicefence_e2e::install::SOON;
-use servicefence_e2e::wait::until;
 use servicefence_e2e::{Mesh, Protocol, ServiceSpec};
 
-use crate::shop;
+use crate::shutdown::call_until_learned;
 
 crate::steps![connections_that_die_without_a_word_hold_up_nothing];
 
@@ -37,17 +36,7 @@ async fn learns_what_is_new(mesh: &Mesh) -> Result<()> {
     let service = ServiceSpec::new("books/silence").selects("reviews");
     mesh.add_service(&service.port(Protocol::Http, 8080)).await?;
     mesh.wait_endpoint("books/silence").await?;
-    until("a host to be learned", SOON, async || {
-        let reply = mesh.call(shop::WEB, &shop::call("silence")).await;
-        ensure!(reply.is_from(shop::BOOKS), "{reply}");
-        let fence = mesh.fence("shop", "web").await?;
-        let learned = fence["status"]["learned"].as_array().context("no list")?;
-        let is_there = learned.iter().any(|entry| entry["host"] == shop::host("silence"));
-        ensure!(is_there, "{learned:?}");
-        Ok(())
-    })
-    .await?;
-    mesh.wait_learned("shop", "web", &shop::host("silence")).await
+    call_until_learned(mesh, "silence", SOON).await
 }
 
 /// Our ports of the connections to 10.96.0.1:443 that are open, from `/proc/net/tcp`.

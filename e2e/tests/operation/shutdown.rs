@@ -173,12 +173,17 @@ async fn a_call_without_a_controller_works_and_the_next_is_learned(mesh: Mesh) -
     scale(&mesh, "--replicas=1").await?;
     mesh.controller_pod().await?;
     // The gateway's Envoy connects again when it next has something to send, within its own back-off.
-    until("a call to be learned", LONG, async || {
-        let reply = mesh.call(shop::WEB, &shop::call("late")).await;
+    call_until_learned(&mesh, "late", LONG).await
+}
+
+/// `shop/web` calls a Service of `books` until that is learned, each time with success, and in its scope.
+pub(crate) async fn call_until_learned(mesh: &Mesh, service: &str, within: Duration) -> Result<()> {
+    until("a call to be learned", within, async || {
+        let reply = mesh.call(shop::WEB, &shop::call(service)).await;
         ensure!(reply.is_from(shop::BOOKS), "{reply}");
-        ensure!(learned(&mesh, "late").await?, "it is not");
+        ensure!(learned(mesh, service).await?, "it is not");
         Ok(())
     })
     .await?;
-    mesh.wait_learned("shop", "web", &shop::host("late")).await
+    mesh.wait_learned("shop", "web", &shop::host(service)).await
 }

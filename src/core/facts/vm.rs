@@ -6,7 +6,7 @@ use kube::core::ObjectMeta;
 use servicefence_crd::istio::{WorkloadEntrySpec, WorkloadGroupSpec};
 
 use crate::facts::labels::Labels;
-use crate::name::ConfigKey;
+use crate::name::{ConfigKey, Key, Name};
 
 /// What istiod writes on the WorkloadEntry of a machine that registered itself (its
 /// `pilot/pkg/autoregistration`).
@@ -28,6 +28,19 @@ pub struct VmKey {
     pub config: ConfigKey,
     /// Its kind.
     pub kind: VmKind,
+}
+
+impl Key for VmKey {
+    fn first_of(namespace: &str) -> Self {
+        Self {
+            config: ConfigKey::first_of(namespace),
+            kind: VmKind::WorkloadEntry,
+        }
+    }
+
+    fn namespace(&self) -> &Name {
+        &self.config.namespace
+    }
 }
 
 impl fmt::Display for VmKey {

@@ -113,6 +113,31 @@ pub fn in_namespace<'a, K: Key, V>(
         .take_while(move |(key, _)| key.namespace() == first.namespace())
 }
 
+/// Objects that are asked for by namespace only.
+pub struct ByNamespace<K, V>(BTreeMap<K, V>);
+
+impl<K, V> Default for ByNamespace<K, V> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<K: Key, V: Clone + PartialEq> ByNamespace<K, V> {
+    /// Adds, replaces or removes one; says whether that is news.
+    pub fn set(&mut self, key: &K, facts: Option<V>) -> bool {
+        let new = facts.clone();
+        set(&mut self.0, key.clone(), facts) != new
+    }
+
+    /// Those of a namespace.
+    pub fn in_namespace<'a>(
+        &'a self,
+        namespace: &str,
+    ) -> impl Iterator<Item = (&'a K, &'a V)> + use<'a, K, V> {
+        in_namespace(&self.0, namespace)
+    }
+}
+
 /// Counts one more or one less; returns whether it was the first or the last.
 pub fn count<K: Ord + Clone>(counts: &mut BTreeMap<K, usize>, key: &K, add: bool) -> bool {
     let count = counts.entry(key.clone()).or_default();

@@ -77,10 +77,14 @@ pub fn routes(
                 carry,
                 passes_on: settings.gateway_passes_on,
             };
+            let first = rules.len();
             if port.protocol != Protocol::Other {
                 rules.extend(target.carried(&mut routes.not_carried));
             }
             rules.push(target.plain());
+            if target.leaves_http2() {
+                leave_http2(&mut rules[first..]);
+            }
         }
     }
     for (at, chunk) in chunks(&rules).into_iter().enumerate() {
@@ -117,18 +121,15 @@ fn chunks(mut rules: &[Value]) -> Vec<&[Value]> {
     chunks
 }
 
-/// Makes rules that answer by themselves hold for HTTP/2 as well, where it is left to what has no rule: a
-/// server's version does not matter to them. Those behind a rule that leads to a server stay as they are: for
-/// HTTP/2 that one is left out, and they would take its calls.
-fn answer_http2_too(rules: &mut [Value]) {
-    for rule in rules.iter_mut().take_while(|rule| rule["route"].is_null()) {
+/// Leaves HTTP/2 to what has no rule, from the first rule on that leads to a server. Those before it answer
+/// by themselves, so they need no version; one behind it would take calls that it takes.
+fn leave_http2(rules: &mut [Value]) {
+    for rule in rules.iter_mut().skip_while(|rule| rule["route"].is_null()) {
         let matches = rule["match"].as_array_mut().into_iter().flatten();
-        for one in matches.filter_map(Value::as_object_mut) {
-            let without = child(one, "withoutHeaders");
-            without.remove(names::PROTOCOL_HEADER);
-            if without.is_empty() {
-                one.remove("withoutHeaders");
-            }
+        let calls = matches.filter(|one| one["gateways"] == json!([names::FALLBACK]));
+        for call in calls.filter_map(Value::as_object_mut) {
+            let without = child(call, "withoutHeaders");
+            without.insert(names::PROTOCOL_HEADER.into(), json!({"exact": "HTTP/2"}));
         }
     }
 }
@@ -160,7 +161,7 @@ impl Target<'_> {
         let mut matches = Vec::new();
         for address in self.addresses() {
             if self.port.protocol != Protocol::Other || !self.passes_on {
-                matches.push(self.call(&Map::new(), &address, None));
+                matches.push(Self::call(&Map::new(), &address, None));
             }
             matches.push(json!({"gateways": [names::FALLBACK_TUNNEL], "authority": {"exact": address}}));
         }
@@ -200,9 +201,6 @@ impl Target<'_> {
             }
         }
         self.carry_all(&of_all, &[None], &mut carried, not_carried);
-        if self.leaves_http2() {
-            answer_http2_too(&mut carried);
-        }
         carried
     }
 
@@ -373,14 +371,14 @@ impl Target<'_> {
         let mut matches = Vec::new();
         for address in self.addresses() {
             for caller in callers {
-                matches.push(self.call(one, &address, *caller));
+                matches.push(Self::call(one, &address, *caller));
             }
         }
         matches
     }
 
     /// A match, and-ed with an address and a calling namespace.
-    fn call(&self, one: &Map<String, Value>, address: &str, caller: Option<&str>) -> Value {
+    fn call(one: &Map<String, Value>, address: &str, caller: Option<&str>) -> Value {
         let mut all = one.clone();
         for key in ["gateways", "port", "sourceNamespace"] {
             all.remove(key);
@@ -393,10 +391,6 @@ impl Target<'_> {
                 names::SOURCE_HEADER.into(),
                 json!({"prefix": format!("{caller}/")}),
             );
-        }
-        if self.leaves_http2() {
-            let without = child(&mut all, "withoutHeaders");
-            without.insert(names::PROTOCOL_HEADER.into(), json!({"exact": "HTTP/2"}));
         }
         Value::Object(all)
     }

@@ -2,7 +2,7 @@
 
 use servicefence_crd::Mode;
 
-use crate::facts::{ProxyKind, VmKey, matches};
+use crate::facts::{Labels, ProxyKind, VmKey, matches};
 use crate::name::ours::{ENVOY_FILTER, fence_of_sidecar, sidecar_of};
 use crate::name::{ConfigKey, FenceKey, covers};
 use crate::plan::not_scoped::Conflict;
@@ -97,10 +97,7 @@ impl<'a> Planning<'a> {
     /// does not tell which Service a call is to; proxyless gRPC takes no EnvoyFilter.
     fn unserved_pods(self, namespace: &str, of: Pods<'_>) -> Option<Conflict> {
         let pods = self.fenced.workloads.pods_in(namespace);
-        let mut scoped = pods.filter(|(_, pod)| match of {
-            Some(selector) => matches(selector, &pod.labels),
-            None => !self.fenced.has_users_sidecar(namespace, &pod.labels),
-        });
+        let mut scoped = pods.filter(|(_, pod)| self.scopes(namespace, of, &pod.labels));
         scoped.find_map(|(_, pod)| {
             if pod.proxy == ProxyKind::Proxyless {
                 Some(Conflict::Proxyless(pod.workload.clone()))
@@ -114,11 +111,16 @@ impl<'a> Planning<'a> {
     /// Sidecar imports and nothing else; and what they call cannot be learned, since they are no pods.
     fn scoped_vm(self, namespace: &str, of: Pods<'_>) -> Option<&'a VmKey> {
         let mut vms = self.mesh.vms.in_namespace(namespace);
-        let scoped = vms.find(|(_, vm)| match of {
-            Some(selector) => matches(selector, &vm.labels),
-            None => !self.fenced.has_users_sidecar(namespace, &vm.labels),
-        });
+        let scoped = vms.find(|(_, vm)| self.scopes(namespace, of, &vm.labels));
         scoped.map(|(key, _)| key)
+    }
+
+    /// Whether a fence's Sidecar for these pods would apply to a proxy with these labels.
+    fn scopes(self, namespace: &str, of: Pods<'_>, labels: &Labels) -> bool {
+        match of {
+            Some(selector) => matches(selector, labels),
+            None => !self.fenced.has_users_sidecar(namespace, labels),
+        }
     }
 
     /// What is not to be enforced in the namespace of its default: a Service by its label, or the workload of
