@@ -40,3 +40,17 @@ pub fn init(level: &str, format: LogFormat) -> Result<(), TelemetryError> {
     }
     Ok(())
 }
+
+/// An error with its causes, each said once.
+pub fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut said = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !said.contains(&text) {
+            said = format!("{said}: {text}");
+        }
+        cause = error.source();
+    }
+    said
+}

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
+use crate::addresses::NODE_IP;
 use crate::admin::{get_over, loopback};
 use crate::kubelet::images::Images;
 use crate::mesh::Mesh;
@@ -86,10 +87,10 @@ impl Mesh {
             "--timeout",
             "3m",
         ];
-        // Here the first istiod has no Service, and a busy machine makes it slow: a settle time that
-        // follows it would be another one in each run.
+        // What runs in pods here finds no name of a Service.
+        let metrics = format!("istio.metricsUrl=http://{NODE_IP}:15014/metrics");
         if !values.iter().any(|value| value.starts_with("istio.revision=")) {
-            args.extend(["--set", "istio.metricsUrl="]);
+            args.extend(["--set", &metrics]);
         }
         for value in values {
             args.extend(["--set", value]);
@@ -245,7 +246,7 @@ impl Mesh {
         .await
     }
 
-    /// Labels a namespace and waits until the named fences are enforced and at rest.
+    /// Labels a namespace and waits until the named fences are enforced, at rest, and in their pods' proxies.
     pub async fn enforce(&self, namespace: &str, fences: &[&str]) -> Result<()> {
         self.kubectl(&[
             "label",
@@ -256,9 +257,23 @@ impl Mesh {
         ])
         .await?;
         for fence in fences {
-            self.wait_condition(namespace, fence, "Enforced", "True").await?;
+            self.wait_enforced(namespace, fence).await?;
         }
-        self.wait_at_rest(namespace).await
+        Ok(())
+    }
+
+    /// Waits until a fence is enforced, nothing in its namespace is on its way, and the proxy of the pod that
+    /// is named as the fence has its Sidecar.
+    pub async fn wait_enforced(&self, namespace: &str, fence: &str) -> Result<()> {
+        self.wait_condition(namespace, fence, "Enforced", "True").await?;
+        self.wait_at_rest(namespace).await?;
+        let pod = format!("{namespace}/{fence}");
+        if self.pods().iter().any(|it| it.full_name() == pod && it.proxied) {
+            // Every proxy without a Sidecar knows it, and no scope has it.
+            self.wait_cluster(&pod, &format!("|servicefence-observe.{SYSTEM}"), false)
+                .await?;
+        }
+        Ok(())
     }
 
     /// Waits until no host is on its way into or out of a scope of the namespace.
@@ -280,7 +295,7 @@ impl Mesh {
     pub async fn wait_learned(&self, namespace: &str, name: &str, host: &str) -> Result<()> {
         until(
             format!("{host} in the scope of {namespace}/{name}"),
-            SHORT,
+            LONG,
             async || {
                 let fence = self.fence(namespace, name).await?;
                 let learned = fence["status"]["learned"].as_array().cloned().unwrap_or_default();

@@ -16,6 +16,7 @@ use jiff::SignedDuration;
 use tokio_util::bytes::Bytes;
 
 use crate::fence::Change;
+use crate::logging::with_causes;
 use crate::readiness::Pending;
 use crate::state::State;
 
@@ -58,7 +59,12 @@ pub async fn run(url: String, state: Arc<State>, first: Pending) {
             }
             Err(error) => {
                 if failed == 0 {
-                    tracing::warn!(url, %error, "istiod's metrics cannot be read: the settle time stays as set, and other clusters are not seen");
+                    let error = with_causes(&*error);
+                    tracing::warn!(
+                        url,
+                        error,
+                        "istiod's metrics cannot be read: the settle time stays as set, and other clusters are not seen"
+                    );
                 }
                 failed = failed.saturating_add(1);
                 first.take_if(|_| failed >= FIRST_TRIES);

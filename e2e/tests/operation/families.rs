@@ -8,7 +8,7 @@ use servicefence_e2e::install::SOON;
 use servicefence_e2e::wait::until;
 use servicefence_e2e::{Call, Mesh, MeshOptions, PodSpec, ServiceSpec};
 
-use crate::remote_clusters::{METRICS, nothing_new_is_fenced_in_a_mesh_of_several_clusters};
+use crate::remote_clusters::nothing_new_is_fenced_in_a_mesh_of_several_clusters;
 use crate::shop;
 
 pub(crate) const NAME: &str = "first_calls_work_by_addresses_of_both_families";
@@ -26,7 +26,7 @@ const KINDS: [(&str, &str, &str, u16); 4] = [
 ];
 
 pub(crate) async fn run() -> Result<()> {
-    let mesh = shop::install(MeshOptions::default().dual_stack(), &[METRICS]).await?;
+    let mesh = shop::install(MeshOptions::default().dual_stack(), &[]).await?;
     let result = steps(&mesh).await;
     result.inspect_err(|_| eprintln!("{}", mesh.dump()))
 }

@@ -7,9 +7,6 @@ use servicefence_e2e::{Mesh, PodSpec};
 
 use crate::shutdown;
 
-/// The chart's value with which the controller reads istiod's metrics: here istiod is on the node.
-pub(crate) const METRICS: &str = "istio.metricsUrl=http://10.1.0.1:15014/metrics";
-
 /// As `istioctl create-remote-secret` makes it, of a cluster that does not answer: istiod counts it.
 const SECRET: &str = "
 apiVersion: v1

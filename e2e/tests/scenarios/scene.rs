@@ -220,10 +220,7 @@ impl Scene {
              metadata: {{name: {name}, namespace: {namespace}}}, spec: {{mode: Enforce, {spec}}}}}"
         ))
         .await?;
-        self.mesh
-            .wait_condition(namespace, name, "Enforced", "True")
-            .await?;
-        self.mesh.wait_at_rest(namespace).await
+        self.mesh.wait_enforced(namespace, name).await
     }
 
     pub(crate) async fn yaml(&self, text: &str) -> Result<()> {

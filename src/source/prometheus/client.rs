@@ -18,6 +18,7 @@ use super::answer::{Answer, Sample};
 use super::{Calls, MOST_SKEW, PrometheusMetrics, Settings, positive, query};
 use crate::fence::name::Name;
 use crate::fence::{Counted, Period};
+use crate::logging::with_causes;
 
 /// The longest answer that is read.
 const MOST_BYTES: usize = 32 * 1024 * 1024;
@@ -169,7 +170,7 @@ impl Client {
             client_key: path(&settings.key_file),
             ..AuthInfo::default()
         };
-        let kube = kube::Client::try_from(config).map_err(|error| QueryError::Setup(chain(&error)))?;
+        let kube = kube::Client::try_from(config).map_err(|error| QueryError::Setup(with_causes(&error)))?;
         Ok(Self {
             kube,
             settings: settings.clone(),
@@ -327,7 +328,8 @@ impl Client {
             .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(Body::from(self.form(expression, at).into_bytes()))
             .map_err(|error| QueryError::Setup(error.to_string()))?;
-        let unreachable = |error: &(dyn std::error::Error + 'static)| QueryError::Unreachable(chain(error));
+        let unreachable =
+            |error: &(dyn std::error::Error + 'static)| QueryError::Unreachable(with_causes(error));
         let answer = self.kube.send(request).await.map_err(|error| match error {
             // What it wraps says it better.
             kube::Error::Service(error) => unreachable(&*error),
@@ -354,18 +356,4 @@ fn secret(path: Option<&Path>) -> Result<Option<String>, QueryError> {
     let text = std::fs::read_to_string(path);
     let text = text.map_err(|error| QueryError::Setup(format!("{}: {error}", path.display())))?;
     Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
-}
-
-/// An error with its causes, each said once.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut said = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let text = error.to_string();
-        if !said.contains(&text) {
-            said = format!("{said}: {text}");
-        }
-        cause = error.source();
-    }
-    said
 }
