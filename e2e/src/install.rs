@@ -35,10 +35,23 @@ pub enum Build {
     Release,
 }
 
+/// Cargo, without what it tells those that it runs of their package: crates that ask for that would be
+/// compiled anew.
+pub(crate) fn cargo() -> tokio::process::Command {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = tokio::process::Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
 /// Builds the controller and tells where it is.
 pub async fn controller(build: Build) -> Result<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = tokio::process::Command::new(cargo);
+    let mut command = cargo();
     command.args([
         "build",
         "--bin",
