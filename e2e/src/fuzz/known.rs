@@ -16,8 +16,8 @@ pub enum Known {
     Reached,
     /// Both fail, and the gateway says another reason than the caller's proxy.
     Reason,
-    /// The call dials one Service or pod and names another one as Host. Istio goes by the name, the gateway
-    /// by the address.
+    /// The call dials one Service or pod and names another one as Host, or nothing that the caller's proxy
+    /// knows. Istio goes by the name, the gateway by the address.
     Forged,
     /// The client speaks HTTP/2, and the gateway speaks another version to the server than the caller's proxy
     /// does: it knows the Service where that one passes through, or does not where that one does.
@@ -42,7 +42,8 @@ impl Known {
             });
         }
         // What is dialled may fail where what is named does not.
-        let elsewhere = judge.server != fenced.server || !judge.arrived();
+        let elsewhere =
+            judge.server != fenced.server || !judge.arrived() || told_port(judge) != told_port(fenced);
         if way.passed_through && way.to_pod && fenced.outcome == "broken off" {
             return Some(Self::AsBytes);
         }
@@ -89,6 +90,12 @@ fn alike(one: &Answer, other: &Answer, left_out: &[&str]) -> bool {
         answer
     };
     rest(one) == rest(other)
+}
+
+/// The port on which a server was called.
+fn told_port(answer: &Answer) -> Option<u64> {
+    let told: Value = serde_json::from_str(&answer.body).ok()?;
+    told["port"].as_u64()
 }
 
 /// What a server was told, without some headers, or without the version of HTTP.
@@ -156,6 +163,9 @@ mod tests {
         let other = answer("200", Some("books/b"), "{}");
         assert_eq!(Known::of(&good, &other, Way::default()), None);
         assert_eq!(Known::of(&good, &other, forged), Some(Known::Forged));
+        let on = |port: u16| answer("200", Some("books/a"), &format!(r#"{{"port":{port}}}"#));
+        assert_eq!(Known::of(&on(80), &on(90), forged), Some(Known::Forged));
+        assert_eq!(Known::of(&on(80), &on(90), Way::default()), None);
         let by_a_rule = answer("301", None, "");
         assert_eq!(Known::of(&good, &by_a_rule, forged), Some(Known::Forged));
         assert_eq!(Known::of(&good, &one, forged), Some(Known::Forged));

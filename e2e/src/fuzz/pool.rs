@@ -70,7 +70,9 @@ impl Destination {
     }
 
     fn spec(self) -> PodSpec {
-        let mut spec = PodSpec::new(&self.full_name()).label("version", self.version);
+        let mut spec = PodSpec::new(&self.full_name())
+            .label("version", self.version)
+            .proxy_config(json!({"drainDuration": "1s"}));
         for (protocol, port) in SERVED {
             spec = spec.serve(protocol, port);
         }

@@ -17,6 +17,8 @@ use crate::mesh::options::MeshOptions;
 use crate::wait::{LONG, until};
 
 const REVISION: &str = "judge";
+/// The namespace with destinations that are fenced themselves.
+const FENCED: &str = "bank";
 /// What ServiceFence writes for proxies, as CRDs.
 const FENCING: [&str; 3] = [
     "sidecars.networking.istio.io",
@@ -75,7 +77,7 @@ impl Stage {
                 .await?;
         }
         self.write_fence(&json!({})).await?;
-        mesh.enforce("bank", &[]).await?;
+        mesh.enforce(FENCED, &[]).await?;
         mesh.enforce(HOME, &["caller"]).await
     }
 
@@ -218,7 +220,8 @@ impl Stage {
         self.take_addresses().await?;
         // Once for what was written, and once for what the controller has written then.
         self.barrier().await?;
-        self.barrier().await
+        self.barrier().await?;
+        self.drained().await
     }
 
     async fn take_addresses(&mut self) -> Result<()> {
@@ -248,8 +251,8 @@ impl Stage {
         Ok(())
     }
 
-    /// Writes a marker in each namespace and waits until it has come to both callers and, by the controller,
-    /// to the gateway. What was written before has come too.
+    /// Writes a marker in each namespace and waits until it has come to both callers, to the destinations that
+    /// know the whole mesh and, by the controller, to the gateway. What was written before has come too.
     async fn barrier(&mut self) -> Result<()> {
         self.barrier += 1;
         let mark = format!("/barrier-{}", self.barrier);
@@ -264,8 +267,35 @@ impl Stage {
         }
         let mark = format!("\"{mark}\"");
         let gateways = self.mesh.gateway_pods().map(|pod| pod.full_name());
-        let pods: Vec<String> = gateways.chain([CALLER, JUDGE].map(str::to_owned)).collect();
+        let unscoped = DESTINATIONS
+            .into_iter()
+            .filter(|one| one.proxied && ![FENCED, HOME].contains(&one.namespace));
+        let destinations = unscoped.map(|one| one.full_name());
+        let pods: Vec<String> = gateways
+            .chain(destinations)
+            .chain([CALLER, JUDGE].map(str::to_owned))
+            .collect();
         try_join_all(pods.iter().map(|pod| self.has_come(pod, &mark))).await?;
+        Ok(())
+    }
+
+    /// Waits until no destination drains what it had for a Service that has changed. Whoever has a connection
+    /// from before is answered by that, with 503 where its cluster is gone.
+    async fn drained(&self) -> Result<()> {
+        let proxied = DESTINATIONS.into_iter().filter(|one| one.proxied);
+        try_join_all(proxied.map(async |one| {
+            let proxy = self.mesh.proxy(&one.full_name())?;
+            until(format!("{} drains nothing", one.full_name()), LONG, async || {
+                let text = proxy
+                    .get("/stats?filter=listener_manager.total_.*_draining")
+                    .await?
+                    .text();
+                ensure!(text.lines().all(|line| line.ends_with(": 0")), "{text}");
+                Ok(())
+            })
+            .await
+        }))
+        .await?;
         Ok(())
     }
 

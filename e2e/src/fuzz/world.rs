@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::pool::HOME;
 use crate::call::Call;
 
 /// A mesh, what is called in it, and how it changes.
@@ -133,15 +134,41 @@ fn dialled(url: &str) -> &str {
 }
 
 impl World {
-    /// Whether a call names another Service than it dials. An `ExternalName` is a name of
-    /// another one.
+    /// Whether a call names another Service than it dials, or a Service with rules by a name that is not its
+    /// own. An `ExternalName` is a name of another one.
     pub(super) fn is_forged(&self, call: &FuzzCall) -> bool {
         let Some(host) = &call.host else { return false };
         let named = self.meant(label(host));
         let is_service = named
             .strip_prefix('s')
             .is_some_and(|number| number.parse::<usize>().is_ok());
-        is_service && named != self.meant(label(dialled(&call.url)))
+        let meant = self.meant(label(dialled(&call.url)));
+        if is_service && named != meant {
+            return true;
+        }
+        let is_address = host.starts_with('{');
+        let is_known = is_service && (host.contains('.') || self.namespace_of(&label(host)) == Some(HOME));
+        !is_address && !is_known && self.has_rules(&meant)
+    }
+
+    fn namespace_of(&self, service: &str) -> Option<&str> {
+        self.service(service)?["metadata"]["namespace"].as_str()
+    }
+
+    /// Whether some rule may be for a Service: in doubt it is.
+    fn has_rules(&self, service: &str) -> bool {
+        let changed = self.changes.iter().filter_map(|change| match change {
+            Change::Apply(object) | Change::Replace(object) => Some(object),
+            Change::Delete(_) | Change::Relabel { .. } => None,
+        });
+        self.objects.iter().chain(changed).any(|object| {
+            let kind = object["kind"].as_str().unwrap_or_default();
+            let text = object.to_string();
+            (kind == "VirtualService" || kind.ends_with("Route"))
+                && (text.contains(&format!("\"{service}\""))
+                    || text.contains(&format!("\"{service}."))
+                    || text.contains("\"*"))
+        })
     }
 
     /// Whether a call names a Service that is gone after so many changes. istiod may take it for a name of
@@ -217,6 +244,16 @@ mod tests {
         assert!(!forged("http://s0.books:80/", "s8.books:80"));
         assert!(forged("http://s1.books:80/", "s8.books:80"));
         assert!(!forged("http://s1.lab:80/", "nowhere.books"));
+        let rule = json!({"kind": "VirtualService", "metadata": {"name": "vs0"}, "spec": {"hosts": ["s1.books.svc.cluster.local"]}});
+        let mut with_rules = world.clone();
+        with_rules.objects.push(rule);
+        assert!(with_rules.is_forged(&call("http://s1.books:80/", "nowhere.books")));
+        assert!(
+            with_rules.is_forged(&call("http://s1.books:80/", "s1")),
+            "of another namespace"
+        );
+        assert!(!with_rules.is_forged(&call("http://s1.books:80/", "s1.books")));
+        assert!(!with_rules.is_forged(&call("http://s0.books:80/", "nowhere.books")));
         assert!(!world.is_forged(&FuzzCall::new("http://s0.books:80/")));
     }
 
