@@ -1,7 +1,7 @@
 //! The wiring: binds everything first, then starts it, and returns a handle with the real
 //! addresses, so that tests run what production runs.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -226,10 +226,13 @@ fn writer(config: &Config, client: &kube::Client, state: &Arc<State>, metrics: &
     )
 }
 
+/// Listens there; all addresses of IPv6 are those of IPv4 too, and where the kernel has no IPv6, those alone.
 async fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| AppError::Listen { address, source })
+    let mut bound = TcpListener::bind(address).await;
+    if bound.is_err() && address.ip() == Ipv6Addr::UNSPECIFIED {
+        bound = TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await;
+    }
+    bound.map_err(|source| AppError::Listen { address, source })
 }
 
 fn address(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
@@ -238,4 +241,21 @@ fn address(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
 
 fn positive(duration: SignedDuration) -> Duration {
     Duration::try_from(duration).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn all_addresses_are_those_of_both_families() {
+        let listener = bind((Ipv6Addr::UNSPECIFIED, 0).into()).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+        if listener.local_addr().unwrap().is_ipv6() {
+            TcpStream::connect((Ipv6Addr::LOCALHOST, port)).await.unwrap();
+        }
+    }
 }

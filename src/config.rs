@@ -51,15 +51,15 @@ pub struct Config {
     pub fallback_passthrough: bool,
 
     /// Address on which the fallback gateway's access logs arrive (gRPC).
-    #[arg(long, env = "SERVICEFENCE_LOG_LISTEN", default_value = "0.0.0.0:18090")]
+    #[arg(long, env = "SERVICEFENCE_LOG_LISTEN", default_value = "[::]:18090")]
     pub log_listen: SocketAddr,
 
     /// Address on which the access logs of observed sidecars arrive (gRPC), where no metrics are read.
-    #[arg(long, env = "SERVICEFENCE_OBSERVE_LISTEN", default_value = "0.0.0.0:18091")]
+    #[arg(long, env = "SERVICEFENCE_OBSERVE_LISTEN", default_value = "[::]:18091")]
     pub observe_listen: SocketAddr,
 
     /// Address of /metrics, /livez and /readyz.
-    #[arg(long, env = "SERVICEFENCE_ADMIN_LISTEN", default_value = "0.0.0.0:8080")]
+    #[arg(long, env = "SERVICEFENCE_ADMIN_LISTEN", default_value = "[::]:8080")]
     pub admin_listen: SocketAddr,
 
     /// Address of the API for people and tools, /v1/explain. It answers everybody who reaches it: on loopback

@@ -52,9 +52,9 @@ pub async fn start(
 ) -> Result<Vec<Process>> {
     let folder = state::folder(&state.id);
     say("network namespace and bridge");
-    let (node, address) = network::create(&state.id)?;
+    let (node, address) = network::create(&state.id, options.families)?;
     state.server = format!("https://{address}:6443");
-    state.dual_stack = options.dual_stack;
+    state.families = options.families;
     state::save(state)?;
     let setup = Setup {
         tools,
@@ -75,7 +75,7 @@ pub async fn start(
     say("kube-controller-manager and Istio's CRDs");
     let objects = Objects::new(client.clone());
     processes.push(kubernetes::start_controller_manager(&setup)?);
-    kubernetes::make_node(&objects).await?;
+    kubernetes::make_node(&objects, options.families).await?;
     istiod::install_crds(&setup, &client).await?;
     say("istiod");
     istiod::prepare(&setup, &objects).await?;

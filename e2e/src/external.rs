@@ -23,7 +23,7 @@ impl Mesh {
 
     async fn try_add_external(&self, name: &str, servers: &[Server]) -> Result<PodRecord> {
         let core = self.core();
-        let (netns, ip) = network::create(&core.id, &core.folder, Place::External)?;
+        let (netns, ip) = network::create(&core.id, &core.folder, Place::External, core.families)?;
         let record = PodRecord {
             namespace: NAMESPACE.to_owned(),
             name: name.to_owned(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use crate::addresses::NODE_IP;
+use crate::addresses::in_url;
 use crate::admin::{get_over, loopback};
 use crate::kubelet::images::Images;
 use crate::mesh::Mesh;
@@ -101,7 +101,8 @@ impl Mesh {
             "3m",
         ];
         // What runs in pods here finds no name of a Service.
-        let metrics = format!("istio.metricsUrl=http://{NODE_IP}:15014/metrics");
+        let node = in_url(self.core().families.node_ip());
+        let metrics = format!("istio.metricsUrl=http://{node}:15014/metrics");
         if !values.iter().any(|value| value.starts_with("istio.revision=")) {
             args.extend(["--set", &metrics]);
         }

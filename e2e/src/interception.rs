@@ -25,6 +25,10 @@ pub(crate) fn intercept(netns: &Netns, kind: PodKind, annotations: &BTreeMap<Str
         // that, and so do container runtimes.
         netns.run("sysctl", &["-qw", "net.ipv4.ip_unprivileged_port_start=0"], "")?;
     }
+    if intercepts {
+        // As `istio-iptables` does: from there the proxy calls the application.
+        netns.ip6("addr add ::6/128 dev lo nodad")?;
+    }
     for family in Family::ALL {
         let mut text = "*nat\n:VIP - [0:0]\n".to_owned();
         if intercepts {

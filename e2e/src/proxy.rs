@@ -1,6 +1,7 @@
 //! What an Envoy knows and did, from its admin interface inside the pod.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -18,6 +19,8 @@ const ADMIN_PORT: u16 = 15000;
 #[derive(Clone, Debug)]
 pub struct Proxy {
     sockets: Sockets,
+    /// Where its admin interface is.
+    loopback: IpAddr,
     pod: String,
 }
 
@@ -118,14 +121,16 @@ impl Proxy {
         ensure!(record.proxied, "pod {pod} has no proxy");
         Ok(Self {
             sockets: core.sockets(&record.netns())?,
+            loopback: core.families.loopback(),
             pod: pod.to_owned(),
         })
     }
 
     /// Any page of the admin interface.
     pub async fn get(&self, path: &str) -> Result<Page> {
-        let socket = self.sockets.tcp().await?;
-        let page = admin::get_over(socket, admin::loopback(ADMIN_PORT), path)
+        let address = SocketAddr::new(self.loopback, ADMIN_PORT);
+        let socket = self.sockets.tcp_to(address).await?;
+        let page = admin::get_over(socket, address, path)
             .await
             .with_context(|| format!("the proxy of {}", self.pod))?;
         ensure!(

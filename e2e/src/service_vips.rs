@@ -23,6 +23,7 @@ use kube::Client;
 use kube::api::{Api, ListParams};
 use kube::runtime::{WatchStreamExt as _, reflector, watcher};
 
+use crate::addresses::{NODE_IP, NODE_IPV6};
 use crate::interception::Family;
 use crate::mesh::Mesh;
 use crate::mesh::core::Core;
@@ -133,7 +134,7 @@ async fn apply_elsewhere(core: &Arc<Core>, table: &Table, applied: &Applied) -> 
 fn is_real(id: &str) -> impl Fn(&str) -> bool {
     let id = id.to_owned();
     move |ip| {
-        ip == crate::addresses::NODE_IP
+        [NODE_IP, NODE_IPV6].contains(&ip)
             || crate::pod::network::namespace_of(&id, ip).is_some_and(|netns| netns.exists())
     }
 }

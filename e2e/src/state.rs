@@ -12,6 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::addresses::Families;
 use crate::netns;
 use crate::tools::repository;
 
@@ -26,8 +27,8 @@ pub struct State {
     pub owner: Option<Owner>,
     /// The address of the API server, as seen from the machine.
     pub server: String,
-    /// Whether Services and pods have addresses of IPv6 too.
-    pub dual_stack: bool,
+    /// The families of addresses that pods and Services have.
+    pub families: Families,
 }
 
 /// A process, told from a later one with the same number by when it started.
@@ -99,7 +100,7 @@ pub fn claim(wanted: Option<&str>, owner: Option<Owner>) -> Result<State> {
                     id,
                     owner,
                     server: String::new(),
-                    dual_stack: false,
+                    families: Families::default(),
                 };
                 save(&state)?;
                 file.write_all(folder.to_string_lossy().as_bytes())?;

@@ -8,6 +8,8 @@
 mod absence;
 #[path = "operation/dead_connections.rs"]
 mod dead_connections;
+#[path = "operation/discovery.rs"]
+mod discovery;
 #[path = "operation/egress_proxy.rs"]
 mod egress_proxy;
 #[path = "operation/families.rs"]
@@ -89,6 +91,7 @@ const STEPS: &[&[Step]] = &[
     labels::STEPS,
     slow_status::STEPS,
     uncaptured::STEPS,
+    discovery::STEPS,
     virtual_machines::STEPS,
     memory::STEPS,
     opt_out::STEPS,
@@ -101,10 +104,11 @@ type Apart = (
 );
 
 /// They run side by side.
-const APART: [Apart; 3] = [
+const APART: [Apart; 4] = [
     (registry_only::NAME, || Box::pin(registry_only::run())),
     (revisions::NAME, || Box::pin(revisions::run())),
-    (families::NAME, || Box::pin(families::run())),
+    (families::BOTH, || Box::pin(families::both())),
+    (families::IPV6, || Box::pin(families::ipv6())),
 ];
 
 fn main() -> ExitCode {

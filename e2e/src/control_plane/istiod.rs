@@ -58,7 +58,7 @@ fn established(definition: &CustomResourceDefinition) -> bool {
 pub(super) async fn prepare(setup: &Setup<'_>, objects: &Objects) -> Result<()> {
     objects.namespace(ISTIO_NAMESPACE).await?;
     let metadata = json!({"name": "istiod", "namespace": ISTIO_NAMESPACE, "labels": {"app": "istiod", "istio": "pilot"}});
-    revision::apply_service(objects, &metadata, 0).await?;
+    revision::apply_service(objects, &metadata, 0, setup.options.families).await?;
     objects.apply(&config_map(&mesh_config(setup)?)?).await?;
     objects.apply(&setup.options.mtls.object()).await?;
     objects.apply(&webhook()).await?;
@@ -130,7 +130,7 @@ pub(super) fn start(setup: &Setup<'_>) -> Result<Process> {
             revision: "default",
             webhook: WEBHOOK,
             shift: 0,
-            dual_stack: setup.options.dual_stack,
+            families: setup.options.families,
             env,
         },
     )

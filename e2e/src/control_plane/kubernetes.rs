@@ -9,7 +9,7 @@ use ring::rand::SecureRandom as _;
 use serde_json::json;
 
 use super::Setup;
-use crate::addresses::{NODE_IP, NODE_NAME, SERVICE_RANGE, SERVICE_RANGE_IPV6};
+use crate::addresses::{Families, NODE_NAME};
 use crate::certificates;
 use crate::hex::hex;
 use crate::objects::Objects;
@@ -22,9 +22,9 @@ pub(super) fn start_api_server(setup: &Setup<'_>, address: &str) -> Result<Vec<P
     let keys = folder.join("keys");
     let names = [
         address,
-        NODE_IP,
+        setup.options.families.node_ip(),
         "127.0.0.1",
-        "10.96.0.1",
+        setup.options.families.api_ip(),
         "localhost",
         "kubernetes.default.svc",
     ];
@@ -50,16 +50,12 @@ pub(super) fn start_api_server(setup: &Setup<'_>, address: &str) -> Result<Vec<P
         "--quota-backend-bytes=8589934592",
         "--log-level=warn",
     ]);
-    let ranges = if setup.options.dual_stack {
-        format!("{SERVICE_RANGE},{SERVICE_RANGE_IPV6}")
-    } else {
-        SERVICE_RANGE.to_owned()
-    };
+    let families = setup.options.families;
     let api_server = Program::new("kube-apiserver", setup.tools.program("kube-apiserver"), folder).args([
         "--etcd-servers=http://127.0.0.1:2379",
         "--secure-port=6443",
-        "--bind-address=0.0.0.0",
-        &format!("--advertise-address={NODE_IP}"),
+        &format!("--bind-address={}", families.any().trim_matches(['[', ']'])),
+        &format!("--advertise-address={}", families.node_ip()),
         "--cert-dir=keys",
         "--tls-cert-file=keys/apiserver.crt",
         "--tls-private-key-file=keys/apiserver.key",
@@ -74,7 +70,7 @@ pub(super) fn start_api_server(setup: &Setup<'_>, address: &str) -> Result<Vec<P
         "--service-account-key-file=keys/sa.pub",
         "--service-account-signing-key-file=keys/sa.key",
         "--service-account-issuer=https://kubernetes.default.svc",
-        &format!("--service-cluster-ip-range={ranges}"),
+        &format!("--service-cluster-ip-range={}", families.service_ranges()),
         "--allow-privileged=true",
     ]);
     Ok(vec![
@@ -121,13 +117,13 @@ pub(super) fn start_controller_manager(setup: &Setup<'_>) -> Result<Process> {
 }
 
 /// The one Node that all pods are bound to; without it the garbage collection of pods would delete them.
-pub(super) async fn make_node(objects: &Objects) -> Result<()> {
+pub(super) async fn make_node(objects: &Objects, families: Families) -> Result<()> {
     let name = json!({"name": NODE_NAME, "labels": {"kubernetes.io/hostname": NODE_NAME}});
     let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": name});
     objects.apply(&node).await?;
     objects
         .apply_status(&json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE_NAME}, "status": {
-            "addresses": [{"type": "InternalIP", "address": NODE_IP}],
+            "addresses": [{"type": "InternalIP", "address": families.node_ip()}],
             "capacity": {"cpu": "64", "memory": "64Gi", "pods": "10000"},
             "allocatable": {"cpu": "64", "memory": "64Gi", "pods": "10000"},
             "conditions": [{"type": "Ready", "status": "True", "reason": "Mesh", "message": "pods are namespaces",

@@ -6,13 +6,13 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use crate::addresses::{NODE_IP, SERVICE_RANGE, SERVICE_RANGE_IPV6, ipv6, node_namespace};
+use crate::addresses::{Families, NODE_IP, SERVICE_RANGE, SERVICE_RANGE_IPV6, ipv6, node_namespace};
 use crate::interception::intercept;
 use crate::netns::{Netns, run};
 use crate::pod::PodKind;
 
 /// Makes the namespace, its bridge and the link; gives the namespace and its address on the link.
-pub(super) fn create(id: &str) -> Result<(Netns, String)> {
+pub(super) fn create(id: &str, families: Families) -> Result<(Netns, String)> {
     let node = Netns::create(node_namespace(id).name())?;
     node.ip(&format!(
         "link add br0 type bridge\naddr add {NODE_IP}/16 dev br0\naddr add 10.2.0.1/16 dev br0\nlink set br0 up\n\
@@ -35,7 +35,8 @@ pub(super) fn create(id: &str) -> Result<(Netns, String)> {
         node.run("sysctl", &["-q", "-w", setting], "")?;
     }
     node.write_hosts(&format!(
-        "127.0.0.1 localhost\n{NODE_IP} istiod.istio-system.svc\n"
+        "127.0.0.1 localhost\n{} istiod.istio-system.svc\n",
+        families.node_ip()
     ))?;
     let address = link(id, &node)?;
     Ok((node, address))

@@ -10,7 +10,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use crate::addresses::{ISTIO_NAMESPACE, NODE_IP};
+use crate::addresses::{Families, ISTIO_NAMESPACE};
 use crate::mesh::Mesh;
 use crate::netns::Netns;
 use crate::objects::Objects;
@@ -65,7 +65,7 @@ pub(super) struct Instance<'a> {
     pub(super) webhook: &'a str,
     /// What is added to every port.
     pub(super) shift: u16,
-    pub(super) dual_stack: bool,
+    pub(super) families: Families,
     pub(super) env: &'a [(String, String)],
 }
 
@@ -78,7 +78,12 @@ pub(crate) fn host(revision: &str) -> String {
 }
 
 /// The Service of an istiod, with its one endpoint.
-pub(super) async fn apply_service(objects: &Objects, metadata: &Value, shift: u16) -> Result<()> {
+pub(super) async fn apply_service(
+    objects: &Objects,
+    metadata: &Value,
+    shift: u16,
+    families: Families,
+) -> Result<()> {
     let port = |name: &str, port: u16| json!({"name": name, "port": port, "protocol": "TCP"});
     let service_ports: Vec<Value> = PORTS
         .iter()
@@ -98,9 +103,9 @@ pub(super) async fn apply_service(objects: &Objects, metadata: &Value, shift: u1
     let name = &metadata["name"];
     objects
         .apply(&json!({
-            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": if families == Families::Ipv6 { "IPv6" } else { "IPv4" },
             "metadata": {"name": name, "namespace": ISTIO_NAMESPACE, "labels": {"kubernetes.io/service-name": name}},
-            "endpoints": [{"addresses": [NODE_IP], "conditions": {"ready": true}}], "ports": slice_ports,
+            "endpoints": [{"addresses": [families.node_ip()], "conditions": {"ready": true}}], "ports": slice_ports,
         }))
         .await?;
     Ok(())
@@ -115,15 +120,16 @@ pub(super) fn start(tools: &Tools, mesh: &Path, node: &Netns, instance: &Instanc
     let folder = mesh.join(&name);
     fs::create_dir_all(&folder)?;
     let port = |number: u16| number + instance.shift;
+    let any = instance.families.any();
     let mut program = Program::new(name, tools.program("pilot-discovery"), folder)
         .args(["discovery", "--kubeconfig"])
         .args([mesh.join("kubeconfig").to_string_lossy()])
         .args([
-            format!("--grpcAddr=0.0.0.0:{}", port(15010)),
-            format!("--secureGRPCAddr=0.0.0.0:{}", port(15012)),
-            format!("--httpsAddr=0.0.0.0:{}", port(15017)),
+            format!("--grpcAddr={any}:{}", port(15010)),
+            format!("--secureGRPCAddr={any}:{}", port(15012)),
+            format!("--httpsAddr={any}:{}", port(15017)),
             format!("--httpAddr=127.0.0.1:{}", port(DEBUG_PORT)),
-            format!("--monitoringAddr=0.0.0.0:{}", port(15014)),
+            format!("--monitoringAddr={any}:{}", port(15014)),
         ])
         .args([
             "--registries=Kubernetes",
@@ -156,7 +162,7 @@ pub(super) fn start(tools: &Tools, mesh: &Path, node: &Netns, instance: &Instanc
             program = program.env(name, value);
         }
     }
-    if instance.dual_stack {
+    if instance.families == Families::Both {
         program = program.env("ISTIO_DUAL_STACK", "true");
     }
     for (name, value) in instance.env {
@@ -191,12 +197,12 @@ impl Mesh {
         let shift = APART * u16::try_from(there).context("too many istiods")?;
         let labels = json!({"app": "istiod", "istio": "pilot", "istio.io/rev": revision});
         let metadata = json!({"name": name, "namespace": ISTIO_NAMESPACE, "labels": labels});
-        apply_service(&core.objects, &metadata, shift).await?;
+        apply_service(&core.objects, &metadata, shift, core.families).await?;
         let instance = Instance {
             revision,
             webhook: "",
             shift,
-            dual_stack: core.dual_stack,
+            families: core.families,
             env: &spec.env,
         };
         let process = start(&core.tools, &core.folder, &core.node(), &instance)?;

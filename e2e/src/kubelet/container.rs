@@ -108,7 +108,7 @@ impl Keeper {
         let volumes = Volumes::of(&self.core.client, &self.pod, &self.record, &self.container).await?;
         let name = format!("{}.{}", self.record.log_name(), self.container.name);
         let mut program = Program::new(name, path, &self.record.folder)
-            .env("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+            .env("KUBERNETES_SERVICE_HOST", self.core.families.api_ip())
             .env("KUBERNETES_SERVICE_PORT", "443")
             .env("HOSTNAME", &self.record.name);
         let kubeconfig = self.record.folder.join("kubeconfig");

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Pod, Secret
 use kube::api::Api;
 use kube::{Client, ResourceExt as _};
 
-use crate::addresses::{NODE_IP, NODE_NAME};
+use crate::addresses::{NODE_NAME, node_beside};
 use crate::pod::PodRecord;
 
 /// Name and value, in the order of the spec: later ones may refer to earlier ones.
@@ -90,7 +90,7 @@ fn field(pod: &Pod, record: &PodRecord, path: &str) -> Result<String> {
         "spec.nodeName" => NODE_NAME.to_owned(),
         "spec.serviceAccountName" => record.service_account.clone(),
         "status.podIP" | "status.podIPs" => record.ip.clone(),
-        "status.hostIP" | "status.hostIPs" => NODE_IP.to_owned(),
+        "status.hostIP" | "status.hostIPs" => node_beside(&record.ip).to_owned(),
         _ => keyed(pod.labels(), "metadata.labels['")
             .or_else(|| keyed(pod.annotations(), "metadata.annotations['"))
             .with_context(|| format!("there is no field {path}"))?,

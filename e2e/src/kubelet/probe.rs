@@ -67,7 +67,7 @@ impl Prober {
     /// One look.
     pub(super) async fn look(&self) -> Result<()> {
         let look = async {
-            let socket = self.sockets.tcp().await?;
+            let socket = self.sockets.tcp_to(self.address).await?;
             match &self.path {
                 None => socket
                     .connect(self.address)

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::addresses::NODE_IP;
+use crate::addresses::node_beside;
 
 /// What a container is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,8 +118,9 @@ impl PodStatus {
             .any(|report| !matches!(report.state, State::Waiting { .. }));
         let phase = self.end.unwrap_or(if started { "Running" } else { "Pending" });
         let reports: Vec<Value> = self.reports.values().map(Report::json).collect();
-        let mut status = json!({"phase": phase, "hostIP": NODE_IP, "conditions": conditions, "containerStatuses": reports});
+        let mut status = json!({"phase": phase, "conditions": conditions, "containerStatuses": reports});
         if let Some(first) = self.ips.get(0) {
+            status["hostIP"] = json!(node_beside(first["ip"].as_str().unwrap_or_default()));
             status["podIP"] = first["ip"].clone();
             status["podIPs"] = self.ips.clone();
         }

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use super::container::{self, gone};
 use super::status::{PodStatus, Report};
 use super::{Gone, Stop, environment, proxy};
-use crate::addresses::NODE_NAME;
+use crate::addresses::{NODE_NAME, in_url};
 use crate::control_plane::kubeconfig;
 use crate::kubelet::images::Images;
 use crate::mesh::core::Core;
@@ -150,9 +150,10 @@ impl Worker {
             .token(&record.namespace, &record.service_account, None)
             .await?;
         let authority = std::fs::read(self.core.folder.join("keys/ca.crt"))?;
+        let api = in_url(self.core.families.api_ip());
         std::fs::write(
             record.folder.join("kubeconfig"),
-            kubeconfig("https://10.96.0.1:443", &authority, &token)?,
+            kubeconfig(&format!("https://{api}:443"), &authority, &token)?,
         )?;
         Ok(())
     }

@@ -8,7 +8,7 @@ use anyhow::Result;
 use kube::Client;
 use serde_json::{Value, json};
 
-use crate::addresses::{ipv6_beside, node_namespace};
+use crate::addresses::{Families, ipv6_beside, node_namespace};
 use crate::client::client;
 use crate::netns::{Netns, Sockets};
 use crate::objects::{Objects, lock};
@@ -24,8 +24,8 @@ pub(crate) struct Core {
     pub(crate) tools: Tools,
     pub(crate) client: Client,
     pub(crate) objects: Objects,
-    /// Whether pods tell that they have addresses of IPv6 too.
-    pub(crate) dual_stack: bool,
+    /// The families of addresses that pods and Services have.
+    pub(crate) families: Families,
     pub(crate) processes: Mutex<HashMap<String, Process>>,
     sockets: Mutex<HashMap<String, Sockets>>,
 }
@@ -40,7 +40,7 @@ impl Core {
             folder,
             tools,
             client,
-            dual_stack: state::load(id)?.dual_stack,
+            families: state::load(id)?.families,
             processes: Mutex::default(),
             sockets: Mutex::default(),
         })
@@ -48,7 +48,7 @@ impl Core {
 
     /// The addresses of what has this one, as the status of a pod lists them.
     pub(crate) fn pod_ips(&self, ip: &str) -> Value {
-        let ipv6 = ipv6_beside(ip).filter(|_| self.dual_stack);
+        let ipv6 = ipv6_beside(ip).filter(|_| self.families == Families::Both);
         let all = [Some(ip.to_owned()), ipv6.map(|ip| ip.to_string())];
         all.into_iter().flatten().map(|ip| json!({"ip": ip})).collect()
     }

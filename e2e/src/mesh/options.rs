@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::addresses::ISTIO_NAMESPACE;
+use crate::addresses::{Families, ISTIO_NAMESPACE};
 
 /// Istio's `outboundTrafficPolicy`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,17 +63,17 @@ pub struct MeshOptions {
     /// Nothing but etcd and an API server that knows Istio's kinds: no istiod, no controllers, no Service
     /// addresses.
     pub api_server_only: bool,
-    /// Services may have addresses of IPv6 beside those of IPv4, pods have both, and so does Istio.
-    pub dual_stack: bool,
+    /// The families of addresses that pods and Services have.
+    pub families: Families,
     /// Print each step of the start to stderr.
     pub verbose: bool,
 }
 
 impl MeshOptions {
-    /// Makes it a mesh of both families.
+    /// Chooses the families of addresses.
     #[must_use]
-    pub fn dual_stack(mut self) -> Self {
-        self.dual_stack = true;
+    pub fn families(mut self, families: Families) -> Self {
+        self.families = families;
         self
     }
 

@@ -15,7 +15,7 @@ use super::network::{self, Place};
 use super::proxy_agent::{self, Identity};
 use super::record::PodRecord;
 use super::spec::{PodKind, PodSpec, REVISION, Server};
-use crate::addresses::{NODE_IP, NODE_NAME};
+use crate::addresses::NODE_NAME;
 use crate::interception::{intercept, interception};
 use crate::mesh::Mesh;
 use crate::mesh::core::Core;
@@ -124,7 +124,7 @@ pub(crate) fn make_home(
     let (namespace, name) = full_name
         .split_once('/')
         .context("a pod has a namespace and a name")?;
-    let (netns, ip) = network::create(&core.id, &core.folder, Place::Pod)?;
+    let (netns, ip) = network::create(&core.id, &core.folder, Place::Pod, core.families)?;
     let record = PodRecord {
         folder: PodRecord::folder_of(&core.folder, full_name),
         namespace: namespace.to_owned(),
@@ -241,7 +241,7 @@ async fn write_status(core: &Core, record: &PodRecord, ready: bool) -> Result<()
             json!({"type": kind, "status": if holds { "True" } else { "False" }, "lastTransitionTime": now})
         })
         .collect();
-    let status = json!({"status": {"phase": "Running", "hostIP": NODE_IP, "podIP": record.ip,
+    let status = json!({"status": {"phase": "Running", "hostIP": core.families.node_ip(), "podIP": record.ip,
         "podIPs": core.pod_ips(&record.ip), "conditions": conditions, "startTime": now}});
     let api: Api<Pod> = Api::namespaced(core.client.clone(), &record.namespace);
     api.patch_status(&record.name, &PatchParams::default(), &Patch::Merge(status))

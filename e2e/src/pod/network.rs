@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use crate::addresses::{NODE_IP, ipv4_beside, ipv6, node_namespace};
+use crate::addresses::{Families, NODE_IP, ipv4_beside, ipv6, node_namespace};
 use crate::netns::Netns;
 
 /// Where an address lives: pods in the mesh's range, hosts outside it in another.
@@ -30,7 +30,7 @@ impl Place {
 }
 
 /// A namespace on the bridge, with an address.
-pub(crate) fn create(id: &str, folder: &Path, place: Place) -> Result<(Netns, String)> {
+pub(crate) fn create(id: &str, folder: &Path, place: Place, families: Families) -> Result<(Netns, String)> {
     let (second, prefix) = place.range();
     let number = next_number(folder, prefix)?;
     let [third, fourth] = number.to_be_bytes();
@@ -42,13 +42,17 @@ pub(crate) fn create(id: &str, folder: &Path, place: Place) -> Result<(Netns, St
         netns.name()
     ))?;
     let gateway = if place == Place::Pod { NODE_IP } else { "10.2.0.1" };
-    netns.ip(&format!(
-        "addr add {ip}/16 dev eth0\nlink set eth0 up\nroute add default via {gateway}"
-    ))?;
+    netns.ip("link set eth0 up")?;
+    let ipv6_ip = ipv6(second, number);
     netns.ip6(&format!(
-        "addr add {}/64 dev eth0 nodad\nroute add default via {}",
-        ipv6(second, number),
+        "addr add {ipv6_ip}/64 dev eth0 nodad\nroute add default via {}",
         ipv6(second, 1)
+    ))?;
+    if families == Families::Ipv6 {
+        return Ok((netns, ipv6_ip.to_string()));
+    }
+    netns.ip(&format!(
+        "addr add {ip}/16 dev eth0\nroute add default via {gateway}"
     ))?;
     Ok((netns, ip))
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::chown;
 use std::path::Path;
 
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::record::PodRecord;
 use super::spec::{PodKind, REVISION};
-use crate::addresses::{ISTIO_NAMESPACE, NODE_IP, NODE_NAME};
+use crate::addresses::{Families, ISTIO_NAMESPACE, NODE_NAME};
 use crate::admin;
 use crate::control_plane::revision::host;
 use crate::interception::interception;
@@ -76,7 +77,7 @@ pub(crate) async fn start(core: &Core, pod: &PodRecord, identity: &Identity<'_>)
         ("POD_NAMESPACE", &pod.namespace),
         ("INSTANCE_IP", &pod.ip),
         ("SERVICE_ACCOUNT", &pod.service_account),
-        ("HOST_IP", NODE_IP),
+        ("HOST_IP", core.families.node_ip()),
         ("CA_ADDR", &istiod(identity)),
         ("TRUST_DOMAIN", "cluster.local"),
         ("PILOT_CERT_PROVIDER", "istiod"),
@@ -88,7 +89,14 @@ pub(crate) async fn start(core: &Core, pod: &PodRecord, identity: &Identity<'_>)
         ("ISTIO_META_APP_CONTAINERS", "app"),
         ("ISTIO_META_WORKLOAD_NAME", workload),
         ("ISTIO_META_OWNER", &owner),
-        ("ISTIO_DUAL_STACK", if core.dual_stack { "true" } else { "false" }),
+        (
+            "ISTIO_DUAL_STACK",
+            if core.families == Families::Both {
+                "true"
+            } else {
+                "false"
+            },
+        ),
         ("GOMEMLIMIT", "200MiB"),
     ] {
         program = program.env(name, value);
@@ -190,8 +198,9 @@ pub(crate) async fn wait_ready(core: &Core, pod: &PodRecord, process: &Process) 
 
 /// One look at the agent's health endpoint.
 pub(crate) async fn is_ready(core: &Core, pod: &PodRecord) -> Result<()> {
-    let socket = core.sockets(&pod.netns())?.tcp().await?;
-    let page = admin::get_over(socket, admin::loopback(HEALTH_PORT), "/healthz/ready").await?;
+    let address = SocketAddr::new(core.families.loopback(), HEALTH_PORT);
+    let socket = core.sockets(&pod.netns())?.tcp_to(address).await?;
+    let page = admin::get_over(socket, address, "/healthz/ready").await?;
     if page.status == 200 {
         Ok(())
     } else {

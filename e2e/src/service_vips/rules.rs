@@ -8,6 +8,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::{Deserialize, Serialize};
 
 use super::BACKGROUND_LABEL;
+use crate::addresses::node_beside;
 use crate::interception::Family;
 
 /// What is in force: every Service of the mesh that can be called.
@@ -23,7 +24,7 @@ struct Entry {
     cluster_ips: Vec<String>,
     /// Ready endpoints (address, port) by Service port, of all families.
     ports: BTreeMap<i32, Vec<(String, i32)>>,
-    /// The ready addresses of IPv4.
+    /// The ready addresses of the Service's first family.
     addresses: Vec<String>,
 }
 
@@ -105,12 +106,16 @@ impl Table {
         text + "COMMIT\n"
     }
 
+    /// The node's address, of the family of the API server's Service.
+    fn node(&self) -> &'static str {
+        let api = self.services.get("default/kubernetes");
+        let ip = api.and_then(|entry| entry.cluster_ips.first());
+        node_beside(ip.map_or("", String::as_str))
+    }
+
     /// A hosts file for processes at home in the Kubernetes namespace `home`.
     pub(super) fn hosts(&self, home: &str, externals: &BTreeMap<String, String>) -> String {
-        let mut text = format!(
-            "127.0.0.1 localhost\n{} istiod.istio-system.svc\n",
-            crate::addresses::NODE_IP
-        );
+        let mut text = format!("127.0.0.1 localhost\n{} istiod.istio-system.svc\n", self.node());
         for (key, entry) in &self.services {
             let Some((namespace, name)) = key.split_once('/') else {
                 continue;
@@ -177,6 +182,9 @@ impl Entry {
             cluster_ips: ips.cloned().collect(),
             ..Self::default()
         };
+        let families = spec.and_then(|spec| spec.ip_families.as_ref());
+        let is_ipv6 = families.is_some_and(|all| all.first().is_some_and(|family| family == "IPv6"));
+        let first_family = if is_ipv6 { Family::V6 } else { Family::V4 };
         for slice in slices {
             let addresses: Vec<&String> = slice
                 .endpoints
@@ -186,10 +194,12 @@ impl Entry {
                 .filter_map(|endpoint| endpoint.addresses.first())
                 .filter(|address| is_real(address))
                 .collect();
-            let ipv4 = addresses
+            let of_the_first = addresses
                 .iter()
-                .filter(|address| Family::of(address) == Family::V4);
-            entry.addresses.extend(ipv4.map(|address| (*address).clone()));
+                .filter(|address| Family::of(address) == first_family);
+            entry
+                .addresses
+                .extend(of_the_first.map(|address| (*address).clone()));
             for port in spec.and_then(|spec| spec.ports.as_ref()).into_iter().flatten() {
                 let name = port.name.as_deref().unwrap_or_default();
                 let target = slice
