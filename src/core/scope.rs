@@ -32,7 +32,7 @@ pub use self::scoping::Scoping;
 pub use self::why::{Why, Whys};
 
 impl Scoping<'_> {
-    /// The scope that a fence should have: one rule after the other. The last seven look at what the others
+    /// The scope that a fence should have: one rule after the other. The last eight look at what the others
     /// brought.
     pub fn scope_of(self, fence: &Fence) -> Scope {
         let namespace = &fence.key.namespace;
@@ -52,6 +52,7 @@ impl Scoping<'_> {
         scope.extend(Why::Waypoint, self.by_waypoint(namespace));
         scope.extend(Why::ServiceEntry, self.kept_entries(fence));
         scope.extend(Why::Covered, self.covered_by_entries(namespace));
+        scope.extend(Why::TakenAsBytes, self.taken_as_bytes(namespace));
         scope.extend(Why::RuleOnly, self.known_by_rules_only(namespace));
         scope.extend(Why::RuleOfName, self.external_names_with_rules(namespace));
         scope.extend(Why::SubsetRule, self.led_to_subsets(namespace));
@@ -67,6 +68,7 @@ impl Scoping<'_> {
             self.add_external_names(fence, &mut scope);
             self.add_destinations(namespace, &mut scope);
             self.add_below_wildcards(namespace, &mut scope);
+            self.add_listeners_of_rules(namespace, &mut scope);
             if scope.hosts.len() == before {
                 break;
             }

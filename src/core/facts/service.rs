@@ -80,6 +80,8 @@ pub struct ServiceFacts {
     pub addresses: Vec<IpAddr>,
     /// Its TCP ports; none of an ExternalName.
     pub ports: Vec<Port>,
+    /// The numbers of an ExternalName's own ports that are HTTP: rules for its name are followed on these.
+    pub rule_ports: Vec<u16>,
     /// The host that it stands for, if it is an ExternalName.
     pub stands_for: Option<Name>,
     /// Its selector without the labels that tell revisions of a workload apart; empty where it has none.
@@ -122,6 +124,11 @@ pub fn by_waypoint(labels: &Labels) -> Option<bool> {
     Some(matches!(&**says, "1" | "t" | "T" | "true" | "TRUE" | "True"))
 }
 
+fn http_numbers(ports: &[Port]) -> impl Iterator<Item = u16> {
+    let http = ports.iter().filter(|port| port.protocol == Protocol::Http);
+    http.map(|port| port.number)
+}
+
 impl ServiceFacts {
     /// Reads one of `namespace`.
     pub fn of(meta: &ObjectMeta, spec: ServiceSpec, namespace: &str) -> Self {
@@ -134,9 +141,8 @@ impl ServiceFacts {
             (_, Some("None")) => ServiceKind::Headless,
             _ => ServiceKind::ClusterIp,
         };
-        // An ExternalName has the ports of the host that it stands for.
-        let ports = spec.ports.filter(|_| kind != ServiceKind::ExternalName);
-        let ports = ports
+        let ports = spec
+            .ports
             .into_iter()
             .flatten()
             .filter(|port| !matches!(port.protocol.as_deref(), Some("UDP" | "SCTP")))
@@ -146,6 +152,12 @@ impl ServiceFacts {
                 let protocol = Protocol::select(number, name, port.app_protocol.as_deref());
                 Some(Port { number, protocol })
             });
+        let ports: Vec<_> = ports.collect();
+        // An ExternalName has the ports of the host that it stands for.
+        let (rule_ports, ports) = match kind {
+            ServiceKind::ExternalName => (http_numbers(&ports).collect(), Vec::new()),
+            ServiceKind::ClusterIp | ServiceKind::Headless => (Vec::new(), ports),
+        };
         // Istio takes an empty one as none (`ConvertService`).
         let export_to = meta.annotations.as_ref().and_then(|all| all.get(EXPORT_TO));
         let export_to = export_to.filter(|list| !list.is_empty());
@@ -153,7 +165,8 @@ impl ServiceFacts {
         Self {
             kind,
             addresses,
-            ports: ports.collect(),
+            ports,
+            rule_ports,
             stands_for: spec
                 .external_name
                 .filter(|name| kind == ServiceKind::ExternalName && !name.is_empty())
@@ -191,18 +204,13 @@ impl ServiceFacts {
 
     /// The numbers of the ports that are declared as HTTP.
     pub fn http_numbers(&self) -> impl Iterator<Item = u16> {
-        self.numbers(true)
+        http_numbers(&self.ports)
     }
 
     /// The numbers of all other ports.
     pub fn other_numbers(&self) -> impl Iterator<Item = u16> {
-        self.numbers(false)
-    }
-
-    fn numbers(&self, http: bool) -> impl Iterator<Item = u16> {
-        let ports = self.ports.iter();
-        let wanted = ports.filter(move |port| (port.protocol == Protocol::Http) == http);
-        wanted.map(|port| port.number)
+        let other = self.ports.iter().filter(|port| port.protocol != Protocol::Http);
+        other.map(|port| port.number)
     }
 }
 

@@ -51,6 +51,9 @@ pub enum Why {
     NonHttp,
     /// It is not HTTP, and a listener for all addresses in scope would swallow its connections.
     PortCollision,
+    /// It is HTTP on a port number that is not HTTP everywhere, and there a ServiceEntry that is not HTTP takes
+    /// all connections.
+    TakenAsBytes,
     /// It is an alias, by the chart, of a host in scope.
     Alias,
     /// Rules for a host in scope lead to it, and it has several ports.
@@ -58,6 +61,8 @@ pub enum Why {
     /// Rules for a host in scope are for a wildcard over it too, and on a port number that no other host of
     /// the scope has they would be followed for it without its import.
     BelowWildcard,
+    /// Rules in scope are for a name that brings no listener: of no Service, or an ExternalName.
+    RuleListener,
     /// A VirtualService has rules for a host in scope, and is looked up by its own namespace.
     Route,
     /// It is an ExternalName of a host in scope, or what one stands for to which a rule in scope leads.
@@ -65,7 +70,7 @@ pub enum Why {
 }
 
 impl Why {
-    const ALL: [Self; 26] = [
+    const ALL: [Self; 28] = [
         Self::Own,
         Self::Baseline,
         Self::Provider,
@@ -87,9 +92,11 @@ impl Why {
         Self::DirectDestination,
         Self::NonHttp,
         Self::PortCollision,
+        Self::TakenAsBytes,
         Self::Alias,
         Self::Destination,
         Self::BelowWildcard,
+        Self::RuleListener,
         Self::Route,
         Self::ExternalName,
     ];
@@ -147,6 +154,14 @@ impl Why {
                 "Protocol",
                 "it has a port that is not HTTP, and an HTTP listener of the same number would swallow its connections",
             ),
+            Self::TakenAsBytes => (
+                "Protocol",
+                "a ServiceEntry has a port of its number that is not HTTP, and its listener would take calls to it as bytes",
+            ),
+            Self::RuleListener => (
+                "Route",
+                "a VirtualService in scope has rules for a name that brings no listener, and without some HTTP Service of its port number they would not be followed",
+            ),
             Self::ProxyCalls
             | Self::Spec
             | Self::Learned
@@ -180,7 +195,12 @@ impl Whys {
         self.iter().any(|why| {
             !matches!(
                 why,
-                Why::Alias | Why::Destination | Why::BelowWildcard | Why::Route | Why::ExternalName
+                Why::Alias
+                    | Why::Destination
+                    | Why::BelowWildcard
+                    | Why::RuleListener
+                    | Why::Route
+                    | Why::ExternalName
             )
         })
     }

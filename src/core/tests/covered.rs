@@ -113,3 +113,31 @@ fn a_service_with_the_name_of_an_entry_is_in_scope_with_it() {
     world.settle();
     assert_eq!(scope(&world), [REVIEWS, evil]);
 }
+
+/// Our own HTTP listener is on numbers only that are HTTP everywhere.
+#[test]
+fn what_the_listener_of_an_entry_would_take_as_bytes_is_in_scope() {
+    for (protocol, taken) in [("TCP", true), ("TLS", true), ("HTTP", false)] {
+        let mut world = shop();
+        world.object(
+            "ServiceEntry",
+            "infra",
+            "wide",
+            entry("*.example.com", 8080, protocol),
+        );
+        world.settle();
+        assert!(
+            !scope(&world).contains(&REVIEWS.to_owned()),
+            "{protocol}: ours takes it"
+        );
+        world.service("data", "undeclared", &["any:8080"]);
+        world.settle();
+        assert_eq!(scope(&world).contains(&REVIEWS.to_owned()), taken, "{protocol}");
+        world.service("data", "undeclared", &["any:8081"]);
+        world.settle();
+        assert!(
+            !scope(&world).contains(&REVIEWS.to_owned()),
+            "{protocol}: ours takes it again"
+        );
+    }
+}

@@ -142,3 +142,36 @@ fn first_bytes_are_looked_at_where_they_tell_something() {
     world.settle();
     assert_eq!(numbers(&world), [0; 0], "there is an HTTP listener again");
 }
+
+/// Where a number is not HTTP everywhere, ours has no HTTP listener: some Service must bring one.
+#[test]
+fn rules_for_names_without_a_listener_bring_one() {
+    let outside =
+        json!({"spec": {"type": "ExternalName", "externalName": "api.example.com", "clusterIP": null}});
+    for (host, ports, number) in [
+        ("outside.lab.svc.cluster.local", "http:80", 80),
+        ("outside.lab.svc.cluster.local", "http:8081", 8081),
+        ("shop.example.com", "http:80", 80),
+    ] {
+        let mut world = shop();
+        world.service_with("lab", "outside", &[ports], &outside);
+        world.service("books", "late", &[&format!("http:{number}")]);
+        let rule = json!({"hosts": [host], "http": [{"fault": {"abort": {"httpStatus": 418}}}]});
+        world.object("VirtualService", "lab", "rule", rule);
+        world.settle();
+        let late = "books/late.books.svc.cluster.local".to_owned();
+        assert!(!scope(&world).contains(&late), "{host} {number}: ours has one");
+        world.service("books", "bytes", &[&format!("tcp:{number}")]);
+        world.settle();
+        assert!(scope(&world).contains(&late), "{host} {number}");
+        let why = world.engine.explain(&web(), "late.books", world.now).unwrap();
+        assert!(why.because[0].detail.contains("brings no listener"), "{why:?}");
+        world.service("lab", "another", &[&format!("http:{number}")]);
+        world.edit("shop", "web", json!({"allow": [{"host": "another.lab"}]}));
+        world.settle();
+        assert!(
+            !scope(&world).contains(&late),
+            "{host} {number}: another one brings it"
+        );
+    }
+}
