@@ -34,6 +34,7 @@ fn service(number: u32, port: u16) -> Change {
             number: port,
             protocol: Protocol::Http,
         }],
+        rule_ports: Vec::new(),
         stands_for: None,
         selector: [("app".to_owned(), name.clone())].into_iter().collect(),
         mode: LabelValue::Absent,

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
-use super::pool::{self, CALLER, DESTINATIONS, EXTERNAL, HOME, JUDGE, NAMESPACES};
+use super::pool::{self, CALLER, DESTINATIONS, Destination, EXTERNAL, HOME, JUDGE, NAMESPACES};
 use super::world::{Change, World};
 use crate::control_plane::revision::IstiodSpec;
 use crate::install::Build;
@@ -251,8 +251,9 @@ impl Stage {
         Ok(())
     }
 
-    /// Writes a marker in each namespace and waits until it has come to both callers, to the destinations that
-    /// know the whole mesh and, by the controller, to the gateway. What was written before has come too.
+    /// Writes a marker in each namespace and waits until it has come to both callers, to the destinations
+    /// that know the whole mesh and, by the controller, to the gateway. What was written before has come
+    /// too.
     async fn barrier(&mut self) -> Result<()> {
         self.barrier += 1;
         let mark = format!("/barrier-{}", self.barrier);
@@ -270,7 +271,7 @@ impl Stage {
         let unscoped = DESTINATIONS
             .into_iter()
             .filter(|one| one.proxied && ![FENCED, HOME].contains(&one.namespace));
-        let destinations = unscoped.map(|one| one.full_name());
+        let destinations = unscoped.map(Destination::full_name);
         let pods: Vec<String> = gateways
             .chain(destinations)
             .chain([CALLER, JUDGE].map(str::to_owned))

@@ -1,5 +1,5 @@
-//! A namespace that istiod stops looking into, by `discoverySelectors` of MeshConfig, and looks into again: its
-//! Services are no Services of the mesh meanwhile, to fenced callers as to others.
+//! A namespace that istiod stops looking into, by `discoverySelectors` of MeshConfig, and looks into again:
+//! its Services are no Services of the mesh meanwhile, to fenced callers as to others.
 
 use anyhow::{Result, ensure};
 use servicefence_e2e::install::SOON;

@@ -1,5 +1,5 @@
-//! Services that have a port number with something in scope that listens for all addresses, and names that need
-//! such a listener.
+//! Services that have a port number with something in scope that listens for all addresses, and names that
+//! need such a listener.
 
 use std::collections::BTreeSet;
 
@@ -13,8 +13,8 @@ use crate::scope::scoping::Scoping;
 use crate::scope::why::Why;
 
 impl<'a> Scoping<'a> {
-    /// Adds Services that are not HTTP, where they are not in scope by themselves and such a listener would swallow
-    /// their connections.
+    /// Adds Services that are not HTTP, where they are not in scope by themselves and such a listener would
+    /// swallow their connections.
     pub(super) fn add_port_collisions(self, namespace: &Name, non_http: KeptNonHttp, scope: &mut Scope) {
         if non_http == KeptNonHttp::All {
             return;
@@ -55,8 +55,8 @@ impl<'a> Scoping<'a> {
         listeners
     }
 
-    /// Services of HTTP on port numbers where the listener of a ServiceEntry takes connections as bytes. Where a
-    /// number is HTTP everywhere, our own HTTP listener takes them.
+    /// Services of HTTP on port numbers where the listener of a ServiceEntry takes connections as bytes.
+    /// Where a number is HTTP everywhere, our own HTTP listener takes them.
     pub(super) fn taken_as_bytes<'n>(
         self,
         namespace: &'n Name,
@@ -75,9 +75,10 @@ impl<'a> Scoping<'a> {
         taken.map(|(service, _)| service.scope_host())
     }
 
-    /// Adds a Service that brings an HTTP listener for each port number on which rules in scope need one: Istio
-    /// follows those for names of no Service on [`WITHOUT_SERVICE`], those for ExternalNames on their ports too,
-    /// and only where something else has a listener. Where a number is HTTP everywhere, ours is there.
+    /// Adds a Service that brings an HTTP listener for each port number on which rules in scope need one:
+    /// Istio follows those for names of no Service on [`WITHOUT_SERVICE`], those for ExternalNames on their
+    /// ports too, and only where something else has a listener. Where a number is HTTP everywhere, ours is
+    /// there.
     pub(super) fn add_listeners_of_rules(self, namespace: &Name, scope: &mut Scope) {
         let services = &self.mesh.services;
         let mut needed = BTreeSet::new();

@@ -51,8 +51,8 @@ pub enum Why {
     NonHttp,
     /// It is not HTTP, and a listener for all addresses in scope would swallow its connections.
     PortCollision,
-    /// It is HTTP on a port number that is not HTTP everywhere, and there a ServiceEntry that is not HTTP takes
-    /// all connections.
+    /// It is HTTP on a port number that is not HTTP everywhere, and there a ServiceEntry that is not HTTP
+    /// takes all connections.
     TakenAsBytes,
     /// It is an alias, by the chart, of a host in scope.
     Alias,
