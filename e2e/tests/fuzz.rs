@@ -21,7 +21,7 @@ async fn a_fenced_caller_gets_the_answers_of_an_unscoped_one() -> Result<()> {
         reduce: false,
         folder: repository().join("target/fuzz"),
     };
-    let worlds = (1000..1005).map(generate);
+    let worlds = (1000..1012).map(generate);
     let (figures, faults) = session(&mut stage, worlds, &plan, |line| {
         println!("{line}");
     })
