@@ -47,7 +47,7 @@ impl Families {
     pub(crate) fn any(self) -> &'static str {
         match self {
             Self::Ipv4 | Self::Both => "0.0.0.0",
-            Self::Ipv6 => "[::]",
+            Self::Ipv6 => "::",
         }
     }
 

@@ -57,7 +57,7 @@ pub mod versions;
 pub mod wait;
 mod writes;
 
-pub use addresses::{Families, node_namespace};
+pub use addresses::{Families, in_url, node_namespace};
 pub use background::Background;
 pub use call::{Call, HttpClient, Reply, Scheme, TcpSession, Via};
 pub use control_plane::revision::IstiodSpec;

@@ -20,11 +20,12 @@ use crate::wait::{self, Hopeless, until};
 pub(super) fn start_api_server(setup: &Setup<'_>, address: &str) -> Result<Vec<Process>> {
     let (folder, logs) = (&setup.folder, setup.logs());
     let keys = folder.join("keys");
+    let families = setup.options.families;
     let names = [
         address,
-        setup.options.families.node_ip(),
+        families.node_ip(),
         "127.0.0.1",
-        setup.options.families.api_ip(),
+        families.api_ip(),
         "localhost",
         "kubernetes.default.svc",
     ];
@@ -50,11 +51,10 @@ pub(super) fn start_api_server(setup: &Setup<'_>, address: &str) -> Result<Vec<P
         "--quota-backend-bytes=8589934592",
         "--log-level=warn",
     ]);
-    let families = setup.options.families;
     let api_server = Program::new("kube-apiserver", setup.tools.program("kube-apiserver"), folder).args([
         "--etcd-servers=http://127.0.0.1:2379",
         "--secure-port=6443",
-        &format!("--bind-address={}", families.any().trim_matches(['[', ']'])),
+        &format!("--bind-address={}", families.any()),
         &format!("--advertise-address={}", families.node_ip()),
         "--cert-dir=keys",
         "--tls-cert-file=keys/apiserver.crt",

@@ -10,7 +10,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use crate::addresses::{Families, ISTIO_NAMESPACE};
+use crate::addresses::{Families, ISTIO_NAMESPACE, in_url};
 use crate::mesh::Mesh;
 use crate::netns::Netns;
 use crate::objects::Objects;
@@ -120,7 +120,7 @@ pub(super) fn start(tools: &Tools, mesh: &Path, node: &Netns, instance: &Instanc
     let folder = mesh.join(&name);
     fs::create_dir_all(&folder)?;
     let port = |number: u16| number + instance.shift;
-    let any = instance.families.any();
+    let any = in_url(instance.families.any());
     let mut program = Program::new(name, tools.program("pilot-discovery"), folder)
         .args(["discovery", "--kubeconfig"])
         .args([mesh.join("kubeconfig").to_string_lossy()])

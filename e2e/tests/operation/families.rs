@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Service;
 use kube::api::Api;
 use servicefence_e2e::install::SOON;
 use servicefence_e2e::wait::until;
-use servicefence_e2e::{Call, Families, Mesh, MeshOptions, PodSpec, ServiceSpec};
+use servicefence_e2e::{Call, Families, Mesh, MeshOptions, PodSpec, ServiceSpec, in_url};
 
 use crate::remote_clusters::nothing_new_is_fenced_in_a_mesh_of_several_clusters;
 use crate::shop;
@@ -120,9 +120,5 @@ async fn address(mesh: &Mesh, service: &str, at: usize) -> Result<String> {
     let ip = ips
         .get(at)
         .with_context(|| format!("{service} has only {ips:?}"))?;
-    Ok(if ip.contains(':') {
-        format!("[{ip}]")
-    } else {
-        ip.clone()
-    })
+    Ok(in_url(ip))
 }

@@ -9,7 +9,6 @@ use crate::name::{Name, ScopeHost, ServiceKey};
 use crate::scope::hosts::Scope;
 use crate::scope::non_http::KeptNonHttp;
 use crate::scope::scoping::Scoping;
-
 use crate::scope::why::Why;
 
 impl<'a> Scoping<'a> {
@@ -99,10 +98,9 @@ impl<'a> Scoping<'a> {
             {
                 continue;
             }
-            let mut bringing = services
-                .iter()
-                .filter(|(_, facts)| facts.visibility.to(namespace) && brings(facts));
-            if let Some((service, _)) = bringing.next() {
+            let mut all = services.iter();
+            let bringing = all.find(|(_, facts)| facts.visibility.to(namespace) && brings(facts));
+            if let Some((service, _)) = bringing {
                 scope.add(service.scope_host(), Why::RuleListener);
             }
         }
