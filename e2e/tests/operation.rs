@@ -34,6 +34,8 @@ mod remote_clusters;
 mod repair;
 #[path = "operation/revisions.rs"]
 mod revisions;
+#[path = "operation/root_policy.rs"]
+mod root_policy;
 #[path = "operation/shared_mesh_config.rs"]
 mod shared_mesh_config;
 #[path = "operation/shop.rs"]
@@ -88,6 +90,7 @@ const STEPS: &[&[Step]] = &[
     stopped::STEPS,
     absence::STEPS,
     egress_proxy::STEPS,
+    root_policy::STEPS,
     labels::STEPS,
     slow_status::STEPS,
     uncaptured::STEPS,

@@ -46,8 +46,6 @@ pub use self::service_entry::{Bound, Names, ServiceEntryFacts};
 pub use self::sidecar::{Egress, SidecarFacts};
 pub use self::stamp::Stamp;
 pub use self::telemetry::{LABELS, PROVIDER, TelemetryFacts};
-pub use self::virtual_service::{
-    Author, MadeOf, VirtualServiceFacts, destinations, has_subset, has_subset_elsewhere,
-};
+pub use self::virtual_service::{Author, MadeOf, VirtualServiceFacts, destinations, destinations_outside};
 pub use self::visibility::Visibility;
 pub use self::vm::{VmFacts, VmKey, VmKind};

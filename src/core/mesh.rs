@@ -113,7 +113,7 @@ impl Mesh {
             services: Services::new(settings.system_namespace.clone()),
             endpoints: Endpoints::default(),
             service_entries: ServiceEntries::default(),
-            destination_rules: DestinationRules::default(),
+            destination_rules: DestinationRules::new(settings),
             rules: Rules::default(),
             routes: Routes::default(),
             policies: Policies::default(),
@@ -240,11 +240,6 @@ impl Mesh {
                 let exported_to = defaults.virtual_services.visibility(&key.namespace);
                 facts.visibility = facts.followed_by(exported_to, &key.namespace);
             }
-            // The DestinationRule with the subset is not read, and counts as one that does not say who sees
-            // it.
-            facts.private_subsets = defaults.destination_rules.is_private();
-            facts.subset_elsewhere =
-                VirtualServiceFacts::subset_elsewhere(&facts.http, &key.namespace, facts.private_subsets);
         }
         let changed = self.rules.set(key, new);
         for rules in &changed {
@@ -418,11 +413,17 @@ impl Mesh {
         })
     }
 
+    /// AuthorizationPolicies of the whole mesh: of the root namespace, for no certain pods.
+    pub fn policies_of_all(&self) -> impl Iterator<Item = (&ConfigKey, &PolicyFacts)> {
+        let of_root = self.policies.in_namespace(&self.root_namespace);
+        of_root.filter(|(_, policy)| !policy.has_selector())
+    }
+
     /// Whether an AuthorizationPolicy for pods of a Service asks who calls.
     pub fn asks_who_calls(&self, service: &ServiceKey, facts: &ServiceFacts) -> bool {
         let here = self.policies.in_namespace(&service.namespace);
         let mut all = here.chain(self.policies.in_namespace(&self.root_namespace));
-        all.any(|policy| policy.protects(facts))
+        all.any(|(_, policy)| policy.protects(facts))
     }
 
     /// What proxies of `namespace` see of an alias: a Service, and the same name in ServiceEntries.

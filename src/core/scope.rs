@@ -48,6 +48,7 @@ impl Scoping<'_> {
         scope.extend(Why::Headless, self.kept_headless(fence));
         scope.extend(Why::Hidden, self.hidden(namespace));
         scope.extend(Why::Connection, self.connected_otherwise(namespace));
+        scope.extend(Why::Connection, self.connected_by_own_rules(namespace));
         scope.extend(Why::NodeLocal, self.node_local(namespace));
         scope.extend(Why::Waypoint, self.by_waypoint(namespace));
         scope.extend(Why::ServiceEntry, self.kept_entries(fence));
@@ -55,9 +56,9 @@ impl Scoping<'_> {
         scope.extend(Why::TakenAsBytes, self.taken_as_bytes(namespace));
         scope.extend(Why::RuleOnly, self.known_by_rules_only(namespace));
         scope.extend(Why::RuleOfName, self.external_names_with_rules(namespace));
-        scope.extend(Why::SubsetRule, self.led_to_subsets(namespace));
         let led = self.led_to_direct_only(namespace, &scope);
         scope.extend(Why::DirectDestination, led);
+        scope.extend(Why::DirectDestination, self.led_outside(namespace));
         let non_http = self.which_non_http(fence);
         scope.extend(Why::NonHttp, self.kept_non_http(namespace, non_http));
         // What one of these brings may bring more by another.

@@ -9,6 +9,7 @@ use crate::scene::Scene;
 
 crate::scenarios![
     rule_by_a_rule_of_the_callers_a_service_of_tls_is_reached_at_once,
+    rule_to_a_subset_that_only_callers_know_is_followed_at_once,
     over_a_rule_for_all_hosts_keeps_the_fences_of_its_namespace_from_being_enforced,
 ];
 
@@ -60,5 +61,43 @@ async fn over_a_rule_for_all_hosts_keeps_the_fences_of_its_namespace_from_being_
     scene.enforce("all", &["web"]).await?;
     let call = Call::get(&format!("http://{}:8080/", scene.host(reviews)));
     scene.first_call(web, reviews, &call).await?;
+    Ok(())
+}
+
+async fn rule_to_a_subset_that_only_callers_know_is_followed_at_once(scene: Scene) -> Result<()> {
+    let (web, reviews, ratings) = ("subset/web", "subset-books/reviews", "subset-books/ratings");
+    scene
+        .add([web, reviews, ratings].map(|name| scene.app(name).http(8080)))
+        .await?;
+    scene
+        .yaml(&format!(
+            "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: reviews, namespace: $P-subset-books}}
+spec:
+  hosts: [reviews]
+  http: [{{route: [{{destination: {{host: ratings, subset: its}}}}]}}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: ratings, namespace: $P-subset}}
+spec:
+  host: {}
+  subsets: [{{name: its, labels: {{app: ratings}}}}]
+",
+            scene.host(ratings)
+        ))
+        .await?;
+    let call = Call::get(&format!("http://{}:8080/", scene.host(reviews)));
+    until("the rule holds without a fence", SOON, async || {
+        let (unscoped, taken) = scene.call(web, &call).await?;
+        ensure!(unscoped.is_from(&scene.pod(ratings)), "{unscoped}, by {taken}");
+        Ok(())
+    })
+    .await?;
+    scene.enforce("subset", &["web"]).await?;
+    let (first, taken) = scene.call(web, &call).await?;
+    ensure!(first.is_from(&scene.pod(ratings)), "{first}, by {taken}");
     Ok(())
 }

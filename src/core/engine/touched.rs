@@ -35,15 +35,9 @@ impl Engine {
         });
         // What they lead to may be in a scope since only direct calls are right, and takes its host along.
         let destinations = || either().flat_map(|rules| &rules.destinations);
-        let everywhere = everywhere || destinations().any(|to| self.is_called_directly(to));
-        // One that the gateway cannot follow concerns every fence of the rule's own namespace.
-        let callers = hosts
-            .iter()
-            .flat_map(|host| self.mesh.rules.direct_callers_of(host));
-        let mut callers: BTreeSet<&Name> = callers.collect();
-        if either().any(|rules| rules.subset_elsewhere) {
-            callers.insert(&rules.key.namespace);
-        }
+        let everywhere = everywhere
+            || destinations().any(|to| self.is_called_directly(to))
+            || either().any(|rules| !rules.outside.is_empty());
         if !everywhere {
             for host in &hosts {
                 self.dirty_fences_having(host, dirty);
@@ -54,9 +48,7 @@ impl Engine {
         }
         let seen = |namespace: &Name| either().any(|rules| rules.visibility.to(namespace));
         let concerned = self.workloads.fences.iter().filter(|(fence, facts)| {
-            let is_concerned = everywhere
-                || callers.contains(&fence.namespace)
-                || hosts.iter().any(|host| facts.allows(host));
+            let is_concerned = everywhere || hosts.iter().any(|host| facts.allows(host));
             is_concerned && seen(&fence.namespace)
         });
         dirty
@@ -68,7 +60,7 @@ impl Engine {
     fn is_called_directly(&self, service: &ServiceKey) -> bool {
         let facts = self.mesh.services.get(service);
         facts.is_some_and(|facts| self.is_bound(facts))
-            || self.mesh.destination_rules.connect_to(&service.host())
+            || self.mesh.destination_rules.divide(&service.host())
             || self.mesh.is_by_waypoint(&service.namespace)
     }
 
@@ -176,14 +168,10 @@ impl Engine {
         }
     }
 
-    /// Fences that have a Service in their scope by their own doing, or by rules of their namespace, with any
-    /// of these facts.
+    /// Fences that have a Service in their scope by their own doing, with any of these facts.
     pub(super) fn dirty_fences_naming(&self, key: &ServiceKey, facts: &[&ServiceFacts], dirty: &mut Dirty) {
         let host = key.host();
         self.dirty_fences_having(&host, dirty);
-        for namespace in self.mesh.rules.direct_callers_of(&host) {
-            self.dirty_fences_in(namespace, dirty);
-        }
         let named = |allowed: &Allowed| {
             let mut facts = facts.iter();
             facts.any(|facts| allowed.names(&self.mesh, key, &facts.labels))

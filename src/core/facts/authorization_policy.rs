@@ -102,6 +102,12 @@ impl PolicyFacts {
         self.by_address || self.sources.iter().any(|source| self.holds(source, caller))
     }
 
+    /// Whether a rule of it holds for one of two callers and not for the other.
+    pub fn tells_apart(&self, one: &Caller<'_>, other: &Caller<'_>) -> bool {
+        let mut sources = self.sources.iter();
+        sources.any(|source| self.holds(source, one) != self.holds(source, other))
+    }
+
     fn holds(&self, source: &AuthorizationSource, caller: &Caller<'_>) -> bool {
         let Caller { namespace, accounts } = *caller;
         let all_namespaces = source

@@ -12,8 +12,10 @@ pub struct DestinationRuleFacts {
     /// The host that it is about, fully qualified or with a wildcard.
     pub host: Name,
     /// Whether it says how to connect: by TLS other than the mesh's, by a tunnel, with the PROXY protocol, in
-    /// which version of HTTP. A call without it may fail.
+    /// which version of HTTP; or to which pods, by subsets. A call without it may fail.
     pub connects: bool,
+    /// Whether it has subsets.
+    pub has_subsets: bool,
     /// Whether it makes HTTP/2 of HTTP/1.1 (`h2UpgradePolicy`). To a port without a declared protocol
     /// gateways do so, and sidecars do not (istiod: `setUpstreamProtocol`).
     pub upgrades: bool,
@@ -35,7 +37,8 @@ impl DestinationRuleFacts {
         let visibility = Visibility::parse(spec.export_to.iter().map(String::as_str), namespace);
         Self {
             host: qualify(&spec.host, namespace),
-            connects: policies.iter().copied().any(connects),
+            connects: !spec.subsets.is_empty() || policies.iter().copied().any(connects),
+            has_subsets: !spec.subsets.is_empty(),
             upgrades: policies.iter().copied().any(upgrades),
             suits_gateway: is_mutual(policy) && !policy["outlierDetection"].is_object(),
             exported_by_default: visibility.is_none(),
@@ -98,7 +101,7 @@ mod tests {
             ),
             (
                 json!({"subsets": [{"name": "v1"}], "trafficPolicy": {"outlierDetection": {}}}),
-                false,
+                true,
             ),
             (
                 json!({"trafficPolicy": {"connectionPool": {"http": {"h2UpgradePolicy": "UPGRADE"}}}}),

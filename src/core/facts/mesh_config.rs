@@ -48,10 +48,6 @@ impl DefaultExport {
     pub(crate) fn visibility(&self, namespace: &str) -> Visibility {
         Visibility::parse(self.0.iter().map(String::as_str), namespace).unwrap_or_default()
     }
-
-    pub(crate) fn is_private(&self) -> bool {
-        self.0.iter().any(|entry| entry == ".")
-    }
 }
 
 /// Who sees what does not say it (Istio: `initDefaultExportMaps`).

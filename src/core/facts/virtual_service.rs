@@ -30,11 +30,8 @@ pub struct VirtualServiceFacts {
     pub destinations: BTreeSet<ServiceKey>,
     /// Those of them to which rules of TCP and TLS lead.
     pub of_connections: BTreeSet<ServiceKey>,
-    /// Whether they name a subset that the fallback gateway may not know: see [`has_subset_elsewhere`].
-    pub subset_elsewhere: bool,
-    /// Whether DestinationRules that do not say who sees them stay in their namespace, so that the gateway
-    /// may not know any subset: MeshConfig says it.
-    pub private_subsets: bool,
+    /// The hosts that are no Services, by their names, to which its HTTP rules send or mirror requests.
+    pub outside: BTreeSet<Name>,
     /// Among several for one host Istio takes the oldest.
     pub created: Timestamp,
 }
@@ -46,29 +43,12 @@ pub fn destinations(http: &[Map<String, Value>], namespace: &str) -> BTreeSet<Se
         .collect()
 }
 
-/// Whether the HTTP rules of a VirtualService in `namespace` name a subset of what is not a Service
-/// of `namespace`. Istio looks for the DestinationRule that defines it in the caller's namespace,
-/// the Service's and the root one. So one that stands beside the VirtualService is there for callers
-/// of `namespace`, and not for the fallback gateway.
-pub fn has_subset_elsewhere(http: &[Map<String, Value>], namespace: &str) -> bool {
-    named(http).any(|destination| {
-        let has_subset = destination["subset"]
-            .as_str()
-            .is_some_and(|subset| !subset.is_empty());
-        let host = destination["host"].as_str().filter(|_| has_subset);
-        host.is_some_and(|host| {
-            ServiceKey::of_host(&qualify(host, namespace)).is_none_or(|key| &*key.namespace != namespace)
-        })
-    })
-}
-
-/// Whether HTTP rules name a subset of any destination.
-pub fn has_subset(http: &[Map<String, Value>]) -> bool {
-    named(http).any(|destination| {
-        destination["subset"]
-            .as_str()
-            .is_some_and(|subset| !subset.is_empty())
-    })
+/// The other hosts that they name: those of ServiceEntries.
+pub fn destinations_outside(http: &[Map<String, Value>], namespace: &str) -> BTreeSet<Name> {
+    named(http)
+        .filter_map(|destination| Some(qualify(destination["host"].as_str()?, namespace)))
+        .filter(|host| ServiceKey::of_host(host).is_none())
+        .collect()
 }
 
 /// An object in which a user wrote rules.
@@ -104,8 +84,7 @@ impl VirtualServiceFacts {
             visibility: visibility.unwrap_or_default(),
             destinations: &of_requests | &of_connections,
             of_connections,
-            subset_elsewhere: has_subset_elsewhere(&spec.http, namespace),
-            private_subsets: false,
+            outside: destinations_outside(&spec.http, namespace),
             http: spec.http,
             made_of: Vec::new(),
             created,
@@ -141,17 +120,6 @@ impl VirtualServiceFacts {
         }
         let own = exported_to.to(namespace).then(|| namespace.into());
         Visibility::Only(own.into_iter().collect())
-    }
-
-    /// Whether these rules, of a VirtualService in `namespace`, name a subset that the fallback gateway may
-    /// not know. `private`: no DestinationRule that does not say who sees it is seen outside its own
-    /// namespace.
-    pub fn subset_elsewhere(http: &[Map<String, Value>], namespace: &str, private: bool) -> bool {
-        if private {
-            has_subset(http)
-        } else {
-            has_subset_elsewhere(http, namespace)
-        }
     }
 }
 

@@ -4,18 +4,32 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::facts::DestinationRuleFacts;
 use crate::mesh::index::{ByHost, in_namespace};
-use crate::name::ConfigKey;
+use crate::name::{ConfigKey, Name, ServiceKey, covers};
+use crate::settings::Settings;
 
 /// DestinationRules.
-#[derive(Default)]
 pub struct DestinationRules {
     all: BTreeMap<ConfigKey, DestinationRuleFacts>,
     by_host: ByHost,
-    /// Those that say how to connect: few, and every plan of a fence looks at them.
-    connecting: BTreeSet<ConfigKey>,
+    /// Those that the gateway may follow otherwise than callers do: few, and every plan of a fence looks at
+    /// them.
+    divided: BTreeSet<ConfigKey>,
+    root_namespace: Name,
+    system_namespace: Name,
 }
 
 impl DestinationRules {
+    /// None yet.
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            all: BTreeMap::new(),
+            by_host: ByHost::default(),
+            divided: BTreeSet::new(),
+            root_namespace: settings.root_namespace.clone(),
+            system_namespace: settings.system_namespace.clone(),
+        }
+    }
+
     /// Adds, replaces or removes one; returns what was there.
     pub(super) fn set(
         &mut self,
@@ -25,11 +39,11 @@ impl DestinationRules {
         let old = self.all.remove(key);
         if let Some(old) = &old {
             self.by_host.remove([&old.host], key);
-            self.connecting.remove(key);
+            self.divided.remove(key);
         }
         if let Some(new) = facts {
             self.by_host.insert([&new.host], key);
-            self.connecting.extend(new.connects.then(|| key.clone()));
+            self.divided.extend(self.divides(key, &new).then(|| key.clone()));
             self.all.insert(key.clone(), new);
         }
         old
@@ -48,19 +62,60 @@ impl DestinationRules {
         in_namespace(&self.all, namespace)
     }
 
-    /// Whether one, of whatever namespace, is about a host, also by a wildcard.
-    pub fn name(&self, host: &str) -> bool {
-        self.by_host.naming(host).next().is_some()
+    /// Those of whatever namespace about a host, also by a wildcard.
+    pub fn naming<'a: 'h, 'h>(
+        &'a self,
+        host: &'h str,
+    ) -> impl Iterator<Item = (&'a ConfigKey, &'a DestinationRuleFacts)> {
+        let keys = self.by_host.naming(host);
+        keys.filter_map(|key| self.all.get_key_value(key))
     }
 
-    /// Whether one says how to connect to a host, also by a wildcard.
-    pub fn connect_to(&self, host: &str) -> bool {
-        self.by_host.naming(host).any(|key| self.connecting.contains(key))
+    /// Whether proxies of a namespace follow a rule for a host that `home` declares. Istio looks for one in
+    /// their own namespace, in `home` and in the root one (`destinationRule` in istiod's
+    /// `pilot/pkg/model/push_context.go`).
+    pub fn is_followed(
+        &self,
+        (key, rule): (&ConfigKey, &DestinationRuleFacts),
+        home: &str,
+        namespace: &str,
+    ) -> bool {
+        let looked_for = [namespace, home, &self.root_namespace];
+        looked_for.contains(&&*key.namespace) && rule.visibility.to(namespace)
     }
 
-    /// Those that say how to connect.
-    pub fn connecting(&self) -> impl Iterator<Item = (&ConfigKey, &DestinationRuleFacts)> {
-        let connecting = self.connecting.iter();
-        connecting.filter_map(|key| Some((key, self.all.get(key)?)))
+    /// Whether the gateway may follow a rule otherwise than callers do, where it says how to connect.
+    pub fn divides(&self, key: &ConfigKey, rule: &DestinationRuleFacts) -> bool {
+        let home = ServiceKey::of_host(&rule.host).map(|service| service.namespace);
+        let home = home.unwrap_or_default();
+        let is_shared = self.is_followed((key, rule), &home, &self.system_namespace);
+        rule.connects && (rule.upgrades || !is_shared)
+    }
+
+    /// Whether the gateway may follow those about a host otherwise than callers do: it does not see one, or
+    /// one takes the place of another.
+    pub fn divide(&self, host: &str) -> bool {
+        let is_of_several = self.naming(host).nth(1).is_some();
+        let mut naming = self.naming(host);
+        naming.any(|(key, rule)| self.divided.contains(key) || is_of_several && rule.connects)
+    }
+
+    /// Those about names that another one is about too.
+    pub fn overlapping<'a>(
+        &'a self,
+        host: &'a str,
+    ) -> impl Iterator<Item = (&'a ConfigKey, &'a DestinationRuleFacts)> {
+        let below = host.starts_with('*').then(|| self.all.iter());
+        let below = below
+            .into_iter()
+            .flatten()
+            .filter(|(_, rule)| covers(host, &rule.host));
+        below.chain(self.naming(host))
+    }
+
+    /// Those that the gateway may follow otherwise than callers do.
+    pub fn divided(&self) -> impl Iterator<Item = (&ConfigKey, &DestinationRuleFacts)> {
+        let divided = self.divided.iter();
+        divided.filter_map(|key| Some((key, self.all.get(key)?)))
     }
 }

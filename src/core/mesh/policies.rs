@@ -38,8 +38,11 @@ impl Policies {
     }
 
     /// Those of a namespace.
-    pub fn in_namespace<'a>(&'a self, namespace: &str) -> impl Iterator<Item = &'a PolicyFacts> + use<'a> {
-        in_namespace(&self.all, namespace).map(|(_, facts)| facts)
+    pub fn in_namespace<'a>(
+        &'a self,
+        namespace: &str,
+    ) -> impl Iterator<Item = (&'a ConfigKey, &'a PolicyFacts)> + use<'a> {
+        in_namespace(&self.all, namespace)
     }
 
     /// Those that let a caller in by name.

@@ -8,7 +8,7 @@ mod naming;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::facts::{VirtualServiceFacts, destinations};
+use crate::facts::{VirtualServiceFacts, destinations, destinations_outside};
 use crate::mesh::index::{ByHost, forget, index};
 use crate::name::{ConfigKey, Name, ServiceKey};
 
@@ -111,11 +111,7 @@ impl Rules {
         });
         VirtualServiceFacts {
             destinations: &destinations(&http, &key.namespace) | &written.of_connections,
-            subset_elsewhere: VirtualServiceFacts::subset_elsewhere(
-                &http,
-                &key.namespace,
-                written.private_subsets,
-            ),
+            outside: destinations_outside(&http, &key.namespace),
             http,
             ..written.clone()
         }
@@ -167,12 +163,5 @@ impl Rules {
         rules
             .filter_map(|key| self.all.get(key))
             .filter(|rules| rules.mesh)
-    }
-
-    /// Namespaces with rules of their own for `host` that the fallback gateway cannot follow.
-    pub fn direct_callers_of<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a Name> {
-        self.of_host(host)
-            .filter(|(_, rules)| rules.subset_elsewhere)
-            .map(|(key, _)| &key.namespace)
     }
 }

@@ -40,6 +40,9 @@ pub enum NotScoped {
     DynamicDns,
     /// This NetworkPolicy keeps its pods from calling the fallback gateway.
     EgressBlocked(ConfigKey),
+    /// This AuthorizationPolicy of the whole mesh may decide otherwise about the fallback gateway than about
+    /// its pods.
+    GatewayNotAuthorized(ConfigKey),
     /// The fallback gateway has no ready endpoint, so there is no first Sidecar.
     NoGateway,
     /// The fallback gateway has no ready endpoint any more, and the Sidecar is there.

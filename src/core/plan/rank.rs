@@ -28,8 +28,9 @@ pub fn rank(fenced: Fenced<'_>, written: &Written, target: &Target) -> Rank {
 fn adds_no_rule(fenced: Fenced<'_>, written: &Written, namespace: &Name) -> bool {
     let mesh = fenced.mesh;
     let mut hosts = mesh.services.in_namespace(namespace).map(|(key, _)| key.host());
-    let has_rules =
-        |host: Name| mesh.destination_rules.name(&host) || mesh.rules.of_host(&host).next().is_some();
+    let has_rules = |host: Name| {
+        mesh.destination_rules.naming(&host).next().is_some() || mesh.rules.of_host(&host).next().is_some()
+    };
     fenced.settings.gateway_passes_on
         && written.routes_of(namespace).next().is_none()
         && !hosts.any(has_rules)

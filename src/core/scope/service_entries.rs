@@ -252,7 +252,9 @@ impl<'a> Scoping<'a> {
         // Which of several applies to whom is not looked into: in doubt it stays.
         self.mesh
             .destination_rules
-            .name(host)
+            .naming(host)
+            .next()
+            .is_some()
             .then_some(KeptEntry::DestinationRule)
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use servicefence_crd::names;
 
-use crate::facts::{ServiceFacts, VirtualServiceFacts};
+use crate::facts::{DestinationRuleFacts, ServiceFacts, VirtualServiceFacts};
 use crate::mesh::rules::WITHOUT_SERVICE;
 use crate::name::{ConfigKey, Name, ScopeHost, ServiceKey, covers};
 use crate::scope::because::Because;
@@ -71,21 +71,6 @@ impl<'a> Scoping<'a> {
         with_rules.map(ServiceKey::scope_host)
     }
 
-    /// Services that rules of the namespace itself lead to a subset which the gateway may not know.
-    pub(super) fn led_to_subsets<'n>(
-        self,
-        namespace: &'n Name,
-    ) -> impl Iterator<Item = ScopeHost> + use<'a, 'n> {
-        let rules = self.mesh.rules.seen_from(namespace);
-        let direct_only =
-            rules.filter(move |(key, rules)| rules.subset_elsewhere && key.namespace == *namespace);
-        let hosts = direct_only.flat_map(|(_, rules)| &rules.hosts);
-        let services = hosts
-            .filter(|host| !host.contains('*'))
-            .filter_map(|host| ServiceKey::of_host(host));
-        services.map(|service| service.scope_host())
-    }
-
     /// Services that rules lead to what is in scope since the gateway would call it otherwise than the
     /// fence's pods do: it would apply the rules and make that other call.
     pub(super) fn led_to_direct_only(self, namespace: &Name, scope: &Scope) -> Vec<ScopeHost> {
@@ -94,10 +79,52 @@ impl<'a> Scoping<'a> {
         let direct = direct.filter_map(|(host, _)| ServiceKey::of_host(&host.name));
         let rules = direct.flat_map(|service| self.mesh.rules.routing_to(&service));
         let rules = rules.filter(|rules| rules.visibility.to(namespace));
+        self.services_of(rules, namespace).collect()
+    }
+
+    /// Services that rules lead to a host of a ServiceEntry which the gateway does not see, or to which
+    /// callers of the namespace connect by a DestinationRule that it does not follow.
+    pub(super) fn led_outside<'n>(
+        self,
+        namespace: &'n Name,
+    ) -> impl Iterator<Item = ScopeHost> + use<'a, 'n> {
+        let rules = self.mesh.rules.seen_from(namespace).map(|(_, rules)| rules);
+        let outside = rules.filter(move |rules| {
+            let mut hosts = rules.outside.iter();
+            hosts.any(|host| self.is_reached_otherwise(host, namespace))
+        });
+        self.services_of(outside, namespace)
+    }
+
+    /// Whether callers of a namespace reach a host of a ServiceEntry otherwise than the gateway does.
+    fn is_reached_otherwise(self, host: &Name, namespace: &Name) -> bool {
+        let system = &self.settings.system_namespace;
+        let entries = self
+            .mesh
+            .service_entries
+            .of_host(host)
+            .chain(self.mesh.service_entries.covering(host));
+        let mut seen = entries.filter(|(_, entry)| entry.visibility.to(namespace));
+        let rules = &self.mesh.destination_rules;
+        seen.any(|(of, entry)| {
+            let is_divided = |rule: (&ConfigKey, &DestinationRuleFacts)| {
+                let follows = |who| rules.is_followed(rule, &of.namespace, who);
+                covers(&rule.1.host, host) && follows(namespace) && !follows(system)
+            };
+            !entry.visibility.to(system) || rules.divided().any(is_divided)
+        })
+    }
+
+    /// The Services that a namespace sees and these rules are for.
+    fn services_of<'n, R: Iterator<Item = &'a VirtualServiceFacts>>(
+        self,
+        rules: R,
+        namespace: &'n Name,
+    ) -> impl Iterator<Item = ScopeHost> + use<'a, 'n, R> {
         let hosts = rules.flat_map(|rules| &rules.hosts);
-        let services = hosts.flat_map(|host| self.mesh.services.covered_by(host));
-        let seen = services.filter(|(_, facts)| facts.visibility.to(namespace));
-        seen.map(|(service, _)| service.scope_host()).collect()
+        let services = hosts.flat_map(move |host| self.mesh.services.covered_by(host));
+        let seen = services.filter(move |(_, facts)| facts.visibility.to(namespace));
+        seen.map(|(service, _)| service.scope_host())
     }
 
     /// Each host of the rules that a namespace sees.

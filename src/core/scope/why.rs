@@ -40,12 +40,7 @@ pub enum Why {
     RuleOnly,
     /// It is an ExternalName with rules: the gateway goes by the address, which is that of another host.
     RuleOfName,
-    /// The namespace's own rules for it name a subset, elsewhere or where DestinationRules stay in their
-    /// namespace. The gateway does not see these, so where one of them defines the subset it would answer
-    /// 503.
-    SubsetRule,
-    /// Rules lead it to a Service that is in scope since the gateway would call it otherwise than this
-    /// caller.
+    /// Rules lead it to what the gateway would call otherwise than this caller, or cannot.
     DirectDestination,
     /// It is not HTTP, and leaving would cut its open connections.
     NonHttp,
@@ -70,7 +65,7 @@ pub enum Why {
 }
 
 impl Why {
-    const ALL: [Self; 28] = [
+    const ALL: [Self; 27] = [
         Self::Own,
         Self::Baseline,
         Self::Provider,
@@ -88,7 +83,6 @@ impl Why {
         Self::Covered,
         Self::RuleOnly,
         Self::RuleOfName,
-        Self::SubsetRule,
         Self::DirectDestination,
         Self::NonHttp,
         Self::PortCollision,
@@ -134,13 +128,9 @@ impl Why {
                 "Protocol",
                 "it is an ExternalName with rules of a VirtualService, and the fallback gateway goes by the address that is dialled, which is that of what it stands for",
             ),
-            Self::SubsetRule => (
-                "Protocol",
-                "a VirtualService of this namespace routes it to a subset, and the fallback gateway may not see the DestinationRule of it",
-            ),
             Self::DirectDestination => (
                 "Protocol",
-                "a VirtualService or a route of Gateway API leads it to a Service that the fallback gateway would call otherwise than this caller does",
+                "a VirtualService or a route of Gateway API leads it to what the fallback gateway would call otherwise than this caller does",
             ),
             Self::Destination => (
                 "Route",

@@ -330,6 +330,10 @@ fn a_host_that_rules_lead_elsewhere_stays_since_metrics_do_not_name_it() {
         because.any(|because| because.detail.contains("a VirtualService has rules for it")),
         "{said:?}"
     );
+    // The gateway would not follow the rules either, so it need not be known who calls.
+    world.edit("shop", "web", json!({"learning": {"nonHttp": "Learn"}}));
+    world.settle();
+    assert!(scope(&world).contains(&DB.to_owned()), "{:?}", scope(&world));
 }
 
 #[test]

@@ -184,47 +184,6 @@ fn what_cannot_be_carried_is_said_of_the_root() {
 }
 
 #[test]
-fn a_subset_elsewhere_of_a_delegate_binds_callers_of_the_roots_namespace() {
-    let mut world = shop();
-    let reviews = "reviews.books.svc.cluster.local";
-    world.object(
-        "VirtualService",
-        "shop",
-        "reviews",
-        json!({"hosts": [reviews], "http": [{"delegate": {"name": "own", "namespace": "v2"}}]}),
-    );
-    world.settle();
-    assert_eq!(world.scope("shop", "web"), Some(vec![]));
-    let subset = json!({"http": [{"route": [{"destination": {"host": "ratings.books.svc.cluster.local", "subset": "v1"}}]}]});
-    own(&mut world, &subset);
-    let both = [
-        "books/reviews.books.svc.cluster.local",
-        "shop/reviews.books.svc.cluster.local",
-    ];
-    assert_eq!(world.scope("shop", "web").unwrap(), both);
-    let explained = world.engine.explain(&web(), reviews, world.now).unwrap();
-    let details: Vec<_> = explained
-        .because
-        .iter()
-        .map(|because| because.detail.as_str())
-        .collect();
-    assert!(
-        details.contains(&"VirtualService shop/reviews has rules for it"),
-        "{details:?}"
-    );
-    world.gone(Watched::VirtualServices, "v2", "own");
-    world.settle();
-    assert_eq!(world.scope("shop", "web"), Some(vec![]));
-    // In the root's own namespace it is no subset elsewhere, unless MeshConfig keeps DestinationRules at
-    // home.
-    let own_subset = json!({"http": [{"route": [{"destination": {"host": "web.shop.svc.cluster.local", "subset": "v1"}}]}]});
-    own(&mut world, &own_subset);
-    assert_eq!(world.scope("shop", "web"), Some(vec![]));
-    mesh_config(&mut world, "defaultDestinationRuleExportTo: ['.']");
-    assert_eq!(world.scope("shop", "web").unwrap(), both);
-}
-
-#[test]
 fn a_call_that_a_delegate_answers_is_one_to_the_host_of_its_root() {
     let mut world = delegating();
     own(&mut world, &json!({}));

@@ -76,6 +76,50 @@ fn an_upgrade_of_a_port_without_a_declared_protocol_is_left_to_the_caller() {
     assert_eq!(scope(&world), [""; 0], "its protocol is declared");
 }
 
+/// Of two rules callers follow that of their own namespace, and all that the other one says is gone.
+#[test]
+fn a_rule_of_the_callers_that_takes_the_place_of_one_that_connects_is_left_to_them() {
+    let mut world = shop();
+    let balance = json!({"loadBalancer": {"simple": "RANDOM"}});
+    let own = |host: &str, export_to: &[&str]| json!({"host": host, "trafficPolicy": balance, "exportTo": export_to});
+    let of = |host: &str| json!({"host": host, "subsets": [{"name": "v1"}]});
+    let reviews = "reviews.books.svc.cluster.local";
+    for (theirs, host) in [
+        ("books", reviews),
+        ("books", "*.books.svc.cluster.local"),
+        ("istio-system", reviews),
+    ] {
+        for (ours, export_to, expected) in [
+            (reviews, [].as_slice(), true),
+            ("*.books.svc.cluster.local", &[], true),
+            (reviews, &["books"], false),
+            ("ratings.books.svc.cluster.local", &[], host.starts_with('*')),
+        ] {
+            world.object("DestinationRule", theirs, "theirs", of(host));
+            world.object("DestinationRule", "shop", "ours", own(ours, export_to));
+            world.settle();
+            let is_there = scope(&world).iter().any(|host| host.starts_with("books/"));
+            assert_eq!(is_there, expected, "{theirs} {host}: {ours} {export_to:?}");
+            world.gone(Watched::DestinationRules, theirs, "theirs");
+            world.settle();
+            assert_eq!(scope(&world), [""; 0], "{theirs} {host}: {ours} {export_to:?}");
+            world.object("DestinationRule", theirs, "theirs", of(host));
+            world.settle();
+            let again = scope(&world).iter().any(|host| host.starts_with("books/"));
+            assert_eq!(again, expected, "{theirs} {host}, last: {ours} {export_to:?}");
+            if ours == reviews && expected {
+                let said = world.engine.explain(&web(), "reviews.books", world.now).unwrap();
+                let because = format!("DestinationRule shop/ours takes the place of {theirs}/theirs");
+                assert!(said.answer.contains(&because), "{}", said.answer);
+            }
+            world.gone(Watched::DestinationRules, "shop", "ours");
+            world.settle();
+            assert_eq!(scope(&world), [""; 0], "{theirs} {host}: {ours} {export_to:?}");
+            world.gone(Watched::DestinationRules, theirs, "theirs");
+        }
+    }
+}
+
 #[test]
 fn a_default_export_of_mesh_config_counts() {
     let mut world = shop();

@@ -3,7 +3,6 @@
 
 use serde_json::json;
 
-use crate::observe::Watched;
 use crate::render::Kind;
 use crate::simulate::world::SYSTEM;
 use crate::tests::*;
@@ -143,31 +142,6 @@ fn rules_that_say_nothing_apply_to_whom_mesh_config_says() {
     mesh_config(&mut world, "{}");
     assert_eq!(world.scope("shop", "web").unwrap(), both);
     assert_eq!(timeouts(&world), [1]);
-}
-
-#[test]
-fn where_destination_rules_stay_in_their_namespace_no_rule_to_a_subset_is_left_to_the_gateway() {
-    let mut world = shop();
-    world.service("shop", "cart", &["http:8080"]);
-    let rule = json!({
-        "hosts": ["cart"],
-        "http": [{"route": [{"destination": {"host": "cart", "subset": "v1"}}]}],
-    });
-    world.object("VirtualService", "shop", "cart", rule);
-    world.settle();
-    assert_eq!(
-        world.scope("shop", "web").unwrap(),
-        [""; 0],
-        "the gateway knows the subset"
-    );
-    mesh_config(&mut world, "defaultDestinationRuleExportTo: ['.']");
-    assert_eq!(
-        world.scope("shop", "web").unwrap(),
-        ["shop/cart.shop.svc.cluster.local"]
-    );
-    world.gone(Watched::VirtualServices, "shop", "cart");
-    world.settle();
-    assert_eq!(world.scope("shop", "web").unwrap(), [""; 0]);
 }
 
 #[test]

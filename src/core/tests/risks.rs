@@ -172,3 +172,64 @@ fn what_keeps_a_fence_from_being_enforced_is_said_while_it_observes() {
         "True RootNamespaceMismatch"
     );
 }
+
+#[test]
+fn a_policy_of_the_whole_mesh_that_tells_the_gateway_from_the_workload_is_said() {
+    let mut world = shop();
+    let gateway = "cluster.local/ns/servicefence-system/sa/servicefence-fallback";
+    let not_authorized = "True GatewayNotAuthorized";
+    for (action, source, expected) in [
+        ("ALLOW", json!({"namespaces": ["shop"]}), not_authorized),
+        ("ALLOW", json!({"namespaces": ["shop", SYSTEM]}), "True Scoped"),
+        (
+            "ALLOW",
+            json!({"principals": ["cluster.local/ns/shop/*", gateway]}),
+            "True Scoped",
+        ),
+        ("ALLOW", json!({"namespaces": ["monitoring"]}), "True Scoped"),
+        ("ALLOW", json!({"principals": ["*"]}), "True Scoped"),
+        (
+            "DENY",
+            json!({"notNamespaces": ["shop", "books"]}),
+            not_authorized,
+        ),
+        ("DENY", json!({"notPrincipals": ["*"]}), "True Scoped"),
+        ("DENY", json!({"namespaces": [SYSTEM]}), not_authorized),
+    ] {
+        let spec = json!({"action": action, "rules": [{"from": [{"source": source}]}]});
+        world.object("AuthorizationPolicy", "istio-system", "all", spec);
+        world.settle();
+        assert_eq!(
+            world.condition("shop", "web", "Enforced"),
+            expected,
+            "{action} {source}"
+        );
+    }
+    assert!(
+        message(&world).contains("AuthorizationPolicy istio-system/all"),
+        "{}",
+        message(&world)
+    );
+    // One that is for certain pods puts these into scopes.
+    let spec = json!({
+        "selector": {"matchLabels": {"app": "ratings"}}, "rules": [{"from": [{"source": {"namespaces": ["shop"]}}]}],
+    });
+    world.object("AuthorizationPolicy", "istio-system", "all", spec);
+    world.settle();
+    assert_eq!(world.condition("shop", "web", "Ready"), "True Scoped");
+}
+
+#[test]
+fn nothing_is_enforced_first_under_such_a_policy() {
+    let mut world = World::new();
+    let spec = json!({"rules": [{"from": [{"source": {"namespaces": ["shop"]}}]}]});
+    world.object("AuthorizationPolicy", "istio-system", "all", spec);
+    stock(&mut world);
+    assert_eq!(
+        world.condition("shop", "web", "Ready"),
+        "False GatewayNotAuthorized"
+    );
+    world.gone(Watched::AuthorizationPolicies, "istio-system", "all");
+    world.settle();
+    assert_eq!(world.condition("shop", "web", "Ready"), "True Scoped");
+}

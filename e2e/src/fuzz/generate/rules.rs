@@ -1,10 +1,9 @@
 //! `VirtualService`s and `DestinationRule`s. A call has one answer: weights are 0 or 100. What the
-//! documentation says that first calls do without is not made: `sourceLabels`, and DestinationRules of the
-//! caller for others.
+//! documentation says that first calls do without is not made: `sourceLabels`.
 
 use serde_json::{Value, json};
 
-use super::super::pool::{HOME, NAMESPACES};
+use super::super::pool::{EXTERNAL, HOME, NAMESPACES};
 use super::services::{Kind, Service};
 use super::{Making, NETWORKING, object};
 
@@ -105,6 +104,9 @@ impl Making {
     }
 
     fn destination(&mut self) -> Value {
+        if self.dice.percent(6) {
+            return json!({"host": EXTERNAL});
+        }
         let Some(service) = self.http_service() else {
             return json!({"host": "nothing.shop.svc.cluster.local"});
         };
@@ -121,8 +123,16 @@ impl Making {
     pub(super) fn add_destination_rule(&mut self, number: usize) {
         let services = self.services.clone();
         let service = self.dice.pick(&services).clone();
-        let namespace = service.namespace;
-        let mut spec = json!({"host": service.host()});
+        let namespace = match self.dice.below(10) {
+            0..=5 => service.namespace,
+            6..=8 => HOME,
+            _ => *self.dice.pick(&NAMESPACES),
+        };
+        let host = match self.dice.below(10) {
+            0 => format!("*.{}.svc.cluster.local", service.namespace),
+            _ => service.host(),
+        };
+        let mut spec = json!({"host": host});
         if self.dice.percent(60) {
             spec["subsets"] = json!([{"name": "its", "labels": {"version": service.pod.version}}]);
         }

@@ -132,10 +132,16 @@ impl Engine {
     /// Takes in an AuthorizationPolicy.
     pub(super) fn apply_policy(&mut self, key: &ConfigKey, facts: Option<PolicyFacts>, dirty: &mut Dirty) {
         let replaced = self.mesh.set_policy(key, facts);
-        if replaced.is_news() {
-            self.dirty_fences_named_by(&replaced.either().collect::<Vec<_>>(), dirty);
-            self.dirty_learning_headless(dirty);
+        if !replaced.is_news() {
+            return;
         }
+        let of_root = key.namespace == self.settings.root_namespace;
+        if of_root && replaced.either().any(|policy| !policy.has_selector()) {
+            self.dirty_fences(dirty);
+            return;
+        }
+        self.dirty_fences_named_by(&replaced.either().collect::<Vec<_>>(), dirty);
+        self.dirty_learning_headless(dirty);
     }
 
     /// Takes in what makes proxies call hosts by themselves.

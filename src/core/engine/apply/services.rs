@@ -58,7 +58,10 @@ impl Engine {
         if is_other_workload || is_seen_otherwise {
             let here = self.mesh.policies.in_namespace(&key.namespace);
             let root = self.mesh.policies.in_namespace(&self.settings.root_namespace);
-            self.dirty_fences_named_by(&here.chain(root).collect::<Vec<_>>(), dirty);
+            self.dirty_fences_named_by(
+                &here.chain(root).map(|(_, policy)| policy).collect::<Vec<_>>(),
+                dirty,
+            );
         }
         if is_other_workload {
             self.change_workload(key, &replaced, dirty);
@@ -69,8 +72,7 @@ impl Engine {
         };
         let mut either = replaced.either();
         let host = key.host();
-        let is_covered =
-            self.mesh.service_entries.names(&host) || self.mesh.destination_rules.connect_to(&host);
+        let is_covered = self.mesh.service_entries.names(&host) || self.mesh.destination_rules.divide(&host);
         let is_bound = either.any(|facts| self.mesh.services.is_protocol_bound(facts));
         let is_in_scopes = is_bound || is_covered || self.mesh.is_by_waypoint(&key.namespace);
         if (is_in_scopes && replaced.differs(in_scopes)) || self.is_ruled_otherwise(&host, &replaced) {
@@ -236,17 +238,25 @@ impl Engine {
         {
             self.dirty_learning_service_entries(dirty);
         }
-        if replaced.either().any(|rule| rule.connects) {
+        let rules = &self.mesh.destination_rules;
+        if replaced.either().any(|rule| rules.divides(key, rule)) {
             let seen = |fence: &Fence| {
                 let mut either = replaced.either();
                 either.any(|rule| rule.visibility.to(&fence.key.namespace))
             };
             self.dirty_fences_that(seen, dirty);
         }
-        // One that covers the fallback gateway keeps the fences of its namespace from being enforced.
+        // Callers follow one of their own namespace in place of others, also where it covers the fallback
+        // gateway.
+        self.dirty_fences_in(&key.namespace, dirty);
+        if replaced.either().any(|rule| rule.connects) {
+            let others = replaced.either().flat_map(|rule| rules.overlapping(&rule.host));
+            for namespace in others.map(|(other, _)| &other.namespace).collect::<BTreeSet<_>>() {
+                self.dirty_fences_in(namespace, dirty);
+            }
+        }
         let fallback = self.settings.fallback().host();
         if replaced.either().any(|rule| covers(&rule.host, &fallback)) {
-            self.dirty_fences_in(&key.namespace, dirty);
             dirty.targets.insert(Target::Namespace(key.namespace.clone()));
         }
     }

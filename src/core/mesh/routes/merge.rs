@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use crate::facts::route::Parent;
-use crate::facts::{MadeOf, RouteFacts, RouteKey, Rule, VirtualServiceFacts, Visibility, destinations};
+use crate::facts::{
+    MadeOf, RouteFacts, RouteKey, Rule, VirtualServiceFacts, Visibility, destinations, destinations_outside,
+};
 use crate::mesh::routes::fit;
 
 /// What istiod makes of routes of `namespace`.
@@ -44,8 +46,7 @@ pub(super) fn virtual_service<'a>(
         exported_by_default: true,
         destinations: destinations(&http, namespace),
         of_connections: BTreeSet::new(),
-        subset_elsewhere: false,
-        private_subsets: false,
+        outside: destinations_outside(&http, namespace),
         http,
         made_of,
         created: created.unwrap_or_default(),

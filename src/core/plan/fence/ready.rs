@@ -77,8 +77,11 @@ impl Planning<'_> {
         if self.mesh.has_remote_clusters && !self.settings.fences_multi_cluster {
             return Some(NotScoped::RemoteClusters);
         }
-        let policy = self.blocked_egress(fence)?;
-        Some(NotScoped::EgressBlocked(policy.clone()))
+        if let Some(policy) = self.blocked_egress(fence) {
+            return Some(NotScoped::EgressBlocked(policy.clone()));
+        }
+        let policy = self.unauthorized_gateway(fence)?;
+        Some(NotScoped::GatewayNotAuthorized(policy.clone()))
     }
 
     /// Whether the calls of a namespace to all that may be out of scope are led to the gateway.

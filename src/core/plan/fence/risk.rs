@@ -2,7 +2,7 @@
 
 use servicefence_crd::names;
 
-use crate::facts::{Labels, OutboundMode, matches};
+use crate::facts::{Caller, Labels, OutboundMode, matches};
 use crate::name::{ConfigKey, ScopeHost};
 use crate::plan::planning::Planning;
 use crate::workloads::{Fence, Workload};
@@ -36,6 +36,29 @@ impl<'a> Planning<'a> {
         let ports = [names::FALLBACK_PORT, names::TUNNEL_PORT];
         let blocking = for_pod.first().filter(|_| !ports.into_iter().all(is_allowed));
         blocking.map(|(key, _)| *key)
+    }
+
+    /// An AuthorizationPolicy of the whole mesh with a rule that holds for the fence's pods and not for the
+    /// fallback gateway, or the other way: every destination may decide otherwise about a first call.
+    pub fn unauthorized_gateway(self, fence: &Fence) -> Option<&'a ConfigKey> {
+        let namespace = &fence.key.namespace;
+        if !self.fenced.falls_back_to_gateway(namespace) {
+            return None;
+        }
+        let accounts = self.fenced.accounts(fence);
+        let pods = Caller {
+            namespace,
+            accounts: &accounts,
+        };
+        let accounts = [names::FALLBACK.into()].into();
+        let gateway = Caller {
+            namespace: &self.settings.system_namespace,
+            accounts: &accounts,
+        };
+        let mut policies = self.mesh.policies_of_all();
+        policies
+            .find(|(_, policy)| policy.tells_apart(&pods, &gateway))
+            .map(|(key, _)| key)
     }
 
     /// The mesh's default Sidecar, where it is a wall that the fallback gateway would open: it imports less

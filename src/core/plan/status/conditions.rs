@@ -77,6 +77,7 @@ impl Planning<'_> {
             | NotScoped::RemoteClusters
             | NotScoped::DynamicDns
             | NotScoped::EgressBlocked(_)
+            | NotScoped::GatewayNotAuthorized(_)
             | NotScoped::NoGateway
             | NotScoped::GatewayGone
             | NotScoped::NoServiceRanges

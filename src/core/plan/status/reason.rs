@@ -35,6 +35,8 @@ pub enum Reason {
     DynamicDns,
     /// A NetworkPolicy keeps the workload from the fallback gateway.
     EgressBlocked,
+    /// An AuthorizationPolicy of the whole mesh tells the fallback gateway from the workload.
+    GatewayNotAuthorized,
     /// The fallback gateway serves what the mesh's default Sidecar keeps from proxies.
     WallOpened,
     /// A Sidecar that ServiceFence does not manage applies to the same pods.
@@ -81,7 +83,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for the documentation.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 37] = [
         Self::Scoped,
         Self::Observing,
         Self::Off,
@@ -97,6 +99,7 @@ impl Reason {
         Self::RemoteClusters,
         Self::DynamicDns,
         Self::EgressBlocked,
+        Self::GatewayNotAuthorized,
         Self::WallOpened,
         Self::ForeignSidecar,
         Self::ForeignDestinationRule,
@@ -138,6 +141,7 @@ impl Reason {
             Self::RemoteClusters => "RemoteClusters",
             Self::DynamicDns => "DynamicDns",
             Self::EgressBlocked => "EgressBlocked",
+            Self::GatewayNotAuthorized => "GatewayNotAuthorized",
             Self::WallOpened => "WallOpened",
             Self::ForeignSidecar => "ForeignSidecar",
             Self::ForeignDestinationRule => "ForeignDestinationRule",

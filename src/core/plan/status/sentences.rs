@@ -126,6 +126,7 @@ pub(super) fn say_not_scoped(held: &NotScoped, workload: &str, system: &Name) ->
              past the fallback: set the mode to ALLOW_ANY or REGISTRY_ONLY".to_owned(),
         ),
         NotScoped::EgressBlocked(policy) => say_blocked(policy, workload, system),
+        NotScoped::GatewayNotAuthorized(policy) => say_not_authorized(policy, workload),
         NotScoped::NoGateway => (
             Reason::GatewayNotReady,
             "the fallback gateway has no ready endpoint, so a call out of scope would fail: see Deployment servicefence-fallback".to_owned(),
@@ -195,6 +196,15 @@ fn say_blocked(policy: &ConfigKey, workload: &str, system: &Name) -> (Reason, St
         names::TUNNEL_PORT
     );
     (Reason::EgressBlocked, message)
+}
+
+fn say_not_authorized(policy: &ConfigKey, workload: &str) -> (Reason, String) {
+    let message = format!(
+        "AuthorizationPolicy {policy} is for the whole mesh, and tells {workload} from the fallback gateway: destinations would \
+         answer its first calls otherwise. Write it into the namespaces of the destinations instead, whose Services then are \
+         in the scopes of those whom it names; or set spec.mode of this fence to \"Off\""
+    );
+    (Reason::GatewayNotAuthorized, message)
 }
 
 pub(super) fn say_wall(sidecar: &ConfigKey) -> Said {
