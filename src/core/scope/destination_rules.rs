@@ -24,8 +24,8 @@ impl<'a> Scoping<'a> {
         services.map(|(service, _)| service.scope_host())
     }
 
-    /// The Services to which the gateway connects by a rule in whose place callers of a namespace follow one
-    /// of their own: of their own namespace's Istio takes whatever is there.
+    /// The Services to which the gateway connects by a rule that callers of a namespace do not follow: Istio
+    /// takes one of their own namespace first, whatever that says.
     pub(super) fn connected_by_own_rules<'n>(
         self,
         namespace: &'n Name,
@@ -51,8 +51,8 @@ impl<'a> Scoping<'a> {
         services.map(|(service, _)| service.scope_host())
     }
 
-    /// A rule that says how to connect to a Service, in whose place callers follow one of their own, and that
-    /// one.
+    /// A rule by which the gateway connects to a Service, and the one of the callers' own namespace that takes
+    /// its place for them.
     fn replaced_for(self, service: &ServiceKey, caller: &Name) -> Option<(&'a ConfigKey, &'a ConfigKey)> {
         let rules = &self.mesh.destination_rules;
         let host = service.host();

@@ -32,7 +32,7 @@ fn a_rule_to_a_subset_that_only_callers_know_is_never_left_to_the_gateway() {
     let ratings = "ratings.books.svc.cluster.local";
     world.object("VirtualService", "shop", "reviews", rule(ratings));
     world.settle();
-    assert_eq!(scope(&world), [""; 0], "nobody knows the subset");
+    assert_eq!(scope(&world), [""; 0], "no proxy knows the subset");
     world.object("DestinationRule", "shop", "ratings", subset_of(ratings));
     world.settle();
     assert_eq!(scope(&world), [RATINGS, REVIEWS, OWN_RULE]);
@@ -120,7 +120,7 @@ fn subsets_that_the_gateway_knows_as_well_widen_nothing() {
         ("books", subset_of("ratings")),
         ("books", subset_of("*.books.svc.cluster.local")),
         ("istio-system", subset_of(ratings)),
-        // Nobody looks there for a call from shop to books.
+        // Istio does not look there for a call from shop to books.
         ("other", subset_of(ratings)),
     ] {
         world.object("DestinationRule", namespace, "ratings", subsets.clone());
