@@ -55,11 +55,13 @@ mod virtual_machines;
 
 use std::pin::Pin;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
 use servicefence_e2e::{Mesh, tools};
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
+use tokio::sync::Semaphore;
 
 /// A step by name.
 type Step = (
@@ -106,7 +108,7 @@ type Apart = (
     fn() -> Pin<Box<dyn Future<Output = Result<()>> + Send>>,
 );
 
-/// They run side by side.
+/// They run one after another beside the steps, which wait most of the time.
 const APART: [Apart; 4] = [
     (registry_only::NAME, || Box::pin(registry_only::run())),
     (revisions::NAME, || Box::pin(revisions::run())),
@@ -141,22 +143,40 @@ fn main() -> ExitCode {
         let (mesh, handle) = (mesh.clone(), runtime.handle().clone());
         Trial::test(*name, move || handle.block_on(step(mesh)).map_err(failed))
     });
+    let trials = trials.chain(apart(&arguments, runtime.handle())).collect();
     arguments.test_threads = Some(1);
-    let of_steps = libtest_mimic::run(&arguments, trials.collect());
-    if of_steps.has_failed() {
+    let ended = libtest_mimic::run(&arguments, trials);
+    if ended.has_failed() {
         eprintln!("{}", mesh.dump());
     }
     drop(mesh);
+    ended.exit_code()
+}
+
+/// Starts the tests with meshes of their own that are asked for; their trials wait for the end of them.
+fn apart(arguments: &Arguments, handle: &Handle) -> Vec<Trial> {
+    let one_at_a_time = Arc::new(Semaphore::new(1));
+    let asked_for = |name: &str| {
+        arguments
+            .filter
+            .as_ref()
+            .is_none_or(|filter| name.contains(filter))
+    };
     let trials = APART.map(|(name, run)| {
-        let handle = runtime.handle().clone();
-        Trial::test(name, move || handle.block_on(run()).map_err(failed))
+        let turn = one_at_a_time.clone();
+        let running = asked_for(name).then(|| {
+            handle.spawn(async move {
+                let _turn = turn.acquire_owned().await?;
+                run().await
+            })
+        });
+        let handle = handle.clone();
+        Trial::test(name, move || {
+            let Some(running) = running else { return Ok(()) };
+            handle.block_on(running)?.map_err(failed)
+        })
     });
-    arguments.test_threads = Some(APART.len());
-    let of_others = libtest_mimic::run(&arguments, trials.into());
-    if of_steps.has_failed() || of_others.has_failed() {
-        return ExitCode::FAILURE;
-    }
-    ExitCode::SUCCESS
+    trials.into()
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]

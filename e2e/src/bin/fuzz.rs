@@ -29,7 +29,7 @@ struct Flags {
     /// Leave faulty worlds as they are: reducing one takes a minute or two
     #[arg(long)]
     whole: bool,
-    /// Print the world of the seed, without a mesh
+    /// Print the world of the seed, one line for each object, call and change, without a mesh
     #[arg(long)]
     show: bool,
     /// Play the world of a file instead, as `target/fuzz` has them
@@ -52,7 +52,7 @@ async fn main() -> ExitCode {
 /// Whether there was no fault.
 async fn run(flags: &Flags) -> Result<bool> {
     if flags.show {
-        println!("{}", generate(flags.seed).yaml()?);
+        print!("{}", generate(flags.seed));
         return Ok(true);
     }
     let replayed = flags.replay.as_ref().map(read).transpose()?;

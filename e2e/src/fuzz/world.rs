@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::pool::HOME;
 use crate::call::Call;
@@ -102,6 +102,39 @@ impl fmt::Display for Change {
             Self::Relabel { pod, version } => write!(f, "{pod} becomes version {version}"),
         }
     }
+}
+
+/// One line for each object, call and change.
+impl fmt::Display for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "seed {}, fence {}", self.seed, self.fence)?;
+        for object in &self.objects {
+            writeln!(f, "  {}", line(object))?;
+        }
+        for call in &self.calls {
+            writeln!(f, "  call {call}")?;
+        }
+        for change in &self.changes {
+            match change {
+                Change::Apply(object) => writeln!(f, "  then apply {}", line(object))?,
+                other => writeln!(f, "  then {other}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An object with all that it says.
+fn line(object: &Value) -> String {
+    let mut rest = object.clone();
+    if let Value::Object(fields) = &mut rest {
+        fields.retain(|field, _| !["apiVersion", "kind"].contains(&field.as_str()));
+        if let Some(Value::Object(metadata)) = fields.get_mut("metadata") {
+            metadata.retain(|field, _| !["name", "namespace"].contains(&field.as_str()));
+        }
+        fields.retain(|_, value| *value != json!({}));
+    }
+    format!("{} {rest}", name(object))
 }
 
 /// `Kind namespace/name` of an object.
@@ -216,9 +249,23 @@ impl World {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+
+    #[test]
+    fn a_world_is_readable() {
+        let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s1", "namespace": "lab"}, "spec": {"clusterIP": "None"}});
+        let world = World {
+            seed: 7,
+            fence: json!({}),
+            objects: vec![service.clone()],
+            calls: vec![FuzzCall::new("http://s1.lab/")],
+            changes: vec![Change::Delete(service)],
+        };
+        assert_eq!(
+            world.to_string(),
+            "seed 7, fence {}\n  Service lab/s1 {\"spec\":{\"clusterIP\":\"None\"}}\n  call http://s1.lab/\n  then delete Service lab/s1\n"
+        );
+    }
 
     #[test]
     fn a_call_is_forged_that_names_another_service() {
