@@ -29,6 +29,9 @@ pub enum Known {
     /// An address without a rule was tried twice by the gateway, once over mutual TLS and once in plain text,
     /// and the destination sees it in `x-envoy-attempt-count`.
     Attempts,
+    /// The unscoped caller passes the call through on a connection from before a change, to a Service that it
+    /// does not see and that has no endpoints any more. The gateway makes a new one, and fails.
+    Kept,
 }
 
 impl Known {
@@ -44,6 +47,9 @@ impl Known {
         // What is dialled may fail where what is named does not.
         let elsewhere =
             judge.server != fenced.server || !judge.arrived() || told_port(judge) != told_port(fenced);
+        if way.kept && fenced.failed() && fenced.outcome == "503" {
+            return Some(Self::Kept);
+        }
         if way.passed_through && way.to_pod && fenced.outcome == "broken off" {
             return Some(Self::AsBytes);
         }
@@ -73,6 +79,8 @@ pub(super) struct Way {
     pub(super) forged: bool,
     /// For one of the callers it went past all rules to what was dialled.
     pub(super) passed_through: bool,
+    /// The unscoped caller passed it through, and may have had a connection from before a change.
+    pub(super) kept: bool,
     /// The client speaks HTTP/2.
     pub(super) http2: bool,
     /// It dials the address of a pod.
@@ -124,6 +132,7 @@ impl fmt::Display for Known {
                 Self::Translated => "served in another version of HTTP",
                 Self::AsBytes => "passed on as bytes, without the headers of a proxy",
                 Self::Attempts => "tried twice by the gateway",
+                Self::Kept => "answered on a connection from before a change",
             }
         )
     }
@@ -160,6 +169,12 @@ mod tests {
             Known::of(&one, &answer("time-out", None, ""), Way::default()),
             None
         );
+        let kept = Way {
+            kept: true,
+            ..Way::default()
+        };
+        assert_eq!(Known::of(&good, &one, kept), Some(Known::Kept));
+        assert_eq!(Known::of(&good, &answer("refused", None, ""), kept), None);
         let other = answer("200", Some("books/b"), "{}");
         assert_eq!(Known::of(&good, &other, Way::default()), None);
         assert_eq!(Known::of(&good, &other, forged), Some(Known::Forged));

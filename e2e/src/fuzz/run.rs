@@ -125,6 +125,7 @@ impl Pair {
         }
         let way = Way {
             passed_through: self.taken.passthrough() || self.judge_taken.passthrough(),
+            kept: self.way.kept && self.judge_taken.passthrough(),
             ..self.way
         };
         Known::of(&self.judge, &self.fenced, way)
@@ -168,7 +169,7 @@ impl Stage {
                 return Ok(());
             }
             outcome.figures.calls += 1;
-            let Some(pair) = self.both(world, call).await? else {
+            let Some(pair) = self.both(world, step, call).await? else {
                 outcome.figures.unsettled += 1;
                 continue;
             };
@@ -189,7 +190,7 @@ impl Stage {
         }
         let start = Instant::now();
         for call in waiting {
-            let (pair, kind) = self.until_direct(world, call, start).await?;
+            let (pair, kind) = self.until_direct(world, step, call, start).await?;
             match (pair, kind) {
                 (None, _) => outcome.figures.direct += 1,
                 (Some(pair), Kind::NeverDirect) => {
@@ -215,11 +216,12 @@ impl Stage {
     async fn until_direct(
         &self,
         world: &World,
+        step: usize,
         call: &FuzzCall,
         start: Instant,
     ) -> Result<(Option<Pair>, Kind)> {
         loop {
-            let Some(pair) = self.both(world, call).await? else {
+            let Some(pair) = self.both(world, step, call).await? else {
                 return Ok((None, Kind::Later));
             };
             if pair.differs() && pair.known().is_none() {
@@ -237,7 +239,7 @@ impl Stage {
     }
 
     /// The judge calls before and after the fenced caller. None if its own answers differ each time.
-    async fn both(&self, world: &World, call: &FuzzCall) -> Result<Option<Pair>> {
+    async fn both(&self, world: &World, step: usize, call: &FuzzCall) -> Result<Option<Pair>> {
         for _ in 0..TRIES {
             let (before, judge_taken) = self.one(JUDGE, call).await?;
             let (fenced, taken) = self.one(CALLER, call).await?;
@@ -252,6 +254,7 @@ impl Stage {
                         forged: world.is_forged(call),
                         http2: call.url.starts_with("h2:"),
                         to_pod: call.url.contains("://{pod "),
+                        kept: step > 0,
                         ..Way::default()
                     },
                 }));

@@ -76,26 +76,9 @@ impl Stage {
                 "spec": {"selector": {"app": "marker"}, "ports": ports}}))
                 .await?;
         }
-        self.take_new_connections().await?;
         self.write_fence(&json!({})).await?;
         mesh.enforce(FENCED, &[]).await?;
         mesh.enforce(HOME, &["caller"]).await
-    }
-
-    /// Lets no caller pass a call through on a connection from before. One to a Service that it does not see
-    /// stays when the Service loses its endpoints, and would answer for it.
-    async fn take_new_connections(&self) -> Result<()> {
-        let patch = json!({
-            "applyTo": "CLUSTER",
-            "match": {"context": "SIDECAR_OUTBOUND", "cluster": {"name": "PassthroughCluster"}},
-            "patch": {"operation": "MERGE", "value": {"max_requests_per_connection": 1}},
-        });
-        self.mesh
-            .apply(
-                &json!({"apiVersion": "networking.istio.io/v1alpha3", "kind": "EnvoyFilter",
-                "metadata": {"name": "new-connections", "namespace": HOME}, "spec": {"configPatches": [patch]}}),
-            )
-            .await
     }
 
     async fn write_fence(&self, more: &Value) -> Result<()> {
