@@ -167,6 +167,9 @@ pub struct DestinationRuleSpec {
     /// Named parts of its endpoints, each with a policy of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub subsets: Vec<Value>,
+    /// The pods of its namespace that follow it, and no others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload_selector: Option<WorkloadSelector>,
     /// Namespaces that see it: names, `.` or `*`; empty means the mesh's default, `*`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub export_to: Vec<String>,

@@ -368,8 +368,8 @@ pub struct Learning {
 /// no metrics are read, with `fallback: Passthrough`, with `expireAfter: 0s`, and for
 /// `workload.namespaceDefault`.
 ///
-/// `Learn`: like HTTP, in scope once it has been called. Connections that were open when the
-/// workload was first scoped are closed once.
+/// `Learn`: like HTTP, in scope once it has been called, or while a VirtualService has rules of `tcp` or
+/// `tls` for it. Connections that were open when the workload was first scoped are closed once.
 ///
 /// `Keep`: always in scope.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]

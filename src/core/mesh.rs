@@ -30,7 +30,7 @@ use std::net::SocketAddr;
 use crate::facts::{
     Caller, DestinationRuleFacts, EndpointsFacts, MeshConfigFacts, MeshConfigLayer, NamespaceFacts,
     NetworkPolicyFacts, PolicyFacts, ProxyCallsFacts, ProxyCallsKey, ServiceEntryFacts, ServiceFacts,
-    ServiceKind, VirtualServiceFacts, VmFacts, VmKey, by_waypoint,
+    ServiceKind, VirtualServiceFacts, Visibility, VmFacts, VmKey, by_waypoint,
 };
 use crate::mesh::discovery::Aside;
 use crate::mesh::index::ByNamespace;
@@ -40,7 +40,7 @@ use crate::name::{Cidr, ConfigKey, Name, ScopeHost, ServiceKey};
 use crate::settings::Settings;
 
 pub use self::aliases::{AliasOf, Aliases};
-pub use self::destination_rules::DestinationRules;
+pub use self::destination_rules::{DestinationRules, Named, Reach};
 pub use self::endpoints::Endpoints;
 pub use self::peer_authentications::PeerAuthentications;
 pub use self::policies::Policies;
@@ -218,8 +218,9 @@ impl Mesh {
     ) -> Replaced<DestinationRuleFacts> {
         let mut new = facts;
         if let Some(facts) = new.as_mut().filter(|facts| facts.exported_by_default) {
-            let exports = &self.config.default_exports.destination_rules;
-            facts.visibility = exports.visibility(&key.namespace);
+            let is_private = self.config.default_exports.destination_rules.is_private();
+            let own = || Visibility::Only([key.namespace.clone()].into());
+            facts.visibility = if is_private { own() } else { Visibility::All };
         }
         let old = self.destination_rules.set(key, new.clone());
         Replaced { old, new }
@@ -234,12 +235,9 @@ impl Mesh {
     ) -> Vec<ChangedRules> {
         let is_discovered = self.is_discovered(&key.namespace);
         let mut new = self.aside.virtual_services.take(is_discovered, key, facts);
-        let defaults = &self.config.default_exports;
-        if let Some(facts) = &mut new {
-            if facts.exported_by_default {
-                let exported_to = defaults.virtual_services.visibility(&key.namespace);
-                facts.visibility = facts.followed_by(exported_to, &key.namespace);
-            }
+        if let Some(facts) = new.as_mut().filter(|facts| facts.exported_by_default) {
+            let exports = &self.config.default_exports.virtual_services;
+            facts.visibility = facts.followed_by(exports.visibility(&key.namespace), &key.namespace);
         }
         let changed = self.rules.set(key, new);
         for rules in &changed {

@@ -48,7 +48,6 @@ impl Scoping<'_> {
         scope.extend(Why::Headless, self.kept_headless(fence));
         scope.extend(Why::Hidden, self.hidden(namespace));
         scope.extend(Why::Connection, self.connected_otherwise(namespace));
-        scope.extend(Why::Connection, self.connected_by_own_rules(namespace));
         scope.extend(Why::NodeLocal, self.node_local(namespace));
         scope.extend(Why::Waypoint, self.by_waypoint(namespace));
         scope.extend(Why::ServiceEntry, self.kept_entries(fence));

@@ -38,16 +38,17 @@ impl Known {
     /// What is known of the difference of two answers, if anything is.
     pub(super) fn of(judge: &Answer, fenced: &Answer, way: Way) -> Option<Self> {
         if judge.failed() && fenced.outcome != "time-out" {
-            return Some(if fenced.failed() {
-                Self::Reason
-            } else {
-                Self::Reached
-            });
+            if fenced.failed() {
+                return Some(Self::Reason);
+            }
+            if way.past_rules || way.to_pod || way.forged {
+                return Some(Self::Reached);
+            }
         }
         // What is dialled may fail where what is named does not.
         let elsewhere =
             judge.server != fenced.server || !judge.arrived() || told_port(judge) != told_port(fenced);
-        if way.kept && fenced.failed() && fenced.outcome == "503" {
+        if way.past_rules && way.changed && fenced.failed() && fenced.outcome == "503" {
             return Some(Self::Kept);
         }
         if way.passed_through && way.to_pod && fenced.outcome == "broken off" {
@@ -79,8 +80,10 @@ pub(super) struct Way {
     pub(super) forged: bool,
     /// For one of the callers it went past all rules to what was dialled.
     pub(super) passed_through: bool,
-    /// The unscoped caller passed it through, and may have had a connection from before a change.
-    pub(super) kept: bool,
+    /// The unscoped caller passed it through, past all rules.
+    pub(super) past_rules: bool,
+    /// Something has changed since the first calls.
+    pub(super) changed: bool,
     /// The client speaks HTTP/2.
     pub(super) http2: bool,
     /// It dials the address of a pod.
@@ -163,14 +166,20 @@ mod tests {
         };
         let good = answer("200", Some("books/a"), "{}");
         assert_eq!(Known::of(&one, &other, Way::default()), Some(Known::Reason));
-        assert_eq!(Known::of(&one, &good, Way::default()), Some(Known::Reached));
+        let past_rules = Way {
+            past_rules: true,
+            ..Way::default()
+        };
+        assert_eq!(Known::of(&one, &good, past_rules), Some(Known::Reached));
+        assert_eq!(Known::of(&one, &good, Way::default()), None);
         assert_eq!(Known::of(&good, &one, Way::default()), None);
         assert_eq!(
             Known::of(&one, &answer("time-out", None, ""), Way::default()),
             None
         );
         let kept = Way {
-            kept: true,
+            past_rules: true,
+            changed: true,
             ..Way::default()
         };
         assert_eq!(Known::of(&good, &one, kept), Some(Known::Kept));

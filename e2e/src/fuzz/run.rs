@@ -125,7 +125,7 @@ impl Pair {
         }
         let way = Way {
             passed_through: self.taken.passthrough() || self.judge_taken.passthrough(),
-            kept: self.way.kept && self.judge_taken.passthrough(),
+            past_rules: self.judge_taken.passthrough(),
             ..self.way
         };
         Known::of(&self.judge, &self.fenced, way)
@@ -254,7 +254,7 @@ impl Stage {
                         forged: world.is_forged(call),
                         http2: call.url.starts_with("h2:"),
                         to_pod: call.url.contains("://{pod "),
-                        kept: step > 0,
+                        changed: step > 0,
                         ..Way::default()
                     },
                 }));

@@ -60,7 +60,8 @@ impl Engine {
     fn is_called_directly(&self, service: &ServiceKey) -> bool {
         let facts = self.mesh.services.get(service);
         facts.is_some_and(|facts| self.is_bound(facts))
-            || self.mesh.destination_rules.divide(&service.host())
+            || self.mesh.destination_rules.may_differ(&service.host())
+            || self.mesh.service_entries.names(&service.host())
             || self.mesh.is_by_waypoint(&service.namespace)
     }
 

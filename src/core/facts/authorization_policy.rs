@@ -17,7 +17,7 @@ use servicefence_crd::istio::{
 };
 
 use crate::facts::labels::selected;
-use crate::facts::{Labels, ServiceFacts};
+use crate::facts::{Labels, ServiceFacts, ServiceKind};
 use crate::name::Name;
 
 /// A policy that asks who calls.
@@ -130,7 +130,7 @@ impl PolicyFacts {
     /// Whether it may protect the pods of a Service: nothing that is known of them says otherwise.
     pub fn protects(&self, facts: &ServiceFacts) -> bool {
         let fits = |(key, value): (&String, &String)| facts.selector.get(key).is_none_or(|is| is == value);
-        !facts.selector.is_empty() && self.selector.iter().all(fits)
+        facts.kind != ServiceKind::ExternalName && self.selector.iter().all(fits)
     }
 
     /// Whether it is for certain pods only.
@@ -141,10 +141,15 @@ impl PolicyFacts {
 
 /// The callers that a rule names: each source that it means, and each of its `not…` lists by itself.
 fn named(rule: &AuthorizationRule) -> Vec<AuthorizationSource> {
+    // What is said must all hold, so a list with `*`, everybody with an identity, says nothing beside others.
+    let particular = |list: &[String]| {
+        let is_all = list.iter().any(|pattern| pattern == "*");
+        if is_all { Vec::new() } else { list.to_vec() }
+    };
     let of_lists = |principals: &[String], namespaces: &[String], accounts: &[String]| AuthorizationSource {
-        principals: principals.to_vec(),
-        namespaces: namespaces.to_vec(),
-        service_accounts: accounts.to_vec(),
+        principals: particular(principals),
+        namespaces: particular(namespaces),
+        service_accounts: particular(accounts),
         ..AuthorizationSource::default()
     };
     let of_source = |source: &AuthorizationSource| {
@@ -182,11 +187,10 @@ fn looks_at_addresses(rule: &AuthorizationRule) -> bool {
         || conditions.any(|condition| matches!(condition.key.as_str(), "source.ip" | "remote.ip"))
 }
 
-/// Whether a source names somebody: `*` is everybody with an identity, the gateway too.
+/// Whether a source names somebody.
 fn is_particular(source: &AuthorizationSource) -> bool {
-    let names = source.principals.iter().chain(&source.namespaces);
-    let all: Vec<_> = names.chain(&source.service_accounts).collect();
-    !all.is_empty() && all.iter().all(|pattern| *pattern != "*")
+    let lists = [&source.principals, &source.namespaces, &source.service_accounts];
+    lists.iter().any(|list| !list.is_empty())
 }
 
 /// Istio's matching of strings: exact, `prefix*` or `*suffix`.

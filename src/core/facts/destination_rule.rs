@@ -14,8 +14,9 @@ pub struct DestinationRuleFacts {
     /// Whether it says how to connect: by TLS other than the mesh's, by a tunnel, with the PROXY protocol, in
     /// which version of HTTP; or to which pods, by subsets. A call without it may fail.
     pub connects: bool,
-    /// Whether it has subsets.
-    pub has_subsets: bool,
+    /// Whether only the caller's own proxy can do what it says: with files or a Secret of its own, or by a
+    /// tunnel, which gateways do not make (istiod: `constructUpstreamTLS`, `buildTunnelingConfig`).
+    pub needs_caller: bool,
     /// Whether it makes HTTP/2 of HTTP/1.1 (`h2UpgradePolicy`). To a port without a declared protocol
     /// gateways do so, and sidecars do not (istiod: `setUpstreamProtocol`).
     pub upgrades: bool,
@@ -34,11 +35,16 @@ impl DestinationRuleFacts {
         let policy = &spec.traffic_policy;
         let of_subsets = spec.subsets.iter().map(|subset| &subset["trafficPolicy"]);
         let policies: Vec<_> = of_subsets.chain([policy]).flat_map(with_ports).collect();
-        let visibility = Visibility::parse(spec.export_to.iter().map(String::as_str), namespace);
+        // One for certain pods stays in its namespace, whatever else is said (`setDestinationRules`).
+        let visibility = if spec.workload_selector.is_some() {
+            Visibility::parse(["."], namespace)
+        } else {
+            Visibility::parse(spec.export_to.iter().map(String::as_str), namespace)
+        };
         Self {
             host: qualify(&spec.host, namespace),
             connects: !spec.subsets.is_empty() || policies.iter().copied().any(connects),
-            has_subsets: !spec.subsets.is_empty(),
+            needs_caller: policies.iter().copied().any(needs_caller),
             upgrades: policies.iter().copied().any(upgrades),
             suits_gateway: is_mutual(policy) && !policy["outlierDetection"].is_object(),
             exported_by_default: visibility.is_none(),
@@ -55,10 +61,24 @@ fn with_ports(policy: &Value) -> impl Iterator<Item = &Value> {
 
 /// Whether a policy says how to connect.
 fn connects(policy: &Value) -> bool {
-    let has_tls = policy["tls"].is_object() && !is_mutual(policy);
+    let tls = &policy["tls"];
+    let has_names = tls["sni"].is_string() || tls["subjectAltNames"].is_array();
+    let has_tls = tls.is_object() && (!is_mutual(policy) || has_names);
     let http = &policy["connectionPool"]["http"];
     let has_version = http["h2UpgradePolicy"].is_string() || http["useClientProtocol"] == true;
     has_tls || has_version || policy["tunnel"].is_object() || policy["proxyProtocol"].is_object()
+}
+
+fn needs_caller(policy: &Value) -> bool {
+    const FROM_PROXY: [&str; 5] = [
+        "clientCertificate",
+        "privateKey",
+        "caCertificates",
+        "caCrl",
+        "credentialName",
+    ];
+    let mut from_proxy = FROM_PROXY.iter().map(|field| &policy["tls"][field]);
+    policy["tunnel"].is_object() || from_proxy.any(|value| value.as_str().is_some_and(|it| !it.is_empty()))
 }
 
 fn upgrades(policy: &Value) -> bool {
@@ -86,6 +106,10 @@ mod tests {
             (json!({"trafficPolicy": simple}), true),
             (json!({"trafficPolicy": {"tls": {"mode": "DISABLE"}}}), true),
             (json!({"trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}}}), false),
+            (
+                json!({"trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL", "sni": "reviews"}}}),
+                true,
+            ),
             (json!({"trafficPolicy": {"tunnel": {"targetHost": "a.b"}}}), true),
             (
                 json!({"trafficPolicy": {"proxyProtocol": {"version": "V2"}}}),
@@ -119,6 +143,37 @@ mod tests {
         ] {
             assert_eq!(facts(spec.clone()).connects, connects, "{spec}");
         }
+    }
+
+    #[test]
+    fn what_only_the_callers_proxy_can_do_is_told() {
+        for (policy, needs) in [
+            (json!({"tls": {"mode": "SIMPLE"}}), false),
+            (
+                json!({"tls": {"mode": "SIMPLE", "caCertificates": "/etc/ca.pem"}}),
+                true,
+            ),
+            (json!({"tls": {"mode": "SIMPLE", "credentialName": "ca"}}), true),
+            (json!({"tls": {"mode": "SIMPLE", "credentialName": ""}}), false),
+            (json!({"tunnel": {"targetHost": "a.b"}}), true),
+        ] {
+            let in_ports = json!({"portLevelSettings": [policy]});
+            for policy in [policy, in_ports] {
+                assert_eq!(
+                    facts(json!({"trafficPolicy": policy})).needs_caller,
+                    needs,
+                    "{policy}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn one_for_certain_pods_stays_in_its_namespace() {
+        let selector = json!({"matchLabels": {"app": "web"}});
+        let rule = facts(json!({"workloadSelector": selector, "exportTo": ["*"]}));
+        assert!(rule.visibility.to("shop") && !rule.visibility.to("books"));
+        assert!(!rule.exported_by_default);
     }
 
     #[test]

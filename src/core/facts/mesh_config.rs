@@ -44,6 +44,11 @@ impl DefaultExport {
         Self(export_to.unwrap_or_default())
     }
 
+    /// Whether an object stays in its namespace: all that Istio asks of the default for DestinationRules.
+    pub(crate) fn is_private(&self) -> bool {
+        self.0.iter().any(|entry| entry == ".")
+    }
+
     /// Who sees an object of `namespace`.
     pub(crate) fn visibility(&self, namespace: &str) -> Visibility {
         Visibility::parse(self.0.iter().map(String::as_str), namespace).unwrap_or_default()
@@ -57,8 +62,7 @@ pub struct DefaultExports {
     pub services: DefaultExport,
     /// VirtualServices.
     pub virtual_services: DefaultExport,
-    /// DestinationRules. Of none is more read than the host; but where they stay in their namespace, the
-    /// fallback gateway does not know the subsets that they define.
+    /// DestinationRules.
     pub destination_rules: DefaultExport,
 }
 

@@ -28,7 +28,9 @@ pub struct VirtualServiceFacts {
     pub made_of: Vec<MadeOf>,
     /// The Services that its rules send or mirror requests to, or lead connections to.
     pub destinations: BTreeSet<ServiceKey>,
-    /// Those of them to which rules of TCP and TLS lead.
+    /// Whether it has rules of TCP or TLS.
+    pub leads_connections: bool,
+    /// Those of the destinations to which these lead.
     pub of_connections: BTreeSet<ServiceKey>,
     /// The hosts that are no Services, by their names, to which its HTTP rules send or mirror requests.
     pub outside: BTreeSet<Name>,
@@ -83,6 +85,7 @@ impl VirtualServiceFacts {
             exported_by_default: visibility.is_none(),
             visibility: visibility.unwrap_or_default(),
             destinations: &of_requests | &of_connections,
+            leads_connections: !spec.tcp.is_empty() || !spec.tls.is_empty(),
             of_connections,
             outside: destinations_outside(&spec.http, namespace),
             http: spec.http,

@@ -1,21 +1,40 @@
-//! DestinationRules by name and by host.
+//! DestinationRules by name and by host, and which of them a proxy follows.
+//!
+//! Istio looks for those of one host: in the proxy's own namespace, then among what the Service's namespace
+//! exports, then among what the root one does; and takes those of the most specific host that it finds in the
+//! first of them. (`destinationRule` in istiod's `pilot/pkg/model/push_context.go`.)
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::facts::DestinationRuleFacts;
+use crate::facts::{DestinationRuleFacts, Visibility};
 use crate::mesh::index::{ByHost, in_namespace};
 use crate::name::{ConfigKey, Name, ServiceKey, covers};
 use crate::settings::Settings;
+
+/// A DestinationRule with its name.
+pub type Named<'a> = (&'a ConfigKey, &'a DestinationRuleFacts);
 
 /// DestinationRules.
 pub struct DestinationRules {
     all: BTreeMap<ConfigKey, DestinationRuleFacts>,
     by_host: ByHost,
-    /// Those that the gateway may follow otherwise than callers do: few, and every plan of a fence looks at
-    /// them.
-    divided: BTreeSet<ConfigKey>,
+    /// Those that say how to connect.
+    connecting: BTreeSet<ConfigKey>,
+    /// Those for [`Reach::Everywhere`]: few.
+    everywhere: BTreeSet<ConfigKey>,
     root_namespace: Name,
     system_namespace: Name,
+}
+
+/// Where callers are that may follow other rules than the gateway because of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// In no namespace.
+    Nowhere,
+    /// In the rule's own namespace.
+    Own,
+    /// In any namespace.
+    Everywhere,
 }
 
 impl DestinationRules {
@@ -24,7 +43,8 @@ impl DestinationRules {
         Self {
             all: BTreeMap::new(),
             by_host: ByHost::default(),
-            divided: BTreeSet::new(),
+            connecting: BTreeSet::new(),
+            everywhere: BTreeSet::new(),
             root_namespace: settings.root_namespace.clone(),
             system_namespace: settings.system_namespace.clone(),
         }
@@ -39,83 +59,139 @@ impl DestinationRules {
         let old = self.all.remove(key);
         if let Some(old) = &old {
             self.by_host.remove([&old.host], key);
-            self.divided.remove(key);
+            self.connecting.remove(key);
+            self.everywhere.remove(key);
         }
         if let Some(new) = facts {
             self.by_host.insert([&new.host], key);
-            self.divided.extend(self.divides(key, &new).then(|| key.clone()));
+            self.connecting.extend(new.connects.then(|| key.clone()));
+            self.everywhere
+                .extend((self.reach(key, &new) == Reach::Everywhere).then(|| key.clone()));
             self.all.insert(key.clone(), new);
         }
         old
     }
 
     /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = (&ConfigKey, &DestinationRuleFacts)> {
+    pub fn iter(&self) -> impl Iterator<Item = Named<'_>> {
         self.all.iter()
     }
 
     /// Those of a namespace.
-    pub fn in_namespace<'a>(
-        &'a self,
-        namespace: &str,
-    ) -> impl Iterator<Item = (&'a ConfigKey, &'a DestinationRuleFacts)> + use<'a> {
+    pub fn in_namespace<'a>(&'a self, namespace: &str) -> impl Iterator<Item = Named<'a>> + use<'a> {
         in_namespace(&self.all, namespace)
     }
 
     /// Those of whatever namespace about a host, also by a wildcard.
-    pub fn naming<'a: 'h, 'h>(
-        &'a self,
-        host: &'h str,
-    ) -> impl Iterator<Item = (&'a ConfigKey, &'a DestinationRuleFacts)> {
+    pub fn naming<'a: 'h, 'h>(&'a self, host: &'h str) -> impl Iterator<Item = Named<'a>> {
         let keys = self.by_host.naming(host);
         keys.filter_map(|key| self.all.get_key_value(key))
     }
 
-    /// Whether proxies of a namespace follow a rule for a host that `home` declares. Istio looks for one in
-    /// their own namespace, in `home` and in the root one (`destinationRule` in istiod's
-    /// `pilot/pkg/model/push_context.go`).
-    pub fn is_followed(
-        &self,
-        (key, rule): (&ConfigKey, &DestinationRuleFacts),
-        home: &str,
-        namespace: &str,
-    ) -> bool {
-        let looked_for = [namespace, home, &self.root_namespace];
-        looked_for.contains(&&*key.namespace) && rule.visibility.to(namespace)
-    }
-
-    /// Whether the gateway may follow a rule otherwise than callers do, where it says how to connect.
-    pub fn divides(&self, key: &ConfigKey, rule: &DestinationRuleFacts) -> bool {
-        let home = ServiceKey::of_host(&rule.host).map(|service| service.namespace);
-        let home = home.unwrap_or_default();
-        let is_shared = self.is_followed((key, rule), &home, &self.system_namespace);
-        rule.connects && (rule.upgrades || !is_shared)
-    }
-
-    /// Whether the gateway may follow those about a host otherwise than callers do: it does not see one, or
-    /// one takes the place of another.
-    pub fn divide(&self, host: &str) -> bool {
-        let is_of_several = self.naming(host).nth(1).is_some();
-        let mut naming = self.naming(host);
-        naming.any(|(key, rule)| self.divided.contains(key) || is_of_several && rule.connects)
-    }
-
-    /// Those about names that another one is about too.
-    pub fn overlapping<'a>(
-        &'a self,
-        host: &'a str,
-    ) -> impl Iterator<Item = (&'a ConfigKey, &'a DestinationRuleFacts)> {
+    /// Those about names that a host, or a wildcard, is about too.
+    pub fn overlapping<'a: 'h, 'h>(&'a self, host: &'h str) -> impl Iterator<Item = Named<'a>> {
         let below = host.starts_with('*').then(|| self.all.iter());
-        let below = below
-            .into_iter()
-            .flatten()
-            .filter(|(_, rule)| covers(host, &rule.host));
+        let below = below.into_iter().flatten();
+        let below = below.filter(move |(_, rule)| covers(host, &rule.host) && *rule.host != *host);
         below.chain(self.naming(host))
     }
 
-    /// Those that the gateway may follow otherwise than callers do.
-    pub fn divided(&self) -> impl Iterator<Item = (&ConfigKey, &DestinationRuleFacts)> {
-        let divided = self.divided.iter();
-        divided.filter_map(|key| Some((key, self.all.get(key)?)))
+    /// Where callers may follow other rules than the gateway because of this one.
+    pub fn reach(&self, key: &ConfigKey, rule: &DestinationRuleFacts) -> Reach {
+        if rule.upgrades || rule.needs_caller {
+            return Reach::Everywhere;
+        }
+        let home = ServiceKey::of_host(&rule.host).map(|service| service.namespace);
+        let is_root = key.namespace == self.root_namespace;
+        let may_be_home = is_root || home.as_ref().is_none_or(|home| *home == key.namespace);
+        match &rule.visibility {
+            Visibility::All if is_root || home.is_some() && may_be_home => Reach::Nowhere,
+            Visibility::Only(_) if may_be_home && !is_private(key, rule) => Reach::Everywhere,
+            _ => Reach::Own,
+        }
     }
+
+    /// Those that concern callers of a namespace: see [`Self::reach`].
+    pub fn concerning<'a>(&'a self, namespace: &str) -> impl Iterator<Item = Named<'a>> + use<'a> {
+        let own = self.in_namespace(namespace);
+        let own = own.filter(|(key, rule)| self.reach(key, rule) == Reach::Own);
+        let everywhere = self.everywhere.iter();
+        own.chain(everywhere.filter_map(|key| self.all.get_key_value(key)))
+    }
+
+    /// Those that say how to connect.
+    pub fn connecting(&self) -> impl Iterator<Item = Named<'_>> {
+        let connecting = self.connecting.iter();
+        connecting.filter_map(|key| self.all.get_key_value(key))
+    }
+
+    /// Whether the gateway may connect to a host otherwise than some callers do.
+    pub fn may_differ(&self, host: &str) -> bool {
+        let mut naming = self.naming(host);
+        let connects = self.naming(host).any(|(_, rule)| rule.connects);
+        connects && naming.any(|(key, rule)| self.reach(key, rule) != Reach::Nowhere)
+    }
+
+    /// The rules that callers of a namespace follow for a host that `home` declares, and those that the
+    /// gateway does, where they differ and one of them says how to connect.
+    pub fn followed_otherwise(&self, host: &str, home: &str, caller: &str) -> Option<[Vec<Named<'_>>; 2]> {
+        let both = [caller, &self.system_namespace].map(|who| self.followed(host, home, who));
+        let keys = |rules: &[Named<'_>]| {
+            rules
+                .iter()
+                .map(|(key, _)| (*key).clone())
+                .collect::<BTreeSet<_>>()
+        };
+        let differ = keys(&both[0]) != keys(&both[1]);
+        let connects = both.iter().flatten().any(|(_, rule)| rule.connects);
+        (differ && connects).then_some(both)
+    }
+
+    /// The rules for a host that `home` declares, one of which proxies of a namespace follow, or several as
+    /// istiod merges them.
+    pub fn followed(&self, host: &str, home: &str, namespace: &str) -> Vec<Named<'_>> {
+        // In the root namespace only what stays there comes first.
+        let in_root = *namespace == *self.root_namespace;
+        let local = self.most_specific(host, namespace, |key, rule| {
+            if in_root {
+                is_private(key, rule)
+            } else {
+                rule.visibility.to(namespace)
+            }
+        });
+        if !local.is_empty() {
+            return local;
+        }
+        let exported = [home, &self.root_namespace].map(|of| {
+            let mut rules = self.most_specific(host, of, |key, rule| !is_private(key, rule));
+            rules.retain(|(_, rule)| rule.visibility.to(namespace));
+            rules
+        });
+        let mut exported = exported.into_iter().filter(|rules| !rules.is_empty());
+        exported.next().unwrap_or_default()
+    }
+
+    /// The rules of a namespace for the most specific host that covers `host`.
+    fn most_specific(
+        &self,
+        host: &str,
+        namespace: &str,
+        counts: impl Fn(&ConfigKey, &DestinationRuleFacts) -> bool,
+    ) -> Vec<Named<'_>> {
+        let mut rules: Vec<_> = self.naming(host).collect();
+        rules.retain(|(key, rule)| *key.namespace == *namespace && counts(key, rule));
+        let longest = rules.iter().map(|(_, rule)| specificity(&rule.host)).max();
+        rules.retain(|(_, rule)| Some(specificity(&rule.host)) == longest);
+        rules
+    }
+}
+
+/// Whether only proxies of a rule's own namespace may follow it.
+fn is_private(key: &ConfigKey, rule: &DestinationRuleFacts) -> bool {
+    matches!(&rule.visibility, Visibility::Only(all) if all.len() == 1 && all.contains(&key.namespace))
+}
+
+/// What is no wildcard comes first, then the longest wildcard (istiod: `MostSpecificHostMatch`).
+fn specificity(host: &str) -> (bool, usize) {
+    (!host.starts_with('*'), host.len())
 }

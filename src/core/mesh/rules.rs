@@ -123,6 +123,12 @@ impl Rules {
             .any(|(_, rules)| rules.visibility.to(namespace))
     }
 
+    /// Whether proxies of `namespace` see rules of TCP or TLS for a host.
+    pub fn lead_connections(&self, host: &str, namespace: &str) -> bool {
+        self.of_host(host)
+            .any(|(_, rules)| rules.leads_connections && rules.visibility.to(namespace))
+    }
+
     /// VirtualServices for sidecars that proxies of `namespace` see.
     pub fn seen_from<'n>(
         &self,

@@ -331,7 +331,7 @@ impl Target<'_> {
             [] => matches = self.matches(&Map::new(), &callers_of(&Map::new(), callers)),
             list => {
                 for one in list.iter().filter_map(Value::as_object) {
-                    if one.contains_key("sourceLabels") {
+                    if asks_who_calls(one) && one.contains_key("sourceLabels") {
                         return Err("it matches sourceLabels, which the gateway does not know");
                     }
                     if self.is_here(one) {
@@ -380,7 +380,7 @@ impl Target<'_> {
     /// A match, and-ed with an address and a calling namespace.
     fn call(one: &Map<String, Value>, address: &str, caller: Option<&str>) -> Value {
         let mut all = one.clone();
-        for key in ["gateways", "port", "sourceNamespace"] {
+        for key in ["gateways", "port", "sourceNamespace", "sourceLabels"] {
             all.remove(key);
         }
         all.insert("gateways".into(), json!([names::FALLBACK]));
@@ -414,8 +414,8 @@ impl Target<'_> {
     }
 
     /// Makes a destination mean at the gateway what it means at the caller's proxy: a short name is
-    /// of the rule's namespace, and a missing port is the destination's only port, else the port
-    /// that was called (`GetDestinationCluster` of Istio's pilot).
+    /// of the rule's namespace, and a missing port is the one that was called, whatever ports the destination
+    /// has (istiod: `buildSidecarOutboundVirtualHosts` knows Services by that port alone).
     fn aim(&self, destination: &mut Value, namespace: &str) {
         let Some(destination) = destination.as_object_mut() else {
             return;
@@ -425,12 +425,7 @@ impl Target<'_> {
         };
         let host = qualify(host, namespace);
         if !destination.contains_key("port") {
-            let service = ServiceKey::of_host(&host).and_then(|key| self.mesh.services.get(&key));
-            let number = match service.map(|facts| &*facts.ports) {
-                Some([only]) => only.number,
-                _ => self.port.number,
-            };
-            destination.insert("port".into(), json!({"number": number}));
+            destination.insert("port".into(), json!({"number": self.port.number}));
         }
         destination.insert("host".into(), Value::from(&*host));
     }
@@ -441,9 +436,16 @@ fn matches_of(rule: &Map<String, Value>) -> &[Value] {
     matches.map_or(&[], Vec::as_slice)
 }
 
+/// Whether it counts who calls: not where gateways are named, `mesh` among them (istiod: `sourceMatchHTTP`).
+fn asks_who_calls(one: &Map<String, Value>) -> bool {
+    let gateways = one.get("gateways").and_then(Value::as_array);
+    gateways.is_none_or(Vec::is_empty)
+}
+
 /// The callers, of those who see a rule, that one of its matches is about.
 fn callers_of<'a>(one: &'a Map<String, Value>, callers: &[Option<&'a Name>]) -> Vec<Option<&'a str>> {
-    let from = one.get("sourceNamespace").and_then(Value::as_str);
+    let from = one.get("sourceNamespace").filter(|_| asks_who_calls(one));
+    let from = from.and_then(Value::as_str);
     let seen_by = callers.iter().map(|caller| caller.map(|name| &**name));
     seen_by
         .filter(|seen_by| seen_by.is_none() || from.is_none() || *seen_by == from)

@@ -1,116 +1,95 @@
-//! Services to which a DestinationRule says how to connect, for callers of a namespace and not for the
-//! fallback gateway, or otherwise to gateways: a first call would be made in another way, and may fail.
+//! Services to which the fallback gateway would connect otherwise than callers do, by the DestinationRules that
+//! each of them follows: a first call may fail.
 
-use crate::facts::{DestinationRuleFacts, Protocol};
-use crate::name::{ConfigKey, Name, ScopeHost, ServiceKey, covers};
+use std::collections::BTreeSet;
+
+use crate::facts::Protocol;
+use crate::mesh::Named;
+use crate::name::{Name, ScopeHost, ServiceKey, covers};
 use crate::scope::because::Because;
 use crate::scope::scoping::Scoping;
 use crate::workloads::Fence;
 
 impl<'a> Scoping<'a> {
-    /// The Services to which callers of a namespace connect by a rule that the gateway does not follow as
-    /// they do.
-    pub(super) fn connected_otherwise<'n>(
-        self,
-        namespace: &'n Name,
-    ) -> impl Iterator<Item = ScopeHost> + use<'a, 'n> {
-        let rules = self.mesh.destination_rules.divided();
-        let services = rules.flat_map(move |(key, rule)| {
-            let services = self.mesh.services.covered_by(&rule.host);
-            services.filter(move |(service, facts)| {
-                facts.visibility.to(namespace) && self.differs(key, rule, service, namespace).is_some()
-            })
-        });
-        services.map(|(service, _)| service.scope_host())
+    /// The Services to which callers of a namespace connect otherwise than the gateway.
+    pub(super) fn connected_otherwise(self, namespace: &Name) -> BTreeSet<ScopeHost> {
+        let rules = self.mesh.destination_rules.concerning(namespace);
+        let mut services = BTreeSet::new();
+        for (_, rule) in rules {
+            for host in self.where_it_connects(rule.host.clone(), rule.connects) {
+                let covered = self.mesh.services.covered_by(&host);
+                let seen = covered.filter(|(_, facts)| facts.visibility.to(namespace));
+                let otherwise = seen.filter(|(service, _)| self.differs(service, namespace).is_some());
+                services.extend(otherwise.map(|(service, _)| service.scope_host()));
+            }
+        }
+        services
     }
 
-    /// The Services to which the gateway connects by a rule that callers of a namespace do not follow: Istio
-    /// takes one of their own namespace first, whatever that says.
-    pub(super) fn connected_by_own_rules<'n>(
-        self,
-        namespace: &'n Name,
-    ) -> impl Iterator<Item = ScopeHost> + use<'a, 'n> {
-        let own = self.mesh.destination_rules.in_namespace(namespace);
-        let replaced = own.flat_map(move |(_, own)| {
-            let others = self.mesh.destination_rules.overlapping(&own.host);
-            others
-                .filter(|(_, other)| other.connects)
-                .map(move |other| (own, other))
-        });
-        let services = replaced.flat_map(move |(own, (_, other))| {
-            let narrower = if covers(&own.host, &other.host) {
-                &other.host
-            } else {
-                &own.host
-            };
-            let services = self.mesh.services.covered_by(narrower);
-            services.filter(move |(service, facts)| {
-                facts.visibility.to(namespace) && self.replaced_for(service, namespace).is_some()
-            })
-        });
-        services.map(|(service, _)| service.scope_host())
+    /// The names for which a rule matters: those that it is about, where it or another one says how to
+    /// connect to them.
+    fn where_it_connects(self, host: Name, connects: bool) -> Vec<Name> {
+        if connects {
+            return vec![host];
+        }
+        let all = self
+            .mesh
+            .destination_rules
+            .connecting()
+            .map(|(_, other)| &other.host);
+        let below = all.filter(|other| covers(&host, other)).cloned();
+        let mut narrowed: Vec<_> = below.collect();
+        let is_below_another = self
+            .mesh
+            .destination_rules
+            .naming(&host)
+            .any(|(_, other)| other.connects);
+        narrowed.extend(is_below_another.then_some(host));
+        narrowed
     }
 
-    /// A rule by which the gateway connects to a Service, and the one of the callers' own namespace that takes
-    /// its place for them.
-    fn replaced_for(self, service: &ServiceKey, caller: &Name) -> Option<(&'a ConfigKey, &'a ConfigKey)> {
+    /// Why the gateway would connect to a host otherwise.
+    pub(super) fn because_connected(self, fence: &Fence, host: &ScopeHost) -> Vec<Because> {
+        let service = ServiceKey::of_host(&host.name);
+        let differs = service.and_then(|service| self.differs(&service, &fence.key.namespace));
+        let because = differs.map(|detail| Because::new("Protocol", detail));
+        because.into_iter().collect()
+    }
+
+    /// How the gateway connects to a Service otherwise than callers of a namespace do.
+    fn differs(self, service: &ServiceKey, caller: &Name) -> Option<String> {
         let rules = &self.mesh.destination_rules;
         let host = service.host();
-        let follows = |rule, who: &Name| rules.is_followed(rule, &service.namespace, who);
-        let naming = || rules.naming(&host);
-        let system = &self.settings.system_namespace;
-        let (replaced, _) = naming().find(|rule| rule.1.connects && follows(*rule, system))?;
-        let mut own = naming().filter(|rule| rule.0.namespace == *caller);
-        let (own, _) = own.find(|rule| follows(*rule, caller) && !follows(*rule, system))?;
-        Some((replaced, own))
-    }
-
-    /// The rules that say how to connect to a host.
-    pub(super) fn because_connected(self, fence: &Fence, host: &ScopeHost) -> Vec<Because> {
-        let Some(service) = ServiceKey::of_host(&host.name) else {
-            return Vec::new();
-        };
-        let rules = self.mesh.destination_rules.divided();
-        let here = rules.filter(|(_, rule)| covers(&rule.host, &host.name));
-        let because = here.filter_map(|(key, rule)| {
-            let but = self.differs(key, rule, &service, &fence.key.namespace)?;
-            let says = if rule.has_subsets {
-                "which pods are its subsets"
-            } else {
-                "how to connect to it"
-            };
-            let detail = format!("DestinationRule {key} says {says}, and {but}");
-            Some(Because::new("Protocol", detail))
-        });
-        let replaced = self.replaced_for(&service, &fence.key.namespace).map(|(replaced, own)| {
-            let detail = format!(
-                "DestinationRule {own} takes the place of {replaced}, by which the fallback gateway connects to it"
-            );
-            Because::new("Protocol", detail)
-        });
-        because.chain(replaced).collect()
-    }
-
-    /// How the gateway follows a rule otherwise than callers do, who follow it.
-    fn differs(
-        self,
-        key: &ConfigKey,
-        rule: &DestinationRuleFacts,
-        service: &ServiceKey,
-        caller: &Name,
-    ) -> Option<&'static str> {
-        let rules = &self.mesh.destination_rules;
-        let is_followed = |namespace: &Name| rules.is_followed((key, rule), &service.namespace, namespace);
-        if !is_followed(caller) {
-            return None;
-        }
-        if !is_followed(&self.settings.system_namespace) {
-            return Some("the fallback gateway does not see that rule");
+        if let Some([callers, gateways]) = rules.followed_otherwise(&host, &service.namespace, caller) {
+            let [callers, gateways] = [callers, gateways].map(|rules| list(&rules));
+            return Some(format!(
+                "DestinationRules say how to connect to it, or which pods are its subsets, and callers of this namespace \
+                 follow {callers} where the fallback gateway follows {gateways}"
+            ));
         }
         let facts = self.mesh.services.get(service)?;
         let is_detected = facts.ports.iter().any(|port| port.protocol == Protocol::Detected);
-        (rule.upgrades && is_detected).then_some(
-            "Istio's gateways make HTTP/2 of HTTP/1.1 to its ports without a declared protocol, where sidecars do not",
-        )
+        let followed = rules.followed(&host, &service.namespace, caller);
+        followed.into_iter().find_map(|(key, rule)| {
+            if rule.needs_caller {
+                return Some(format!(
+                    "DestinationRule {key} says to connect to it with what only the caller's proxy has, or by a tunnel"
+                ));
+            }
+            (rule.upgrades && is_detected).then(|| {
+                format!(
+                    "by DestinationRule {key} Istio's gateways make HTTP/2 of HTTP/1.1 to its ports without a declared \
+                     protocol, where sidecars do not"
+                )
+            })
+        })
     }
+}
+
+fn list(rules: &[Named<'_>]) -> String {
+    if rules.is_empty() {
+        return "none".to_owned();
+    }
+    let names: Vec<_> = rules.iter().map(|(key, _)| key.to_string()).collect();
+    names.join(" and ")
 }

@@ -13,9 +13,11 @@ use crate::workloads::Fence;
 pub enum KeptNonHttp {
     /// All of them.
     All,
-    /// Those for which a VirtualService has rules: the gateway does not follow rules for connections, and
-    /// metrics name the Service that answered, not the one that was called.
+    /// Those for which a VirtualService has rules: metrics name the Service that answered, not the one that
+    /// was called.
     Routed,
+    /// Those for which it has rules of TCP or TLS, which the gateway does not follow.
+    Led,
 }
 
 impl<'a> Scoping<'a> {
@@ -28,6 +30,7 @@ impl<'a> Scoping<'a> {
         let is_kept = move |service: &ServiceKey| match which {
             KeptNonHttp::All => true,
             KeptNonHttp::Routed => self.mesh.rules.has(&service.host(), namespace),
+            KeptNonHttp::Led => self.mesh.rules.lead_connections(&service.host(), namespace),
         };
         let is_one = |facts: &ServiceFacts| facts.kind != ServiceKind::Headless && !facts.is_http();
         let bound = self.mesh.services.protocol_bound(namespace);
@@ -38,7 +41,7 @@ impl<'a> Scoping<'a> {
     /// Which of them a fence keeps. It looks at pods and metrics, so a scope asks once.
     pub(super) fn which_non_http(self, fence: &Fence) -> KeptNonHttp {
         match fence.non_http() {
-            NonHttp::Learn => KeptNonHttp::Routed,
+            NonHttp::Learn => KeptNonHttp::Led,
             NonHttp::Auto if self.known.connections_decide(fence) => KeptNonHttp::Routed,
             NonHttp::Auto | NonHttp::Keep => KeptNonHttp::All,
         }
@@ -48,11 +51,14 @@ impl<'a> Scoping<'a> {
     pub(super) fn because_not_http(self, fence: &Fence) -> Vec<Because> {
         const CUT: &str = "it has a port that is not HTTP, and its open connections would be cut";
         let detail = match (fence.non_http(), self.known.connections_known_since(fence)) {
-            (NonHttp::Auto | NonHttp::Learn, _) if self.which_non_http(fence) == KeptNonHttp::Routed => {
-                "it has a port that is not HTTP, and a VirtualService has rules for it: a first call would not follow them, and \
-                 metrics name the Service that answers, so nothing tells that it is not used"
-                    .to_owned()
+            (NonHttp::Learn, _) => {
+                "a VirtualService has rules for connections to it (tcp or tls), which a first call would not follow".to_owned()
             }
+            (NonHttp::Keep, _) => format!("{CUT}: learning.nonHttp keeps such hosts"),
+            (NonHttp::Auto, _) if self.which_non_http(fence) == KeptNonHttp::Routed => format!(
+                "{CUT}: a VirtualService has rules for it, and metrics name the Service that answers, so nothing tells that \
+                 it is not used"
+            ),
             (NonHttp::Auto, Err(unknown)) => format!(
                 "{CUT}: learning.nonHttp Auto keeps such hosts until metrics have shown all connections of the workload \
                  for as long as expireAfter, and {unknown}"
@@ -61,7 +67,6 @@ impl<'a> Scoping<'a> {
             (NonHttp::Auto, Ok(since)) => {
                 format!("{CUT}: metrics show all connections of the workload since {since}, so it will leave")
             }
-            (NonHttp::Learn | NonHttp::Keep, _) => format!("{CUT}: learning.nonHttp keeps such hosts"),
         };
         vec![Because::new("Protocol", detail)]
     }

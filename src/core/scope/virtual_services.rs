@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use servicefence_crd::names;
 
-use crate::facts::{DestinationRuleFacts, ServiceFacts, VirtualServiceFacts};
+use crate::facts::{ServiceFacts, ServiceKind, VirtualServiceFacts};
 use crate::mesh::rules::WITHOUT_SERVICE;
 use crate::name::{ConfigKey, Name, ScopeHost, ServiceKey, covers};
 use crate::scope::because::Because;
@@ -21,8 +21,9 @@ const MOST_OF_LABEL: usize = 63;
 const MOST_OF_NAME: usize = 253;
 
 /// Why a Service is in scope that the gateway would call otherwise than the fence's pods do.
-const OTHERWISE_BY_GATEWAY: [Why; 5] = [
+const OTHERWISE_BY_GATEWAY: [Why; 6] = [
     Why::Policy,
+    Why::Covered,
     Why::Hidden,
     Why::Connection,
     Why::NodeLocal,
@@ -77,6 +78,11 @@ impl<'a> Scoping<'a> {
         let by_gateway_otherwise = |whys: &Whys| OTHERWISE_BY_GATEWAY.iter().any(|why| whys.contains(*why));
         let direct = scope.hosts.iter().filter(|(_, whys)| by_gateway_otherwise(whys));
         let direct = direct.filter_map(|(host, _)| ServiceKey::of_host(&host.name));
+        // Sidecars go on to the address of a headless Service that was dialled, and gateways choose one
+        // (istiod: `convertResolution`).
+        let bound = self.mesh.services.protocol_bound(namespace);
+        let headless = bound.filter(|(_, facts)| facts.kind == ServiceKind::Headless);
+        let direct = direct.chain(headless.map(|(service, _)| service.clone()));
         let rules = direct.flat_map(|service| self.mesh.rules.routing_to(&service));
         let rules = rules.filter(|rules| rules.visibility.to(namespace));
         self.services_of(rules, namespace).collect()
@@ -96,23 +102,26 @@ impl<'a> Scoping<'a> {
         self.services_of(outside, namespace)
     }
 
-    /// Whether callers of a namespace reach a host of a ServiceEntry otherwise than the gateway does.
+    /// Whether callers of a namespace reach a host of ServiceEntries otherwise than the gateway does.
     fn is_reached_otherwise(self, host: &Name, namespace: &Name) -> bool {
-        let system = &self.settings.system_namespace;
-        let entries = self
-            .mesh
-            .service_entries
-            .of_host(host)
-            .chain(self.mesh.service_entries.covering(host));
-        let mut seen = entries.filter(|(_, entry)| entry.visibility.to(namespace));
+        let entries = &self.mesh.service_entries;
+        let entries = entries.of_host(host).chain(entries.covering(host));
+        let seen: Vec<_> = entries
+            .filter(|(_, entry)| entry.visibility.to(namespace))
+            .collect();
+        // Of several callers take the one of their own namespace, and the gateway the oldest.
+        let is_of_several = seen.len() > 1 && seen.iter().any(|(of, _)| of.namespace == *namespace);
         let rules = &self.mesh.destination_rules;
-        seen.any(|(of, entry)| {
-            let is_divided = |rule: (&ConfigKey, &DestinationRuleFacts)| {
-                let follows = |who| rules.is_followed(rule, &of.namespace, who);
-                covers(&rule.1.host, host) && follows(namespace) && !follows(system)
-            };
-            !entry.visibility.to(system) || rules.divided().any(is_divided)
-        })
+        let mut seen = seen.into_iter();
+        is_of_several
+            || seen.any(|(of, entry)| {
+                !entry.visibility.to(&self.settings.system_namespace)
+                    || rules.followed_otherwise(host, &of.namespace, namespace).is_some()
+                    || rules
+                        .followed(host, &of.namespace, namespace)
+                        .iter()
+                        .any(|(_, rule)| rule.needs_caller)
+            })
     }
 
     /// The Services that a namespace sees and these rules are for.

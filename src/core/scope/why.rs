@@ -26,7 +26,7 @@ pub enum Why {
     Headless,
     /// It is not exported to the gateway's namespace.
     Hidden,
-    /// A DestinationRule that the gateway does not see says how to connect to it.
+    /// The gateway would connect to it otherwise than callers do, by the DestinationRules of each.
     Connection,
     /// Calls to it stay on the caller's own node, and the gateway may be on another.
     NodeLocal,

@@ -53,7 +53,7 @@ fn a_service_that_comes_under_such_a_rule_is_in_scope_and_explained() {
     let said = world.engine.explain(&web(), "late.books", world.now).unwrap();
     assert!(
         said.answer
-            .contains("DestinationRule shop/late says how to connect"),
+            .contains("callers of this namespace follow shop/late where the fallback gateway follows none"),
         "{}",
         said.answer
     );
@@ -109,7 +109,7 @@ fn a_rule_of_the_callers_that_takes_the_place_of_one_that_connects_is_left_to_th
             assert_eq!(again, expected, "{theirs} {host}, last: {ours} {export_to:?}");
             if ours == reviews && expected {
                 let said = world.engine.explain(&web(), "reviews.books", world.now).unwrap();
-                let because = format!("DestinationRule shop/ours takes the place of {theirs}/theirs");
+                let because = format!("follow shop/ours where the fallback gateway follows {theirs}/theirs");
                 assert!(said.answer.contains(&because), "{}", said.answer);
             }
             world.gone(Watched::DestinationRules, "shop", "ours");
@@ -120,14 +120,101 @@ fn a_rule_of_the_callers_that_takes_the_place_of_one_that_connects_is_left_to_th
     }
 }
 
+/// Of the default Istio asks only whether rules stay in their namespace.
 #[test]
 fn a_default_export_of_mesh_config_counts() {
     let mut world = shop();
-    world.object("DestinationRule", "books", "reviews", by_tls("reviews", &[]));
-    mesh_config(&mut world, "defaultDestinationRuleExportTo: [shop]");
+    world.object("DestinationRule", "shop", "web", by_tls("web", &[]));
+    for (default, expected) in [
+        ("['.']", vec!["shop/web.shop.svc.cluster.local"]),
+        ("[till]", vec![]),
+    ] {
+        mesh_config(&mut world, &format!("defaultDestinationRuleExportTo: {default}"));
+        assert_eq!(scope(&world), expected, "{default}");
+    }
+}
+
+/// One for certain pods stays in its namespace, and hides less exact ones there.
+#[test]
+fn a_rule_for_certain_pods_is_left_to_them() {
+    let mut world = shop();
+    let selector = json!({"matchLabels": {"app": "web"}});
+    let rule =
+        json!({"host": "web", "workloadSelector": selector, "trafficPolicy": {"tls": {"mode": "SIMPLE"}}});
+    world.object("DestinationRule", "shop", "web", rule);
+    world.settle();
+    assert_eq!(scope(&world), ["shop/web.shop.svc.cluster.local"]);
+}
+
+/// The gateway has no files of the caller, and makes no tunnels.
+#[test]
+fn what_only_the_callers_proxy_can_do_is_left_to_it() {
+    let mut world = shop();
+    let files =
+        json!({"tls": {"mode": "MUTUAL", "clientCertificate": "/etc/c.pem", "privateKey": "/etc/k.pem"}});
+    let tunnel = json!({"tunnel": {"targetHost": "a.b", "targetPort": 80}});
+    for policy in [files, tunnel] {
+        world.object(
+            "DestinationRule",
+            "books",
+            "all",
+            json!({"host": "reviews", "trafficPolicy": policy}),
+        );
+        world.settle();
+        assert_eq!(scope(&world), [REVIEWS], "{policy}");
+        let said = world.engine.explain(&web(), "reviews.books", world.now).unwrap();
+        assert!(
+            said.answer.contains("what only the caller's proxy has"),
+            "{}",
+            said.answer
+        );
+        world.gone(Watched::DestinationRules, "books", "all");
+        world.settle();
+        assert_eq!(scope(&world), [""; 0]);
+    }
+}
+
+/// istiod takes the most exact ones that a namespace exports, and only then asks to whom.
+#[test]
+fn a_rule_that_hides_another_from_some_counts() {
+    let mut world = shop();
+    world.namespace("books", Some("enforce"));
+    world.service("books", "desk", &["http:8080"]);
+    let books = "*.books.svc.cluster.local";
+    world.object(
+        "DestinationRule",
+        "books",
+        "all",
+        json!({"host": books, "trafficPolicy": {"tls": {"mode": "SIMPLE"}}}),
+    );
+    world.settle();
+    assert_eq!(world.scope("books", "desk"), Some(vec![]));
+    // Callers in books do not have it among their own, and for others it takes the place of the first.
+    world.object(
+        "DestinationRule",
+        "books",
+        "one",
+        json!({"host": "reviews", "exportTo": ["till"]}),
+    );
+    world.settle();
+    assert_eq!(world.scope("books", "desk").unwrap(), [REVIEWS]);
+    assert_eq!(
+        scope(&world),
+        [""; 0],
+        "callers in shop follow none, as the gateway does"
+    );
+    // A rule of the root namespace takes the place of one that callers see and the gateway does not.
+    world.gone(Watched::DestinationRules, "books", "all");
+    let plain = json!({"host": "reviews", "exportTo": ["shop"], "trafficPolicy": {"loadBalancer": {"simple": "RANDOM"}}});
+    world.object("DestinationRule", "books", "one", plain);
+    world.object(
+        "DestinationRule",
+        "istio-system",
+        "root",
+        by_tls("reviews.books.svc.cluster.local", &[]),
+    );
+    world.settle();
     assert_eq!(scope(&world), [REVIEWS]);
-    mesh_config(&mut world, "{}");
-    assert_eq!(scope(&world), [""; 0]);
 }
 
 #[test]

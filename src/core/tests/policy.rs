@@ -125,6 +125,32 @@ fn a_rollout_of_pods_that_are_alike_touches_nothing() {
     assert!(dirty.targets.is_empty(), "{dirty:?}");
 }
 
+/// What one source says must all hold, and `*` is everybody with an identity.
+#[test]
+fn a_name_counts_beside_a_list_of_everybody() {
+    let mut world = shop_with_account();
+    let source = json!({"principals": ["*"], "namespaces": ["shop"]});
+    policy(&mut world, "books", json!({"app": "reviews"}), source.clone());
+    assert_eq!(world.scope("shop", "web").unwrap(), [REVIEWS]);
+    world.gone(Watched::AuthorizationPolicies, "books", "callers");
+    policy(&mut world, "istio-system", json!({}), source);
+    assert_eq!(
+        world.condition("shop", "web", "Enforced"),
+        "True GatewayNotAuthorized"
+    );
+}
+
+/// Its endpoints may be pods of the namespace all the same.
+#[test]
+fn a_service_without_a_selector_may_have_pods_with_a_policy() {
+    let mut world = shop_with_account();
+    let manual = json!({"spec": {"selector": null}});
+    world.service_with("books", "manual", &["http:8080"], &manual);
+    policy(&mut world, "books", json!({"app": "reviews"}), web_account());
+    let manual = "books/manual.books.svc.cluster.local".to_owned();
+    assert_eq!(world.scope("shop", "web").unwrap(), [manual, REVIEWS.to_owned()]);
+}
+
 #[test]
 fn what_is_denied_is_not_admitted_by_a_policy() {
     let mut world = shop_with_account();

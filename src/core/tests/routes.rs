@@ -162,7 +162,7 @@ fn the_users_rules_are_carried_over_with_every_match_bound_to_the_address() {
             }],
             "route": [
                 {"destination": {"host": "reviews.books.svc.cluster.local", "subset": "v1", "port": {"number": 8080}}, "weight": 90},
-                {"destination": {"host": "v2.books.svc.cluster.local", "port": {"number": 9090}}, "weight": 10},
+                {"destination": {"host": "v2.books.svc.cluster.local", "port": {"number": 8080}}, "weight": 10},
             ],
             "timeout": "3s",
             "headers": {"request": {"set": {"x-a": "b"}}},
@@ -401,30 +401,44 @@ fn the_placeholder_has_the_port_numbers_that_are_http_and_nothing_else_now() {
     assert_eq!(numbers(&world), [8080]);
 }
 
+/// Also where the destination has one port only: proxies know Services by the port that was called alone.
 #[test]
-fn a_rule_without_a_port_follows_the_ports_of_its_destination() {
+fn a_rule_without_a_port_means_the_one_that_was_called() {
     let mut world = World::new();
     world.service("books", "reviews", &["http:8080"]);
     world.service("other", "v2", &["http:9090"]);
-    world.object(
-        "VirtualService",
-        "books",
-        "reviews",
+    let route = json!({"destination": {"host": "v2.other.svc.cluster.local"}});
+    let rule = json!({"hosts": ["reviews"], "http": [{"route": [route]}]});
+    world.object("VirtualService", "books", "reviews", rule);
+    world.settle();
+    let port = &rules(&world, "books")[0]["route"][0]["destination"]["port"]["number"];
+    assert_eq!(*port, 8080);
+}
+
+/// Where a match names gateways, `mesh` among them, Istio does not ask who calls.
+#[test]
+fn a_match_with_gateways_is_for_every_caller() {
+    let mut world = World::new();
+    world.service("books", "reviews", &["http:8080"]);
+    let with = |gateways: &[&str]| {
         json!({
             "hosts": ["reviews"],
-            "http": [{"route": [{"destination": {"host": "v2.other.svc.cluster.local"}}]}],
-        }),
-    );
+            "http": [{
+                "match": [{"gateways": gateways, "sourceNamespace": "till", "sourceLabels": {"app": "pos"}}],
+                "redirect": {"uri": "/other"},
+            }],
+        })
+    };
+    world.object("VirtualService", "books", "reviews", with(&["mesh"]));
     world.settle();
-    let port = |world: &World| rules(world, "books")[0]["route"][0]["destination"]["port"]["number"].clone();
-    assert_eq!(port(&world), 9090);
-    world.service("other", "v2", &["http:9091"]);
+    let carried = &rules(&world, "books")[0];
+    assert_eq!(carried["redirect"], json!({"uri": "/other"}));
+    let headers = json!({"x-servicefence-original-dst": {"exact": "10.96.0.1:8080"}});
+    let expected = json!([{"gateways": ["servicefence-fallback"], "headers": headers}]);
+    assert_eq!(carried["match"], expected);
+    world.object("VirtualService", "books", "reviews", with(&[]));
     world.settle();
-    assert_eq!(port(&world), 9091);
-    // Of several it means the one that was called.
-    world.service("other", "v2", &["http:9091", "http-more:9092"]);
-    world.settle();
-    assert_eq!(port(&world), 8080);
+    assert!(rules(&world, "books")[0]["redirect"].is_null());
 }
 
 #[test]

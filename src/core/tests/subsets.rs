@@ -39,8 +39,9 @@ fn a_rule_to_a_subset_that_only_callers_know_is_never_left_to_the_gateway() {
     assert_eq!(world.scope("till", "pos"), Some(vec![]));
     let said = world.engine.explain(&web(), "ratings.books", world.now).unwrap();
     assert!(
-        said.answer
-            .contains("DestinationRule shop/ratings says which pods are its subsets"),
+        said.answer.contains(
+            "callers of this namespace follow shop/ratings where the fallback gateway follows none"
+        ),
         "{}",
         said.answer
     );
@@ -158,7 +159,18 @@ fn a_rule_to_a_host_of_an_entry_that_the_gateway_would_reach_otherwise_is_not_le
     world.object("DestinationRule", "shop", "api", by_tls);
     world.settle();
     assert!(is_direct(&world));
+    // Whatever it says, it takes the place of the other one.
+    let plain = json!({"host": host, "trafficPolicy": {"loadBalancer": {"simple": "RANDOM"}}});
+    world.object("DestinationRule", "shop", "api", plain);
+    world.settle();
+    assert!(is_direct(&world));
     world.gone(Watched::DestinationRules, "shop", "api");
+    world.settle();
+    assert!(!is_direct(&world));
+    world.object("ServiceEntry", "shop", "api", entry(&["*"]));
+    world.settle();
+    assert!(is_direct(&world), "callers take that of their own namespace");
+    world.gone(Watched::ServiceEntries, "shop", "api");
     world.settle();
     assert!(!is_direct(&world));
     world.object("ServiceEntry", "books", "api", entry(&["shop"]));
@@ -167,4 +179,26 @@ fn a_rule_to_a_host_of_an_entry_that_the_gateway_would_reach_otherwise_is_not_le
     world.gone(Watched::VirtualServices, "shop", "reviews");
     world.settle();
     assert!(!is_direct(&world));
+}
+
+/// Sidecars go on to the address that was dialled, and gateways choose one of its pods.
+#[test]
+fn a_rule_to_a_headless_service_is_not_left_to_the_gateway() {
+    let mut world = shop();
+    world.edit("shop", "web", json!({"learning": {"headless": "Learn"}}));
+    world.service_with(
+        "books",
+        "peers",
+        &["http:8080"],
+        &json!({"spec": {"clusterIP": "None"}}),
+    );
+    let route = json!({"destination": {"host": "peers.books.svc.cluster.local"}});
+    world.object(
+        "VirtualService",
+        "books",
+        "reviews",
+        json!({"hosts": ["reviews"], "http": [{"route": [route]}]}),
+    );
+    world.settle();
+    assert!(scope(&world).contains(&REVIEWS.to_owned()), "{:?}", scope(&world));
 }

@@ -28,7 +28,7 @@ impl Making {
                 object["spec"]["http"] = json!([self.http_rule()]);
                 Change::Apply(object)
             }
-            (1, Some("AuthorizationPolicy")) if object["spec"]["rules"][0]["from"].is_null() => {
+            (1, Some("AuthorizationPolicy")) => {
                 let other = if object["spec"]["action"] == "DENY" {
                     "ALLOW"
                 } else {

@@ -8,10 +8,11 @@ use super::{Making, SECURITY, object};
 impl Making {
     pub(super) fn add_policy(&mut self) {
         let pod = *self.dice.pick(&DESTINATIONS);
-        let from = match self.dice.below(4) {
+        let from = match self.dice.below(5) {
             0 => Some(json!({"principals": ["cluster.local/ns/shop/sa/caller"]})),
             1 => Some(json!({"namespaces": ["shop"]})),
             2 => Some(json!({"namespaces": ["books"]})),
+            3 => Some(json!({"principals": ["*"], "namespaces": ["shop"]})),
             _ => None,
         };
         let mut rule = json!({});

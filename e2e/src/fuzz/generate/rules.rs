@@ -67,11 +67,18 @@ impl Making {
             2 => json!({"redirect": {"authority": "elsewhere.example", "redirectCode": 307}}),
             _ => self.route(),
         };
-        match self.dice.below(5) {
+        match self.dice.below(6) {
             0 => rule["match"] = json!([{"uri": {"prefix": "/a"}}]),
             1 => rule["match"] = json!([{"headers": {"x-fuzz": {"exact": "1"}}}]),
             2 => {
                 rule["match"] = json!([{"uri": {"exact": "/"}}, {"method": {"exact": "GET"}, "uri": {"prefix": "/status"}}]);
+            }
+            3 => {
+                let mut from = json!({"sourceNamespace": self.dice.pick(&NAMESPACES)});
+                if self.dice.percent(30) {
+                    from["gateways"] = json!(["mesh"]);
+                }
+                rule["match"] = json!([from]);
             }
             _ => {}
         }
@@ -130,9 +137,13 @@ impl Making {
         };
         let host = match self.dice.below(10) {
             0 => format!("*.{}.svc.cluster.local", service.namespace),
+            1 => EXTERNAL.to_owned(),
             _ => service.host(),
         };
         let mut spec = json!({"host": host});
+        if self.dice.percent(8) {
+            spec["workloadSelector"] = json!({"matchLabels": {"app": "caller"}});
+        }
         if self.dice.percent(60) {
             spec["subsets"] = json!([{"name": "its", "labels": {"version": service.pod.version}}]);
         }
@@ -146,7 +157,10 @@ impl Making {
             }
             _ => {}
         }
-        self.export_to(&mut spec, namespace);
+        // One for certain pods stays in its namespace.
+        if spec["workloadSelector"].is_null() {
+            self.export_to(&mut spec, namespace);
+        }
         let name = format!("dr{number}");
         self.objects
             .push(object(NETWORKING, "DestinationRule", namespace, &name, &spec));

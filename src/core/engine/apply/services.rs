@@ -10,7 +10,7 @@ use crate::facts::{
     DestinationRuleFacts, EndpointsFacts, Port, ServiceEntryFacts, ServiceFacts, ServiceKind,
 };
 use crate::mesh::rules::WITHOUT_SERVICE;
-use crate::mesh::{Mesh, Replaced, Services};
+use crate::mesh::{Mesh, Reach, Replaced, Services};
 use crate::name::{ConfigKey, Name, ServiceKey, covers};
 use crate::plan::target::Target;
 use crate::workloads::{Fence, UnknownLabel};
@@ -72,7 +72,8 @@ impl Engine {
         };
         let mut either = replaced.either();
         let host = key.host();
-        let is_covered = self.mesh.service_entries.names(&host) || self.mesh.destination_rules.divide(&host);
+        let is_covered =
+            self.mesh.service_entries.names(&host) || self.mesh.destination_rules.may_differ(&host);
         let is_bound = either.any(|facts| self.mesh.services.is_protocol_bound(facts));
         let is_in_scopes = is_bound || is_covered || self.mesh.is_by_waypoint(&key.namespace);
         if (is_in_scopes && replaced.differs(in_scopes)) || self.is_ruled_otherwise(&host, &replaced) {
@@ -124,11 +125,9 @@ impl Engine {
             };
             self.note_arrivals(key, &numbers(before), &numbers(after), now);
         }
-        // A rule that names no port of its destination means the destination's only one.
+        // With several ports it is imported where a rule leads to it.
         if replaced.differs(|facts| facts.ports.clone()) {
             let hosts: BTreeSet<_> = self.mesh.rules.hosts_routed_to(key).collect();
-            self.dirty_routes_of(hosts.iter().copied(), dirty);
-            // With several ports it is imported where a rule leads to it.
             for host in hosts {
                 self.dirty_fences_having(host, dirty);
             }
@@ -238,26 +237,33 @@ impl Engine {
         {
             self.dirty_learning_service_entries(dirty);
         }
-        let rules = &self.mesh.destination_rules;
-        if replaced.either().any(|rule| rules.divides(key, rule)) {
-            let seen = |fence: &Fence| {
-                let mut either = replaced.either();
-                either.any(|rule| rule.visibility.to(&fence.key.namespace))
-            };
-            self.dirty_fences_that(seen, dirty);
-        }
-        // Callers follow one of their own namespace in place of others, also where it covers the fallback
-        // gateway.
-        self.dirty_fences_in(&key.namespace, dirty);
-        if replaced.either().any(|rule| rule.connects) {
-            let others = replaced.either().flat_map(|rule| rules.overlapping(&rule.host));
-            for namespace in others.map(|(other, _)| &other.namespace).collect::<BTreeSet<_>>() {
-                self.dirty_fences_in(namespace, dirty);
-            }
-        }
+        self.dirty_fences_by_destination_rule(key, &replaced, dirty);
+        // One that covers the fallback gateway keeps the fences of its namespace from being enforced, and so
+        // decides about its EnvoyFilters.
         let fallback = self.settings.fallback().host();
         if replaced.either().any(|rule| covers(&rule.host, &fallback)) {
+            self.dirty_fences_in(&key.namespace, dirty);
             dirty.targets.insert(Target::Namespace(key.namespace.clone()));
+        }
+    }
+
+    /// Fences for which the gateway may follow other rules now than they do.
+    fn dirty_fences_by_destination_rule(
+        &self,
+        key: &ConfigKey,
+        replaced: &Replaced<DestinationRuleFacts>,
+        dirty: &mut Dirty,
+    ) {
+        let rules = &self.mesh.destination_rules;
+        let itself = replaced.either().map(|rule| (key, rule));
+        // It may take the place of one that connects, or one its place.
+        let others = replaced.either().flat_map(|rule| rules.overlapping(&rule.host));
+        for (of, rule) in itself.chain(others) {
+            match rules.reach(of, rule) {
+                Reach::Nowhere => {}
+                Reach::Own => self.dirty_fences_in(&of.namespace, dirty),
+                Reach::Everywhere => self.dirty_fences(dirty),
+            }
         }
     }
 

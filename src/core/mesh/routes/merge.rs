@@ -45,6 +45,7 @@ pub(super) fn virtual_service<'a>(
         visibility: Visibility::All,
         exported_by_default: true,
         destinations: destinations(&http, namespace),
+        leads_connections: false,
         of_connections: BTreeSet::new(),
         outside: destinations_outside(&http, namespace),
         http,
