@@ -147,7 +147,7 @@ impl DestinationRules {
         (differ && connects).then_some(both)
     }
 
-    /// The rules for a host that `home` declares, one of which proxies of a namespace follow, or several as
+    /// The rules that proxies of a namespace follow for a host that `home` declares: one, or several as
     /// istiod merges them.
     pub fn followed(&self, host: &str, home: &str, namespace: &str) -> Vec<Named<'_>> {
         // In the root namespace only what stays there comes first.
