@@ -256,17 +256,18 @@ impl Stage {
     /// too.
     async fn barrier(&mut self) -> Result<()> {
         self.barrier += 1;
-        let mark = format!("/barrier-{}", self.barrier);
+        let mark = |namespace: &str| format!("/barrier-{}-{namespace}", self.barrier);
         for namespace in NAMESPACES {
             let host = format!("marker.{namespace}.svc.cluster.local");
-            let http =
-                [json!({"match": [{"uri": {"exact": mark}}], "route": [{"destination": {"host": host}}]})];
+            let http = [
+                json!({"match": [{"uri": {"exact": mark(namespace)}}], "route": [{"destination": {"host": host}}]}),
+            ];
             self.mesh
                 .apply(&json!({"apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
                     "metadata": {"name": "marker", "namespace": namespace}, "spec": {"hosts": [host], "http": http}}))
                 .await?;
         }
-        let mark = format!("\"{mark}\"");
+        let marks = NAMESPACES.map(|namespace| format!("\"{}\"", mark(namespace)));
         let gateways = self.mesh.gateway_pods().map(|pod| pod.full_name());
         let unscoped = DESTINATIONS
             .into_iter()
@@ -276,7 +277,7 @@ impl Stage {
             .chain(destinations)
             .chain([CALLER, JUDGE].map(str::to_owned))
             .collect();
-        try_join_all(pods.iter().map(|pod| self.has_come(pod, &mark))).await?;
+        try_join_all(pods.iter().map(|pod| self.have_come(pod, &marks))).await?;
         Ok(())
     }
 
@@ -300,15 +301,15 @@ impl Stage {
         Ok(())
     }
 
-    async fn has_come(&self, pod: &str, mark: &str) -> Result<()> {
+    async fn have_come(&self, pod: &str, marks: &[String]) -> Result<()> {
         let proxy = self.mesh.proxy(pod)?;
-        until(format!("{mark} at {pod}"), LONG, async || {
+        until(format!("marks at {pod}"), LONG, async || {
             let text = proxy
                 .get("/config_dump?resource=dynamic_route_configs")
                 .await?
                 .text();
-            let count = text.matches(mark).count();
-            ensure!(count >= NAMESPACES.len(), "it has come from {count} namespaces");
+            let missing: Vec<_> = marks.iter().filter(|mark| !text.contains(*mark)).collect();
+            ensure!(missing.is_empty(), "{missing:?} have not come");
             Ok(())
         })
         .await
