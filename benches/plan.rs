@@ -8,12 +8,13 @@ use std::sync::Arc;
 use criterion::{Criterion, criterion_group, criterion_main};
 use jiff::{SignedDuration, Timestamp};
 use servicefence::fence::facts::{
-    LabelValue, Labels, MeshConfigLayer, NamespaceFacts, Port, Protocol, ServiceFacts, ServiceKind,
-    Visibility,
+    DestinationRuleFacts, LabelValue, Labels, MeshConfigLayer, NamespaceFacts, Port, Protocol, ServiceFacts,
+    ServiceKind, Visibility,
 };
-use servicefence::fence::name::{FenceKey, Name, ServiceKey};
+use servicefence::fence::name::{ConfigKey, FenceKey, Name, ServiceKey};
 use servicefence::fence::simulate::Simulation;
 use servicefence::fence::{Change, Settings, Target};
+use servicefence_crd::istio::DestinationRuleSpec;
 use servicefence_crd::{LearnedHost, Mode, ServiceFence, ServiceFenceSpec, ServiceFenceStatus, Source};
 
 const NAMESPACES: u32 = 100;
@@ -44,6 +45,18 @@ fn service(number: u32, port: u16) -> Change {
         exported_by_default: true,
     };
     Change::Service(ServiceKey::new(namespace, name), Some(facts))
+}
+
+/// A rule with subsets, as every second Service has one, for all to see.
+fn destination_rule(number: u32) -> Change {
+    let (namespace, name) = (format!("ns-{}", number % NAMESPACES), format!("svc-{number}"));
+    let spec = DestinationRuleSpec {
+        host: name.clone(),
+        subsets: vec![serde_json::json!({"name": "v1", "labels": {"version": "v1"}})],
+        ..Default::default()
+    };
+    let facts = DestinationRuleFacts::of(&spec, &namespace);
+    Change::DestinationRule(ConfigKey::new(namespace, name), Some(facts))
 }
 
 fn fence(number: u32) -> (FenceKey, Change) {
@@ -97,6 +110,9 @@ fn simulation() -> Simulation {
     ));
     for number in 0..SERVICES {
         simulation.apply(service(number, 8080));
+    }
+    for number in (0..SERVICES).step_by(2) {
+        simulation.apply(destination_rule(number));
     }
     for number in 0..FENCES {
         simulation.apply(fence(number).1);

@@ -16,7 +16,7 @@ pub mod peer_authentications;
 mod policies;
 mod proxy_calls;
 mod replaced;
-mod routes;
+pub(crate) mod routes;
 pub mod rules;
 mod service_entries;
 mod services;

@@ -251,6 +251,25 @@ pub fn envoy_address(ip: IpAddr, port: u16) -> String {
     SocketAddr::new(ip, port).to_string()
 }
 
+/// Whether a host is a name of DNS, also one with a wildcard, as Istio takes it for a Sidecar: no address
+/// (`ValidateWildcardDomain`).
+pub fn is_dns_name(host: &str) -> bool {
+    let is_inside = |letter: char| letter.is_ascii_alphanumeric() || letter == '-';
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.chars().all(is_inside)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let rest = ["*.", "*-", "*"]
+        .into_iter()
+        .find_map(|wildcard| host.strip_prefix(wildcard));
+    let last = host.rsplit('.').next().unwrap_or(host);
+    host.len() <= 255
+        && rest.unwrap_or(host).split('.').all(is_label)
+        && !last.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

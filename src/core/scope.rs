@@ -23,6 +23,7 @@ mod service_entries;
 mod virtual_services;
 mod why;
 
+use crate::name::is_dns_name;
 use crate::workloads::Fence;
 
 pub use self::because::Because;
@@ -74,10 +75,11 @@ impl Scoping<'_> {
             }
         }
         self.add_routes(namespace, &mut scope);
-        // What is named or learned there comes back with its namespace.
-        scope
-            .hosts
-            .retain(|host, _| !self.mesh.is_out_of_sight(&host.namespace));
+        // What is named or learned there comes back with its namespace. With one host that a Sidecar cannot
+        // have, such as an address with rules, Istio would refuse all of them.
+        scope.hosts.retain(|host, _| {
+            !self.mesh.is_out_of_sight(&host.namespace) && (&*host.name == "*" || is_dns_name(&host.name))
+        });
         scope
     }
 }

@@ -1,6 +1,7 @@
 //! Decisions, from the outside: what happens in a cluster, and what is written.
 
 mod aliases;
+mod by_name;
 mod conditions;
 mod connections;
 mod covered;

@@ -220,6 +220,7 @@ impl Stage {
         self.take_addresses().await?;
         // Once for what was written, and once for what the controller has written then.
         self.barrier().await?;
+        self.mesh.wait_at_rest(HOME).await?;
         self.barrier().await?;
         self.drained().await
     }

@@ -4,7 +4,7 @@ use serde_json::Value;
 use servicefence_crd::istio::DestinationRuleSpec;
 
 use crate::facts::visibility::Visibility;
-use crate::name::{Name, qualify};
+use crate::name::{Name, ServiceKey, qualify};
 
 /// A DestinationRule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +35,9 @@ impl DestinationRuleFacts {
         let policy = &spec.traffic_policy;
         let of_subsets = spec.subsets.iter().map(|subset| &subset["trafficPolicy"]);
         let policies: Vec<_> = of_subsets.chain([policy]).flat_map(with_ports).collect();
+        let host = qualify(&spec.host, namespace);
+        let is_for_certain = ServiceKey::of_host(&host).is_some();
+        let connects = |policy: &Value| connects(policy, is_for_certain);
         // One for certain pods stays in its namespace, whatever else is said (`setDestinationRules`).
         let visibility = if spec.workload_selector.is_some() {
             Visibility::parse(["."], namespace)
@@ -42,7 +45,7 @@ impl DestinationRuleFacts {
             Visibility::parse(spec.export_to.iter().map(String::as_str), namespace)
         };
         Self {
-            host: qualify(&spec.host, namespace),
+            host,
             connects: !spec.subsets.is_empty() || policies.iter().copied().any(connects),
             needs_caller: policies.iter().copied().any(needs_caller),
             upgrades: policies.iter().copied().any(upgrades),
@@ -59,11 +62,12 @@ fn with_ports(policy: &Value) -> impl Iterator<Item = &Value> {
     of_ports.chain([policy])
 }
 
-/// Whether a policy says how to connect.
-fn connects(policy: &Value) -> bool {
+/// Whether a policy says how to connect. Mutual TLS for all hosts at once (`*.local`) is what Istio does by
+/// itself wherever it knows the pods.
+fn connects(policy: &Value, is_for_certain: bool) -> bool {
     let tls = &policy["tls"];
     let has_names = tls["sni"].is_string() || tls["subjectAltNames"].is_array();
-    let has_tls = tls.is_object() && (!is_mutual(policy) || has_names);
+    let has_tls = tls.is_object() && (!is_mutual(policy) || has_names || is_for_certain);
     let http = &policy["connectionPool"]["http"];
     let has_version = http["h2UpgradePolicy"].is_string() || http["useClientProtocol"] == true;
     has_tls || has_version || policy["tunnel"].is_object() || policy["proxyProtocol"].is_object()
@@ -105,9 +109,16 @@ mod tests {
         for (spec, connects) in [
             (json!({"trafficPolicy": simple}), true),
             (json!({"trafficPolicy": {"tls": {"mode": "DISABLE"}}}), true),
-            (json!({"trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}}}), false),
             (
-                json!({"trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL", "sni": "reviews"}}}),
+                json!({"host": "*.local", "trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}}}),
+                false,
+            ),
+            (
+                json!({"host": "*.local", "trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL", "sni": "reviews"}}}),
+                true,
+            ),
+            (
+                json!({"host": "reviews", "trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}}}),
                 true,
             ),
             (json!({"trafficPolicy": {"tunnel": {"targetHost": "a.b"}}}), true),

@@ -17,6 +17,8 @@ pub struct ServiceEntryFacts {
     /// Its ports with a listener that takes every address of the port number: those of HTTP, and all where it
     /// has no addresses of its own.
     pub listeners: BTreeSet<(u16, Names)>,
+    /// Whether istiod makes several services of one host of it: one for each address.
+    pub is_several: bool,
     /// What of its own keeps its hosts in every scope.
     pub bound: Option<Bound>,
     /// Who sees it.
@@ -60,12 +62,15 @@ impl ServiceEntryFacts {
         let ports = spec.ports.iter();
         let ports = ports.filter_map(|port| Some((u16::try_from(port.number).ok()?, Names::of(port))));
         let ports: Vec<_> = ports.collect();
-        let takes_all = |names| spec.addresses.is_empty() || names == Names::Http;
+        // istiod listens for a range as it does without addresses, and tells by the address within.
+        let has_range = spec.addresses.iter().any(|address| is_range(address));
+        let takes_all = |names| spec.addresses.is_empty() || has_range || names == Names::Http;
         let visibility = Visibility::parse(spec.export_to.iter().map(String::as_str), namespace);
         Self {
             hosts: spec.hosts.iter().map(|host| Name::from(host.as_str())).collect(),
             ports: ports.iter().map(|(number, _)| *number).collect(),
             listeners: ports.into_iter().filter(|(_, names)| takes_all(*names)).collect(),
+            is_several: spec.addresses.len() > 1,
             bound: Bound::of(spec),
             exported_by_default: visibility.is_none(),
             visibility: visibility.unwrap_or_default(),
@@ -76,6 +81,12 @@ impl ServiceEntryFacts {
     pub fn wildcard_ports(&self) -> impl Iterator<Item = u16> {
         self.listeners.iter().map(|(number, _)| *number)
     }
+}
+
+/// Whether an address of a ServiceEntry is one of several.
+fn is_range(address: &str) -> bool {
+    let length = address.split_once('/').map(|(_, length)| length);
+    length.is_some_and(|length| length != if address.contains(':') { "128" } else { "32" })
 }
 
 impl Names {

@@ -4,7 +4,7 @@
 //! (`HTTPRouteCollection`, `mergeHTTPRoutes`), so that the rest knows one kind of rules. Invariant: they
 //! follow from all routes, in whatever order these came.
 
-mod fit;
+pub(crate) mod fit;
 mod merge;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -106,7 +106,12 @@ impl Services {
     }
 
     fn count(&mut self, facts: &ServiceFacts, add: bool) {
+        // A proxy has no listener for what it does not see, and who sees a hidden one has it in scope.
+        let is_seen = self.is_seen_by_gateway(facts);
         for port in &facts.ports {
+            if port.protocol == Protocol::Http && !is_seen {
+                continue;
+            }
             let counts = match port.protocol {
                 Protocol::Http => &mut self.http_ports,
                 Protocol::Detected | Protocol::Other => &mut self.other_ports,

@@ -10,8 +10,9 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 use servicefence_crd::names;
 
-use crate::facts::{Author, Port, Protocol, ServiceFacts, VirtualServiceFacts, destinations};
+use crate::facts::{Author, Port, Protocol, ServiceFacts, VirtualServiceFacts};
 use crate::mesh::Mesh;
+use crate::mesh::routes::fit::values;
 use crate::mesh::rules::{Naming, callers_apart, delegate, first_for};
 use crate::name::ours::object_of_routes;
 use crate::name::{ConfigKey, Name, ServiceKey, envoy_address, qualify};
@@ -23,6 +24,16 @@ const MOST_RULES: usize = 1_000;
 
 /// Most bytes of the rules of one object: a third of what etcd stores in one (1.5 MiB by default).
 const MOST_BYTES: usize = 512 * 1024;
+
+/// Commands of Envoy for headers that stand for its own proxy, or for the connection that it took.
+const OF_ITS_OWN_PROXY: [&str; 6] = [
+    "%HOSTNAME%",
+    "%ENVIRONMENT(",
+    "%DOWNSTREAM_LOCAL_",
+    "%DOWNSTREAM_PEER_",
+    "%DOWNSTREAM_DIRECT_",
+    "%DOWNSTREAM_TLS_",
+];
 
 /// A user's rule that the gateway cannot apply to first calls.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -299,7 +310,9 @@ impl Target<'_> {
         let gateways = one.get("gateways").and_then(Value::as_array);
         let of_mesh =
             gateways.is_none_or(|gateways| gateways.is_empty() || gateways.iter().any(|name| name == "mesh"));
-        of_mesh && one.get("port").is_none_or(|port| port == self.port.number)
+        // 0 is none, as in every field of Istio's.
+        let mut port = one.get("port").into_iter().filter(|port| **port != 0);
+        of_mesh && port.all(|port| *port == self.port.number)
     }
 
     fn carry(
@@ -316,22 +329,16 @@ impl Target<'_> {
         if delegate::is_refused(rule) {
             return Err("with its delegate it makes a rule that Istio refuses in one VirtualService");
         }
-        let hidden = |service: &ServiceKey| {
-            let facts = self.mesh.services.get(service);
-            facts.is_some_and(|facts| !self.mesh.services.is_seen_by_gateway(facts))
-        };
-        if destinations(std::slice::from_ref(rule), &key.namespace)
-            .iter()
-            .any(hidden)
-        {
-            return Err("it routes to a Service that is not exported to the gateway's namespace");
+        if values(rule).any(|value| OF_ITS_OWN_PROXY.iter().any(|command| value.contains(command))) {
+            return Err("it sets a header to what Envoy knows of the proxy that follows it");
         }
         let mut matches = Vec::new();
         match matches_of(rule) {
             [] => matches = self.matches(&Map::new(), &callers_of(&Map::new(), callers)),
             list => {
                 for one in list.iter().filter_map(Value::as_object) {
-                    if asks_who_calls(one) && one.contains_key("sourceLabels") {
+                    let labels = one.get("sourceLabels").and_then(Value::as_object);
+                    if asks_who_calls(one) && labels.is_some_and(|labels| !labels.is_empty()) {
                         return Err("it matches sourceLabels, which the gateway does not know");
                     }
                     if self.is_here(one) {
@@ -362,6 +369,7 @@ impl Target<'_> {
         }
         if let Some(redirect) = carried.get_mut("redirect").and_then(Value::as_object_mut) {
             self.keep_port(redirect);
+            as_without_tls(redirect);
         }
         Ok(Some(Value::Object(carried)))
     }
@@ -431,6 +439,24 @@ impl Target<'_> {
     }
 }
 
+/// Makes a redirect without a scheme mean at the gateway, which takes requests over TLS, what it means where
+/// they come in plain text: to `http`, and without its port 80 (istiod: `ApplyRedirect`).
+fn as_without_tls(redirect: &mut Map<String, Value>) {
+    let scheme = redirect.get("scheme").and_then(Value::as_str);
+    if scheme.is_some_and(|scheme| !scheme.is_empty()) {
+        return;
+    }
+    match redirect.get("port").and_then(Value::as_u64) {
+        Some(80) => {
+            redirect.remove("port");
+        }
+        Some(443) => {
+            redirect.insert("scheme".into(), "http".into());
+        }
+        _ => {}
+    }
+}
+
 fn matches_of(rule: &Map<String, Value>) -> &[Value] {
     let matches = rule.get("match").and_then(Value::as_array);
     matches.map_or(&[], Vec::as_slice)
@@ -445,7 +471,7 @@ fn asks_who_calls(one: &Map<String, Value>) -> bool {
 /// The callers, of those who see a rule, that one of its matches is about.
 fn callers_of<'a>(one: &'a Map<String, Value>, callers: &[Option<&'a Name>]) -> Vec<Option<&'a str>> {
     let from = one.get("sourceNamespace").filter(|_| asks_who_calls(one));
-    let from = from.and_then(Value::as_str);
+    let from = from.and_then(Value::as_str).filter(|from| !from.is_empty());
     let seen_by = callers.iter().map(|caller| caller.map(|name| &**name));
     seen_by
         .filter(|seen_by| seen_by.is_none() || from.is_none() || *seen_by == from)

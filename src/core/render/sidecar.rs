@@ -14,7 +14,8 @@ use crate::render::{Kind, Object};
 const WARM_PORT: u16 = 65534;
 
 /// The Sidecar that scopes the pods with these labels, or all that no other one selects. Every host of the
-/// scope is exact and names its namespace, which keeps istiod on its indexed path (`servicesForExactHosts`).
+/// scope is exact and names its namespace, which keeps istiod on its indexed path (`servicesForExactHosts`),
+/// but where that would take other services.
 /// `proxy` has the other fields of the mesh's default Sidecar, which would be lost with it.
 pub fn sidecar(
     fence: &FenceKey,

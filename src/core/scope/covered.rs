@@ -2,7 +2,10 @@
 //! scope that sees it, and istiod takes calls to such a Service for calls to the entry, unless the Service is
 //! in scope as well: then it decides between the two as in a proxy that knows the whole mesh.
 
+use std::collections::BTreeSet;
+
 use crate::facts::{ServiceEntryFacts, ServiceFacts, ServiceKind};
+use crate::mesh::rules::WITHOUT_SERVICE;
 use crate::name::{ConfigKey, Name, ScopeHost, covers};
 use crate::scope::because::Because;
 use crate::scope::scoping::Scoping;
@@ -18,7 +21,36 @@ impl<'a> Scoping<'a> {
             let covered = self.mesh.services.covered_by(host);
             covered.filter(move |(_, facts)| facts.visibility.to(namespace) && is_taken(facts, entry, host))
         });
-        covered.map(|(service, _)| service.scope_host())
+        let by_short_name = self.covered_by_short_names(namespace);
+        covered
+            .map(|(service, _)| service.scope_host())
+            .chain(by_short_name)
+    }
+
+    /// The Services with a short name, such as `reviews.books`, below a wildcard of a ServiceEntry or of
+    /// rules. In a proxy that knows them these names are exact, and come first.
+    fn covered_by_short_names<'n>(
+        self,
+        namespace: &'n Name,
+    ) -> impl Iterator<Item = ScopeHost> + use<'a, 'n> {
+        let entries = self.entry_hosts(namespace);
+        let of_entries = entries.map(|(_, entry, host)| (host, entry.wildcard_ports().collect()));
+        let rules = self
+            .mesh
+            .rules
+            .seen_from(namespace)
+            .filter(|(_, rules)| !rules.http.is_empty());
+        let of_rules = rules.flat_map(|(_, rules)| &rules.hosts);
+        let of_rules = of_rules.map(|host| (host, BTreeSet::from([WITHOUT_SERVICE])));
+        let wildcards = of_entries.chain(of_rules);
+        let below = wildcards.filter_map(|(host, ports)| Some((short_names_below(host)?, ports)));
+        let services = below.flat_map(move |(of, ports): (&str, BTreeSet<u16>)| {
+            let services = self.mesh.services.in_namespace(of);
+            services.filter(move |(_, facts)| {
+                facts.visibility.to(namespace) && ports.iter().any(|number| facts.has_port(*number))
+            })
+        });
+        services.map(|(service, _)| service.scope_host())
     }
 
     /// The ServiceEntries that would take calls to a Service.
@@ -35,7 +67,12 @@ impl<'a> Scoping<'a> {
             let detail = format!("ServiceEntry {key} declares {name}, which would take calls to it");
             Because::new("Protocol", detail)
         });
-        because.collect()
+        let mut by_short_name = self.covered_by_short_names(&fence.key.namespace);
+        let short = by_short_name.any(|covered| covered == *host).then(|| {
+            let detail = "a wildcard of a ServiceEntry or of rules is over its short name, and would take calls by that";
+            Because::new("Protocol", detail.to_owned())
+        });
+        because.chain(short).collect()
     }
 
     /// The hosts of the ServiceEntries that a namespace sees.
@@ -46,6 +83,13 @@ impl<'a> Scoping<'a> {
         let seen = self.mesh.service_entries.seen_from(namespace);
         seen.flat_map(|(key, entry)| entry.hosts.iter().map(move |host| (key, entry, host)))
     }
+}
+
+/// The namespace of the short names below a wildcard: `books` of `*.books` and of `*.books.svc`.
+fn short_names_below(wildcard: &str) -> Option<&str> {
+    let rest = wildcard.strip_prefix("*.")?;
+    let namespace = rest.strip_suffix(".svc").unwrap_or(rest);
+    (!namespace.contains('.')).then_some(namespace)
 }
 
 /// Whether an entry with a name for a Service would take calls to it. A wildcard does where the Service has a

@@ -2,7 +2,7 @@
 
 use servicefence_crd::NonHttp;
 
-use crate::facts::{ServiceFacts, ServiceKind};
+use crate::facts::{Protocol, ServiceFacts, ServiceKind};
 use crate::name::{Name, ScopeHost, ServiceKey};
 use crate::scope::because::Because;
 use crate::scope::scoping::Scoping;
@@ -16,7 +16,8 @@ pub enum KeptNonHttp {
     /// Those for which a VirtualService has rules: metrics name the Service that answered, not the one that
     /// was called.
     Routed,
-    /// Those for which it has rules of TCP or TLS, which the gateway does not follow.
+    /// Those for which it has rules that the gateway does not follow: of TCP or TLS, and any where a port has
+    /// no declared protocol, since they hold for HTTP/2 too.
     Led,
 }
 
@@ -27,14 +28,19 @@ impl<'a> Scoping<'a> {
         namespace: &'n Name,
         which: KeptNonHttp,
     ) -> impl Iterator<Item = ScopeHost> + use<'a, 'n> {
-        let is_kept = move |service: &ServiceKey| match which {
+        let is_kept = move |service: &ServiceKey, facts: &ServiceFacts| match which {
             KeptNonHttp::All => true,
             KeptNonHttp::Routed => self.mesh.rules.has(&service.host(), namespace),
-            KeptNonHttp::Led => self.mesh.rules.lead_connections(&service.host(), namespace),
+            KeptNonHttp::Led => {
+                let is_detected = facts.ports.iter().any(|port| port.protocol == Protocol::Detected);
+                let rules = &self.mesh.rules;
+                rules.lead_connections(&service.host(), namespace)
+                    || is_detected && rules.has(&service.host(), namespace)
+            }
         };
         let is_one = |facts: &ServiceFacts| facts.kind != ServiceKind::Headless && !facts.is_http();
         let bound = self.mesh.services.protocol_bound(namespace);
-        let kept = bound.filter(move |(service, facts)| is_one(facts) && is_kept(service));
+        let kept = bound.filter(move |(service, facts)| is_one(facts) && is_kept(service, facts));
         kept.map(|(service, _)| service.scope_host())
     }
 
@@ -52,7 +58,9 @@ impl<'a> Scoping<'a> {
         const CUT: &str = "it has a port that is not HTTP, and its open connections would be cut";
         let detail = match (fence.non_http(), self.known.connections_known_since(fence)) {
             (NonHttp::Learn, _) => {
-                "a VirtualService has rules for connections to it (tcp or tls), which a first call would not follow".to_owned()
+                "a VirtualService has rules for it that a first call would not follow: of tcp or tls, or for HTTP/2 on a port \
+                 without a declared protocol"
+                    .to_owned()
             }
             (NonHttp::Keep, _) => format!("{CUT}: learning.nonHttp keeps such hosts"),
             (NonHttp::Auto, _) if self.which_non_http(fence) == KeptNonHttp::Routed => format!(

@@ -7,10 +7,14 @@ use crate::facts::ServiceKind;
 use crate::name::{Name, ScopeHost, ServiceKey};
 use crate::scope::scoping::Scoping;
 
+/// A wildcard over nothing. With one among the hosts of a Sidecar istiod goes through all services in their
+/// order, as for a proxy that knows the whole mesh, and does not look for each name.
+const NO_NAME: &str = "*.servicefence.invalid";
+
 impl Scoping<'_> {
     /// What every Sidecar of `namespace` imports for ServiceFence itself: the fallback gateway, the
-    /// placeholder that makes HTTP listeners exist, and where proxies report what is passed through, which no
-    /// gateway sees.
+    /// placeholder that makes HTTP listeners exist, where proxies report what is passed through, which no
+    /// gateway sees, and what makes istiod go through all services where names do not tell these apart.
     pub fn own_hosts(self, namespace: &Name) -> Vec<ScopeHost> {
         let system = &self.settings.system_namespace;
         let own = [names::FALLBACK, names::PORTS];
@@ -19,7 +23,9 @@ impl Scoping<'_> {
         let reports_to = reports_to
             .filter(|_| !self.fenced.falls_back_to_gateway(namespace))
             .cloned();
-        own.into_iter().chain(reports_to).collect()
+        let no_name = self.are_taken_otherwise_by_name(namespace);
+        let no_name = no_name.then(|| ScopeHost::new(system.clone(), NO_NAME));
+        own.into_iter().chain(reports_to).chain(no_name).collect()
     }
 
     /// Services that run on each node: the gateway would reach the pod of its own one.

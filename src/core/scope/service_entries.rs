@@ -13,7 +13,7 @@ use std::fmt;
 use jiff::Timestamp;
 
 use crate::evidence::Unknown;
-use crate::facts::{Bound, Names, ServiceEntryFacts};
+use crate::facts::{Bound, Names, ServiceEntryFacts, Visibility};
 use crate::name::{ConfigKey, FenceKey, Name, ScopeHost, ServiceKey};
 use crate::scope::because::Because;
 use crate::scope::scoping::Scoping;
@@ -112,6 +112,20 @@ impl<'a> Scoping<'a> {
         let seen = self.mesh.service_entries.seen_from(&fence.key.namespace);
         let imports = seen.flat_map(|(of, entry)| entry.hosts.iter().map(move |host| import(of, host)));
         imports.filter(move |import| !learned.contains(import))
+    }
+
+    /// Whether istiod would take other services by exact names than among all: of a host that stands for several
+    /// it takes one alone, and of several hosts the oldest first, where else what is exported to some comes
+    /// first (`servicesForExactHosts`, `servicesExportedToNamespace`).
+    pub(super) fn are_taken_otherwise_by_name(self, namespace: &Name) -> bool {
+        let mut declared = BTreeSet::new();
+        let mut seen = self.mesh.service_entries.seen_from(namespace);
+        seen.any(|(of, entry)| {
+            let mut hosts = entry.hosts.iter();
+            entry.is_several
+                || entry.visibility != Visibility::All
+                || hosts.any(|host| !declared.insert((&of.namespace, host)))
+        })
     }
 
     /// Why a host of a ServiceEntry is kept.

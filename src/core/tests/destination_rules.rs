@@ -21,6 +21,11 @@ fn a_service_that_callers_connect_to_by_a_rule_of_their_own_is_in_scope() {
         (
             "shop",
             json!({"host": host, "trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}}}),
+            true,
+        ),
+        (
+            "shop",
+            json!({"host": "*.local", "trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}}}),
             false,
         ),
         // The gateway follows it as well.

@@ -72,8 +72,14 @@ impl Engine {
         };
         let mut either = replaced.either();
         let host = key.host();
-        let is_covered =
-            self.mesh.service_entries.names(&host) || self.mesh.destination_rules.may_differ(&host);
+        let short = format!("{}.{}", key.name, key.namespace);
+        let is_named = |name: &str| {
+            self.mesh.service_entries.names(name) || self.mesh.rules.of_host(name).next().is_some()
+        };
+        let is_covered = self.mesh.service_entries.names(&host)
+            || is_named(&short)
+            || is_named(&format!("{short}.svc"))
+            || self.mesh.destination_rules.may_differ(&host);
         let is_bound = either.any(|facts| self.mesh.services.is_protocol_bound(facts));
         let is_in_scopes = is_bound || is_covered || self.mesh.is_by_waypoint(&key.namespace);
         if (is_in_scopes && replaced.differs(in_scopes)) || self.is_ruled_otherwise(&host, &replaced) {

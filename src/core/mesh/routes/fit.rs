@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::facts::Rule;
 use crate::mesh::rules::delegate;
+use crate::name::is_dns_name;
 
 /// Most bytes of a rule. A route has many matches, and a rule is made for each of them and for each port.
 const LARGEST: usize = 32 * 1024;
@@ -85,20 +86,6 @@ fn hosts(rule: &Rule) -> impl Iterator<Item = Option<&str>> {
     all.map(|to| to["destination"]["host"].as_str().filter(|host| !host.is_empty()))
 }
 
-fn is_dns_name(host: &str) -> bool {
-    let is_inside = |letter: char| letter.is_ascii_alphanumeric() || letter == '-';
-    let is_label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.chars().all(is_inside)
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    let last = host.rsplit('.').next().unwrap_or(host);
-    host.len() <= 255
-        && host.strip_prefix("*.").unwrap_or(host).split('.').all(is_label)
-        && !last.bytes().all(|byte| byte.is_ascii_digit())
-}
-
 fn regexes(rule: &Rule) -> impl Iterator<Item = &str> {
     let in_match = items(rule, "match").flat_map(|one| {
         let maps = ["headers", "queryParams"]
@@ -141,7 +128,7 @@ fn changes_host(rule: &Rule) -> bool {
 }
 
 /// The values that it gives to headers.
-fn values(rule: &Rule) -> impl Iterator<Item = &str> {
+pub fn values(rule: &Rule) -> impl Iterator<Item = &str> {
     let given = changes(rule).flat_map(|(_, change)| ["set", "add"].map(|how| &change[how]));
     given
         .filter_map(Value::as_object)

@@ -57,15 +57,17 @@ impl<'a> Naming<'a> {
         }
     }
 
-    /// Its place in Istio's order: those of users that only some namespaces see, then those made of routes of
-    /// the caller's own namespace, then the others (`SelectVirtualServices`).
+    /// Its place in Istio's order: those of users that the caller's namespace has for itself, those that
+    /// another one has for some, those made of routes of the caller's own namespace, then the others
+    /// (`SelectVirtualServices`).
     fn rank(&self, caller: Option<&Name>) -> u8 {
         let is_for_some = self.rules.visibility != Visibility::All;
         let is_own = caller == Some(&self.key.namespace);
         match (self.rules.is_made(), is_for_some) {
-            (false, true) => 0,
-            (true, is_for_some) if is_for_some || is_own => 1,
-            _ => 2,
+            (false, true) if is_own => 0,
+            (false, true) => 1,
+            (true, is_for_some) if is_for_some || is_own => 2,
+            _ => 3,
         }
     }
 }
