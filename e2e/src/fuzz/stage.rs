@@ -51,8 +51,12 @@ impl Stage {
         })
         .await?;
         mesh.install(Build::Debug, &[]).await?;
-        mesh.add_istiod(&IstiodSpec::new(REVISION).ignores(&FENCING))
-            .await?;
+        // Two that give ServiceEntries addresses get in each other's way, and one of them panics
+        // (`resolveConflict`). Only proxies that capture DNS use these.
+        let judge = IstiodSpec::new(REVISION)
+            .ignores(&FENCING)
+            .env("PILOT_ENABLE_IP_AUTOALLOCATE", "false");
+        mesh.add_istiod(&judge).await?;
         pool::create(&mesh, REVISION).await?;
         let mut stage = Self {
             mesh,
