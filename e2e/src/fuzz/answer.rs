@@ -59,7 +59,7 @@ impl Answer {
         let failures = ["time-out", "refused", "no address", "broken off"];
         let by_status = matches!(
             self.outcome.as_str(),
-            "404" | "502" | "503" | "504" | "grpc 4" | "grpc 12" | "grpc 14"
+            "404" | "502" | "503" | "504" | "grpc 2" | "grpc 4" | "grpc 12" | "grpc 14"
         );
         self.server.is_none() && (by_status || failures.contains(&self.outcome.as_str()))
     }

@@ -41,7 +41,7 @@ impl Known {
             if fenced.failed() {
                 return Some(Self::Reason);
             }
-            if way.past_rules || way.to_pod || way.forged {
+            if way.past_rules || way.to_pod || way.forged || way.detected {
                 return Some(Self::Reached);
             }
         }
@@ -82,6 +82,9 @@ pub(super) struct Way {
     pub(super) passed_through: bool,
     /// The unscoped caller passed it through, past all rules.
     pub(super) past_rules: bool,
+    /// The fenced caller told by its first bytes that it is HTTP. HTTP/2 goes on from the gateway by its address
+    /// then, over mutual TLS where that is taken.
+    pub(super) detected: bool,
     /// Something has changed since the first calls.
     pub(super) changed: bool,
     /// The client speaks HTTP/2.

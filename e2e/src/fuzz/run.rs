@@ -126,6 +126,7 @@ impl Pair {
         let way = Way {
             passed_through: self.taken.passthrough() || self.judge_taken.passthrough(),
             past_rules: self.judge_taken.passthrough(),
+            detected: self.taken.uses("servicefence-detection"),
             ..self.way
         };
         Known::of(&self.judge, &self.fenced, way)

@@ -40,18 +40,20 @@ impl Making {
         spec["ports"] = json!([written]);
         // TCP without an address would take every connection of its port.
         let has_address = spec["resolution"] == "STATIC" && (protocol == "TCP" || self.dice.percent(50));
-        if has_address {
-            spec["addresses"] = json!([address]);
+        let mut addresses = vec![address];
+        if self.dice.percent(30) {
+            addresses.push(format!("240.0.1.{}", 10 + number));
         }
+        let dialled = if has_address {
+            spec["addresses"] = json!(addresses);
+            self.dice.pick(&addresses).clone()
+        } else {
+            "{external}".to_owned()
+        };
         self.export_to(&mut spec, namespace);
         let name = format!("se{number}");
         self.objects
             .push(object(NETWORKING, "ServiceEntry", namespace, &name, &spec));
-        let dialled = if has_address {
-            address
-        } else {
-            "{external}".to_owned()
-        };
         let mut call = FuzzCall::new(format!("http://{dialled}:{port}/"));
         call.host = Some(host);
         self.calls.push(call);
