@@ -10,7 +10,7 @@ use crate::scope::because::Because;
 use crate::scope::scoping::Scoping;
 use crate::workloads::Fence;
 
-impl<'a> Scoping<'a> {
+impl Scoping<'_> {
     /// The Services to which callers of a namespace connect otherwise than the gateway.
     pub(super) fn connected_otherwise(self, namespace: &Name) -> BTreeSet<ScopeHost> {
         let rules = self.mesh.destination_rules.concerning(namespace);
