@@ -2,6 +2,7 @@
 
 mod aliases;
 mod by_name;
+mod carried;
 mod conditions;
 mod connections;
 mod covered;

@@ -82,8 +82,8 @@ pub(super) struct Way {
     pub(super) passed_through: bool,
     /// The unscoped caller passed it through, past all rules.
     pub(super) past_rules: bool,
-    /// The fenced caller told by its first bytes that it is HTTP. HTTP/2 goes on from the gateway by its address
-    /// then, over mutual TLS where that is taken.
+    /// The fenced caller told by its first bytes that it is HTTP. HTTP/2 goes on from the gateway by its
+    /// address then, over mutual TLS where that is taken.
     pub(super) detected: bool,
     /// Something has changed since the first calls.
     pub(super) changed: bool,

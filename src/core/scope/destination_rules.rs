@@ -1,5 +1,5 @@
-//! Services to which the fallback gateway would connect otherwise than callers do, by the DestinationRules that
-//! each of them follows: a first call may fail.
+//! Services to which the fallback gateway would connect otherwise than callers do, by the DestinationRules
+//! that each of them follows: a first call may fail.
 
 use std::collections::BTreeSet;
 

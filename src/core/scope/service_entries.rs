@@ -114,9 +114,9 @@ impl<'a> Scoping<'a> {
         imports.filter(move |import| !learned.contains(import))
     }
 
-    /// Whether istiod would take other services by exact names than among all: of a host that stands for several
-    /// it takes one alone, and of several hosts the oldest first, where else what is exported to some comes
-    /// first (`servicesForExactHosts`, `servicesExportedToNamespace`).
+    /// Whether istiod would take other services by exact names than among all: of a host that stands for
+    /// several it takes one alone, and of several hosts the oldest first, where else what is exported to some
+    /// comes first (`servicesForExactHosts`, `servicesExportedToNamespace`).
     pub(super) fn are_taken_otherwise_by_name(self, namespace: &Name) -> bool {
         let mut declared = BTreeSet::new();
         let mut seen = self.mesh.service_entries.seen_from(namespace);
