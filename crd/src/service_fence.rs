@@ -369,7 +369,8 @@ pub struct Learning {
 /// `workload.namespaceDefault`.
 ///
 /// `Learn`: like HTTP, in scope once it has been called, or while a VirtualService has rules of `tcp` or
-/// `tls` for it. Connections that were open when the workload was first scoped are closed once.
+/// `tls` for it, or any where it has a port without a declared protocol. Connections that were open when the
+/// workload was first scoped are closed once.
 ///
 /// `Keep`: always in scope.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]

@@ -172,7 +172,7 @@ fn apart(arguments: &Arguments, handle: &Handle) -> Vec<Trial> {
         });
         let handle = handle.clone();
         Trial::test(name, move || {
-            let Some(running) = running else { return Ok(()) };
+            let running = running.ok_or("it was not started, since it was not asked for")?;
             handle.block_on(running)?.map_err(failed)
         })
     });

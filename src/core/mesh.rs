@@ -40,7 +40,7 @@ use crate::name::{Cidr, ConfigKey, Name, ScopeHost, ServiceKey};
 use crate::settings::Settings;
 
 pub use self::aliases::{AliasOf, Aliases};
-pub use self::destination_rules::{DestinationRules, Named, Reach};
+pub use self::destination_rules::{DestinationRules, Followed, Named, Reach};
 pub use self::endpoints::Endpoints;
 pub use self::peer_authentications::PeerAuthentications;
 pub use self::policies::Policies;

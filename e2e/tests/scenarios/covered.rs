@@ -2,8 +2,6 @@
 
 use anyhow::{Result, ensure};
 use servicefence_e2e::Call;
-use servicefence_e2e::install::SOON;
-use servicefence_e2e::wait::until;
 
 use crate::scene::Scene;
 
@@ -79,12 +77,7 @@ async fn by_name_each_address_of_an_entry_leads_to_it(scene: Scene) -> Result<()
         .await?;
     let calls = [1, 2].map(|last| Call::get(&format!("tcp://240.99.0.{last}:19000/")));
     for call in &calls {
-        until("an answer without a fence", SOON, async || {
-            let (unscoped, taken) = scene.call(web, call).await?;
-            ensure!(unscoped.is_from(&scene.pod(db)), "{unscoped}, by {taken}");
-            Ok(())
-        })
-        .await?;
+        scene.until_answered(web, db, call).await?;
     }
     scene.enforce("many", &["web"]).await?;
     for call in &calls {

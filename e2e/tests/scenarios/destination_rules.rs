@@ -1,8 +1,6 @@
 //! DestinationRules that only callers of a namespace follow.
 
 use anyhow::{Result, ensure};
-use servicefence_e2e::install::SOON;
-use servicefence_e2e::wait::until;
 use servicefence_e2e::{Call, ServiceSpec};
 
 use crate::scene::Scene;
@@ -28,12 +26,7 @@ async fn rule_by_a_rule_of_the_callers_a_service_of_tls_is_reached_at_once(scene
         ))
         .await?;
     let call = Call::get(&format!("http://{}:8443/", scene.host(vault)));
-    until("an answer without a fence", SOON, async || {
-        let (unscoped, taken) = scene.call(web, &call).await?;
-        ensure!(unscoped.is_from(&scene.pod(vault)), "{unscoped}, by {taken}");
-        Ok(())
-    })
-    .await?;
+    scene.until_answered(web, vault, &call).await?;
     scene.enforce("tls", &["web"]).await?;
     let (first, taken) = scene.call(web, &call).await?;
     ensure!(first.is_from(&scene.pod(vault)), "{first}, by {taken}");
@@ -90,12 +83,7 @@ spec:
         ))
         .await?;
     let call = Call::get(&format!("http://{}:8080/", scene.host(reviews)));
-    until("the rule holds without a fence", SOON, async || {
-        let (unscoped, taken) = scene.call(web, &call).await?;
-        ensure!(unscoped.is_from(&scene.pod(ratings)), "{unscoped}, by {taken}");
-        Ok(())
-    })
-    .await?;
+    scene.until_answered(web, ratings, &call).await?;
     scene.enforce("subset", &["web"]).await?;
     let (first, taken) = scene.call(web, &call).await?;
     ensure!(first.is_from(&scene.pod(ratings)), "{first}, by {taken}");

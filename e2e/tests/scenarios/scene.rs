@@ -116,6 +116,16 @@ impl Scene {
         proxy.watch(self.mesh.call(&from, call)).await
     }
 
+    /// Calls until a pod answers: objects that lead there come to a proxy after a while.
+    pub(crate) async fn until_answered(&self, from: &str, by: &str, call: &Call) -> Result<()> {
+        until(format!("an answer of {by} to {from}"), SOON, async || {
+            let (reply, taken) = self.call(from, call).await?;
+            ensure!(reply.is_from(&self.pod(by)), "{reply}, by {taken}");
+            Ok(())
+        })
+        .await
+    }
+
     /// A first call: answered by the destination itself, through the gateway, as both proxies say.
     pub(crate) async fn first_call(&self, from: &str, to: &str, call: &Call) -> Result<Reply> {
         let (reply, taken) = self.call(from, call).await?;

@@ -1,8 +1,6 @@
 //! VirtualServices for wildcards, and for names that no Service has.
 
 use anyhow::{Result, ensure};
-use servicefence_e2e::install::SOON;
-use servicefence_e2e::wait::until;
 use servicefence_e2e::{Call, Protocol, Server};
 
 use crate::routing::{books, rules};
@@ -42,12 +40,9 @@ async fn c19_the_rules_of_an_exact_host_hold_and_not_those_of_a_wildcard(scene: 
     // Istio follows a wildcard's rules on port 80 for all names below it, unless the proxy knows a Service.
     let answers = [("exact", c), ("covered", d), ("exact-80", c)];
     for (service, answers) in answers {
-        until(format!("the rules for {service}"), SOON, async || {
-            let (unscoped, taken) = scene.call("starred/web", &call(service)).await?;
-            ensure!(unscoped.is_from(&scene.pod(answers)), "{unscoped}, by {taken}");
-            Ok(())
-        })
-        .await?;
+        scene
+            .until_answered("starred/web", answers, &call(service))
+            .await?;
     }
     scene.enforce("starred", &["web"]).await?;
     for (service, answers) in &answers[..2] {
@@ -86,12 +81,7 @@ async fn c20_rules_for_names_of_no_service_hold_in_a_scope(scene: Scene) -> Resu
         Call::get(&format!("http://{outside}/")).host(&nowhere),
     ];
     for call in &calls {
-        until("the rules", SOON, async || {
-            let (unscoped, taken) = scene.call(web, call).await?;
-            ensure!(unscoped.is_from(&scene.pod(egress)), "{unscoped}, by {taken}");
-            Ok(())
-        })
-        .await?;
+        scene.until_answered(web, egress, call).await?;
     }
     scene.enforce("partner", &["web"]).await?;
     for call in &calls {

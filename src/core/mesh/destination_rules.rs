@@ -18,12 +18,31 @@ pub type Named<'a> = (&'a ConfigKey, &'a DestinationRuleFacts);
 pub struct DestinationRules {
     all: BTreeMap<ConfigKey, DestinationRuleFacts>,
     by_host: ByHost,
-    /// Those that say how to connect.
-    connecting: BTreeSet<ConfigKey>,
     /// Those for [`Reach::Everywhere`]: few.
     everywhere: BTreeSet<ConfigKey>,
     root_namespace: Name,
     system_namespace: Name,
+}
+
+/// What callers follow for a host, and what the gateway does.
+#[derive(Debug)]
+pub struct Followed<'a> {
+    /// The callers' rules.
+    pub callers: Vec<Named<'a>>,
+    /// The gateway's.
+    pub gateways: Vec<Named<'a>>,
+}
+
+impl Followed<'_> {
+    /// Whether they are others, and one of them says how to connect.
+    pub fn differ(&self) -> bool {
+        let [callers, gateways] = [&self.callers, &self.gateways].map(|rules| {
+            let keys = rules.iter().map(|(key, _)| *key);
+            keys.collect::<BTreeSet<_>>()
+        });
+        let mut all = self.callers.iter().chain(&self.gateways);
+        callers != gateways && all.any(|(_, rule)| rule.connects)
+    }
 }
 
 /// Where callers are that may follow other rules than the gateway because of one.
@@ -43,7 +62,6 @@ impl DestinationRules {
         Self {
             all: BTreeMap::new(),
             by_host: ByHost::default(),
-            connecting: BTreeSet::new(),
             everywhere: BTreeSet::new(),
             root_namespace: settings.root_namespace.clone(),
             system_namespace: settings.system_namespace.clone(),
@@ -59,12 +77,10 @@ impl DestinationRules {
         let old = self.all.remove(key);
         if let Some(old) = &old {
             self.by_host.remove([&old.host], key);
-            self.connecting.remove(key);
             self.everywhere.remove(key);
         }
         if let Some(new) = facts {
             self.by_host.insert([&new.host], key);
-            self.connecting.extend(new.connects.then(|| key.clone()));
             self.everywhere
                 .extend((self.reach(key, &new) == Reach::Everywhere).then(|| key.clone()));
             self.all.insert(key.clone(), new);
@@ -119,12 +135,6 @@ impl DestinationRules {
         own.chain(everywhere.filter_map(|key| self.all.get_key_value(key)))
     }
 
-    /// Those that say how to connect.
-    pub fn connecting(&self) -> impl Iterator<Item = Named<'_>> {
-        let connecting = self.connecting.iter();
-        connecting.filter_map(|key| self.all.get_key_value(key))
-    }
-
     /// Whether the gateway may connect to a host otherwise than some callers do.
     pub fn may_differ(&self, host: &str) -> bool {
         let mut naming = self.naming(host);
@@ -133,23 +143,17 @@ impl DestinationRules {
     }
 
     /// The rules that callers of a namespace follow for a host that `home` declares, and those that the
-    /// gateway does, where they differ and one of them says how to connect.
-    pub fn followed_otherwise(&self, host: &str, home: &str, caller: &str) -> Option<[Vec<Named<'_>>; 2]> {
-        let both = [caller, &self.system_namespace].map(|who| self.followed(host, home, who));
-        let keys = |rules: &[Named<'_>]| {
-            rules
-                .iter()
-                .map(|(key, _)| (*key).clone())
-                .collect::<BTreeSet<_>>()
-        };
-        let differ = keys(&both[0]) != keys(&both[1]);
-        let connects = both.iter().flatten().any(|(_, rule)| rule.connects);
-        (differ && connects).then_some(both)
+    /// gateway does.
+    pub fn followed(&self, host: &str, home: &str, caller: &str) -> Followed<'_> {
+        Followed {
+            callers: self.followed_from(caller, host, home),
+            gateways: self.followed_from(&self.system_namespace, host, home),
+        }
     }
 
     /// The rules that proxies of a namespace follow for a host that `home` declares: one, or several as
     /// istiod merges them.
-    pub fn followed(&self, host: &str, home: &str, namespace: &str) -> Vec<Named<'_>> {
+    fn followed_from(&self, namespace: &str, host: &str, home: &str) -> Vec<Named<'_>> {
         // In the root namespace only what stays there comes first.
         let in_root = *namespace == *self.root_namespace;
         let local = self.most_specific(host, namespace, |key, rule| {

@@ -307,9 +307,7 @@ impl Target<'_> {
 
     /// Whether a match is about sidecars and this port.
     fn is_here(&self, one: &Map<String, Value>) -> bool {
-        let gateways = one.get("gateways").and_then(Value::as_array);
-        let of_mesh =
-            gateways.is_none_or(|gateways| gateways.is_empty() || gateways.iter().any(|name| name == "mesh"));
+        let of_mesh = gateways_of(one).is_empty() || gateways_of(one).iter().any(|name| name == "mesh");
         // 0 is none, as in every field of Istio's.
         let mut port = one.get("port").into_iter().filter(|port| **port != 0);
         of_mesh && port.all(|port| *port == self.port.number)
@@ -464,8 +462,12 @@ fn matches_of(rule: &Map<String, Value>) -> &[Value] {
 
 /// Whether it counts who calls: not where gateways are named, `mesh` among them (istiod: `sourceMatchHTTP`).
 fn asks_who_calls(one: &Map<String, Value>) -> bool {
+    gateways_of(one).is_empty()
+}
+
+fn gateways_of(one: &Map<String, Value>) -> &[Value] {
     let gateways = one.get("gateways").and_then(Value::as_array);
-    gateways.is_none_or(Vec::is_empty)
+    gateways.map_or(&[], Vec::as_slice)
 }
 
 /// The callers, of those who see a rule, that one of its matches is about.

@@ -34,16 +34,15 @@ impl<'a> Scoping<'a> {
         namespace: &'n Name,
     ) -> impl Iterator<Item = ScopeHost> + use<'a, 'n> {
         let entries = self.entry_hosts(namespace);
-        let of_entries = entries.map(|(_, entry, host)| (host, entry.wildcard_ports().collect()));
-        let rules = self
-            .mesh
-            .rules
-            .seen_from(namespace)
-            .filter(|(_, rules)| !rules.http.is_empty());
-        let of_rules = rules.flat_map(|(_, rules)| &rules.hosts);
-        let of_rules = of_rules.map(|host| (host, BTreeSet::from([WITHOUT_SERVICE])));
-        let wildcards = of_entries.chain(of_rules);
-        let below = wildcards.filter_map(|(host, ports)| Some((short_names_below(host)?, ports)));
+        let of_entries = entries.filter_map(|(_, entry, host)| {
+            Some((short_names_below(host)?, entry.wildcard_ports().collect()))
+        });
+        let rules = self.mesh.rules.seen_from(namespace);
+        let of_rules = rules.filter(|(_, rules)| !rules.http.is_empty());
+        let of_rules = of_rules.flat_map(|(_, rules)| &rules.hosts);
+        let of_rules =
+            of_rules.filter_map(|host| Some((short_names_below(host)?, BTreeSet::from([WITHOUT_SERVICE]))));
+        let below = of_entries.chain(of_rules);
         let services = below.flat_map(move |(of, ports): (&str, BTreeSet<u16>)| {
             let services = self.mesh.services.in_namespace(of);
             services.filter(move |(_, facts)| {

@@ -2,22 +2,23 @@
 //! that each of them follows: a first call may fail.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
-use crate::facts::Protocol;
-use crate::mesh::Named;
-use crate::name::{Name, ScopeHost, ServiceKey, covers};
+use crate::facts::{DestinationRuleFacts, Protocol};
+use crate::mesh::{Followed, Named};
+use crate::name::{ConfigKey, Name, ScopeHost, ServiceKey, covers};
 use crate::scope::because::Because;
 use crate::scope::scoping::Scoping;
 use crate::workloads::Fence;
 
-impl Scoping<'_> {
+impl<'a> Scoping<'a> {
     /// The Services to which callers of a namespace connect otherwise than the gateway.
     pub(super) fn connected_otherwise(self, namespace: &Name) -> BTreeSet<ScopeHost> {
         let rules = self.mesh.destination_rules.concerning(namespace);
         let mut services = BTreeSet::new();
         for (_, rule) in rules {
-            for host in self.where_it_connects(rule.host.clone(), rule.connects) {
-                let covered = self.mesh.services.covered_by(&host);
+            for host in self.where_it_connects(rule) {
+                let covered = self.mesh.services.covered_by(host);
                 let seen = covered.filter(|(_, facts)| facts.visibility.to(namespace));
                 let otherwise = seen.filter(|(service, _)| self.differs(service, namespace).is_some());
                 services.extend(otherwise.map(|(service, _)| service.scope_host()));
@@ -28,61 +29,78 @@ impl Scoping<'_> {
 
     /// The names for which a rule matters: those that it is about, where it or another one says how to
     /// connect to them.
-    fn where_it_connects(self, host: Name, connects: bool) -> Vec<Name> {
-        if connects {
-            return vec![host];
+    fn where_it_connects(self, rule: &'a DestinationRuleFacts) -> BTreeSet<&'a Name> {
+        if rule.connects {
+            return [&rule.host].into();
         }
-        let all = self
-            .mesh
-            .destination_rules
-            .connecting()
-            .map(|(_, other)| &other.host);
-        let below = all.filter(|other| covers(&host, other)).cloned();
-        let mut narrowed: Vec<_> = below.collect();
-        let is_below_another = self
-            .mesh
-            .destination_rules
-            .naming(&host)
-            .any(|(_, other)| other.connects);
-        narrowed.extend(is_below_another.then_some(host));
-        narrowed
+        let others = self.mesh.destination_rules.overlapping(&rule.host);
+        let connecting = others.filter(|(_, other)| other.connects);
+        let narrower = connecting.map(|(_, other)| {
+            if covers(&rule.host, &other.host) {
+                &other.host
+            } else {
+                &rule.host
+            }
+        });
+        narrower.collect()
     }
 
     /// Why the gateway would connect to a host otherwise.
     pub(super) fn because_connected(self, fence: &Fence, host: &ScopeHost) -> Vec<Because> {
         let service = ServiceKey::of_host(&host.name);
         let differs = service.and_then(|service| self.differs(&service, &fence.key.namespace));
-        let because = differs.map(|detail| Because::new("Protocol", detail));
+        let because = differs.map(|how| Because::new("Protocol", how.to_string()));
         because.into_iter().collect()
     }
 
     /// How the gateway connects to a Service otherwise than callers of a namespace do.
-    fn differs(self, service: &ServiceKey, caller: &Name) -> Option<String> {
+    fn differs(self, service: &ServiceKey, caller: &Name) -> Option<Otherwise<'a>> {
         let rules = &self.mesh.destination_rules;
-        let host = service.host();
-        if let Some([callers, gateways]) = rules.followed_otherwise(&host, &service.namespace, caller) {
-            let [callers, gateways] = [callers, gateways].map(|rules| list(&rules));
-            return Some(format!(
-                "DestinationRules say how to connect to it, or which pods are its subsets, and callers of this namespace \
-                 follow {callers} where the fallback gateway follows {gateways}"
-            ));
+        let followed = rules.followed(&service.host(), &service.namespace, caller);
+        if followed.differ() {
+            return Some(Otherwise::Rules(followed));
         }
         let facts = self.mesh.services.get(service)?;
         let is_detected = facts.ports.iter().any(|port| port.protocol == Protocol::Detected);
-        let followed = rules.followed(&host, &service.namespace, caller);
-        followed.into_iter().find_map(|(key, rule)| {
+        followed.callers.into_iter().find_map(|(key, rule)| {
             if rule.needs_caller {
-                return Some(format!(
-                    "DestinationRule {key} says to connect to it with what only the caller's proxy has, or by a tunnel"
-                ));
+                return Some(Otherwise::CallersProxy(key));
             }
-            (rule.upgrades && is_detected).then(|| {
-                format!(
-                    "by DestinationRule {key} Istio's gateways make HTTP/2 of HTTP/1.1 to its ports without a declared \
-                     protocol, where sidecars do not"
-                )
-            })
+            (rule.upgrades && is_detected).then_some(Otherwise::Version(key))
         })
+    }
+}
+
+/// How the gateway connects otherwise.
+enum Otherwise<'a> {
+    /// By other rules.
+    Rules(Followed<'a>),
+    /// By this rule, without what it takes of the caller's proxy.
+    CallersProxy(&'a ConfigKey),
+    /// By this rule, in another version of HTTP.
+    Version(&'a ConfigKey),
+}
+
+impl fmt::Display for Otherwise<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rules(Followed { callers, gateways }) => write!(
+                f,
+                "DestinationRules say how to connect to it, or which pods are its subsets, and callers of this namespace \
+                 follow {} where the fallback gateway follows {}",
+                list(callers),
+                list(gateways)
+            ),
+            Self::CallersProxy(key) => write!(
+                f,
+                "DestinationRule {key} says to connect to it with what only the caller's proxy has, or by a tunnel"
+            ),
+            Self::Version(key) => write!(
+                f,
+                "by DestinationRule {key} Istio's gateways make HTTP/2 of HTTP/1.1 to its ports without a declared \
+                 protocol, where sidecars do not"
+            ),
+        }
     }
 }
 

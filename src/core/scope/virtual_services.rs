@@ -115,12 +115,10 @@ impl<'a> Scoping<'a> {
         let mut seen = seen.into_iter();
         is_of_several
             || seen.any(|(of, entry)| {
+                let followed = rules.followed(host, &of.namespace, namespace);
                 !entry.visibility.to(&self.settings.system_namespace)
-                    || rules.followed_otherwise(host, &of.namespace, namespace).is_some()
-                    || rules
-                        .followed(host, &of.namespace, namespace)
-                        .iter()
-                        .any(|(_, rule)| rule.needs_caller)
+                    || followed.differ()
+                    || followed.callers.iter().any(|(_, rule)| rule.needs_caller)
             })
     }
 

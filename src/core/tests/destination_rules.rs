@@ -179,7 +179,7 @@ fn what_only_the_callers_proxy_can_do_is_left_to_it() {
     }
 }
 
-/// istiod takes the most exact ones that a namespace exports, and only then asks to whom.
+/// istiod takes the most exact ones that a namespace exports, and only then asks who sees them.
 #[test]
 fn a_rule_that_hides_another_from_some_counts() {
     let mut world = shop();

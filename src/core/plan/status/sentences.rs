@@ -201,8 +201,8 @@ fn say_blocked(policy: &ConfigKey, workload: &str, system: &Name) -> (Reason, St
 fn say_not_authorized(policy: &ConfigKey, workload: &str) -> (Reason, String) {
     let message = format!(
         "AuthorizationPolicy {policy} is for the whole mesh, and tells {workload} from the fallback gateway: destinations would \
-         answer its first calls otherwise. Write it into the namespaces of the destinations instead: their Services are \
-         then in the scopes of those whom it names. Or set spec.mode of this fence to \"Off\""
+         answer its first calls otherwise. Write it into the namespaces of the destinations instead: a fence then has \
+         the Services there in its scope, where the policy names its workload. Or set spec.mode of this fence to \"Off\""
     );
     (Reason::GatewayNotAuthorized, message)
 }
