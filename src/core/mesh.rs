@@ -237,7 +237,8 @@ impl Mesh {
         let mut new = self.aside.virtual_services.take(is_discovered, key, facts);
         if let Some(facts) = new.as_mut().filter(|facts| facts.exported_by_default) {
             let exports = &self.config.default_exports.virtual_services;
-            facts.visibility = facts.followed_by(exports.visibility(&key.namespace), &key.namespace);
+            facts.exported_to = exports.visibility(&key.namespace);
+            facts.visibility = facts.followed_by(&key.namespace);
         }
         let changed = self.rules.set(key, new);
         for rules in &changed {

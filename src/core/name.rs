@@ -131,6 +131,12 @@ impl ServiceKey {
             .then(|| Self::new(namespace, name))
     }
 
+    /// The Service that a name without the cluster's domain stands for: `reviews.books`, `reviews.books.svc`.
+    pub fn of_short_name(name: &str) -> Option<Self> {
+        let (name, namespace) = name.strip_suffix(".svc").unwrap_or(name).split_once('.')?;
+        (!namespace.contains('.')).then(|| Self::new(namespace, name))
+    }
+
     /// The Service's host, as imported from its own namespace.
     pub fn scope_host(&self) -> ScopeHost {
         ScopeHost {

@@ -266,6 +266,7 @@ fn observe_sidecar(object: &DynamicObject, key: ConfigKey) -> Result<Change, Unr
     let proxy = said
         .filter_map(|(field, value)| Some((field.to_owned(), value?)))
         .collect();
+    let has_selector = spec.workload_selector.is_some();
     // Empty labels select every pod too.
     let selector = spec
         .workload_selector
@@ -278,6 +279,7 @@ fn observe_sidecar(object: &DynamicObject, key: ConfigKey) -> Result<Change, Unr
         owners: owners.map(|owner| owner.uid.clone()).collect(),
         created: created(&object.metadata),
         selector,
+        has_selector,
         listens,
         proxy,
         hosts: egress.hosts,

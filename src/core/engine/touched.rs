@@ -79,15 +79,20 @@ impl Engine {
                 }
                 _ => {
                     if host.contains('*') {
-                        let namespaces = self.mesh.services.routed().map(|(service, _)| &service.namespace);
-                        let namespaces: BTreeSet<_> = namespaces.collect();
-                        dirty
-                            .targets
-                            .extend(namespaces.into_iter().cloned().map(Target::Routes));
+                        self.dirty_all_routes(dirty);
                     }
                 }
             }
         }
+    }
+
+    /// Routes to every Service.
+    pub(super) fn dirty_all_routes(&self, dirty: &mut Dirty) {
+        let namespaces = self.mesh.services.routed().map(|(service, _)| &service.namespace);
+        let namespaces: BTreeSet<_> = namespaces.collect();
+        dirty
+            .targets
+            .extend(namespaces.into_iter().cloned().map(Target::Routes));
     }
 
     /// Fences that one of these policies names.
@@ -107,7 +112,7 @@ impl Engine {
             let accounts = self.fenced().accounts(fence);
             let caller = Caller {
                 namespace: &key.namespace,
-                accounts: &accounts,
+                accounts: accounts.as_ref(),
             };
             policies
                 .iter()

@@ -16,6 +16,7 @@ use servicefence_crd::{Connections, Mode, NonHttp, Source};
 
 use crate::evidence::known::Known;
 use crate::evidence::past::CallHistory;
+use crate::facts::TelemetryFacts;
 use crate::name::{ConfigKey, FenceKey, ServiceKey};
 use crate::time::seconds;
 use crate::workloads::{Fence, Workload};
@@ -195,10 +196,16 @@ impl<'a> Known<'a> {
     /// A Telemetry that may hide connections of a fence's workload. Which of several applies to which pods is
     /// not looked into: in doubt nothing leaves.
     fn hides_connections(self, key: &FenceKey) -> Option<&'a ConfigKey> {
-        [&key.namespace, &self.settings.root_namespace]
-            .into_iter()
-            .flat_map(|namespace| self.mesh.telemetries.in_namespace(namespace))
-            .find(|(_, telemetry)| telemetry.hides_connections)
-            .map(|(key, _)| key)
+        let hiding = self
+            .telemetries_of(key)
+            .find(|(_, telemetry)| telemetry.hides_connections);
+        hiding.map(|(key, _)| key)
+    }
+
+    /// The Telemetries that may be for pods of a fence.
+    pub fn telemetries_of(self, key: &FenceKey) -> impl Iterator<Item = (&'a ConfigKey, &'a TelemetryFacts)> {
+        let of = [&key.namespace, &self.settings.root_namespace]
+            .map(|namespace| self.mesh.telemetries.in_namespace(namespace));
+        of.into_iter().flatten()
     }
 }

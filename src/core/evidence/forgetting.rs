@@ -83,7 +83,12 @@ impl Known<'_> {
             None if fence.learns_service_entries() => self.shown_connections_since(fence, past)?,
             // It is in scope in any case.
             None => past.known_since,
-            Some(service) if self.is_http(&service) => past.known_since,
+            Some(service) if self.is_http(&service) => {
+                let is_hidden = self
+                    .telemetries_of(&fence.key)
+                    .any(|(_, facts)| facts.hides_requests);
+                (!is_hidden).then_some(past.known_since)?
+            }
             Some(_) => self.silence_of_connections_since(fence, past)?,
         };
         // Silence counts from where metrics are known without a gap.

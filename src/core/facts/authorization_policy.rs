@@ -38,8 +38,8 @@ pub struct PolicyFacts {
 pub struct Caller<'a> {
     /// The caller's namespace.
     pub namespace: &'a str,
-    /// Service accounts of the caller's pods.
-    pub accounts: &'a BTreeSet<Name>,
+    /// Service accounts of the caller's pods; `None`: they are not known yet, so it may be any.
+    pub accounts: Option<&'a BTreeSet<Name>>,
 }
 
 impl PolicyFacts {
@@ -114,17 +114,30 @@ impl PolicyFacts {
             .namespaces
             .iter()
             .any(|pattern| matches(pattern, namespace));
-        let is = |account: &Name| {
-            let principal = |pattern: &String| is_principal(pattern, namespace, account);
+        let is = |account: Option<&Name>| {
+            let principal = |pattern: &String| {
+                let any = || {
+                    pattern
+                        .rsplit("/sa/")
+                        .next()
+                        .unwrap_or_default()
+                        .trim_matches('*')
+                };
+                is_principal(pattern, namespace, account.map_or_else(any, |name| name))
+            };
             let named = |name: &String| {
                 let (of, name) = name.split_once('/').unwrap_or((&self.namespace, name));
-                of == namespace && *name == **account
+                of == namespace && account.is_none_or(|account| *name == **account)
             };
             (source.principals.is_empty() || source.principals.iter().any(principal))
                 && (source.service_accounts.is_empty() || source.service_accounts.iter().any(named))
         };
         let by_account = !source.principals.is_empty() || !source.service_accounts.is_empty();
-        (source.namespaces.is_empty() || all_namespaces) && (!by_account || accounts.iter().any(is))
+        let is_named = || match accounts {
+            Some(accounts) => accounts.iter().any(|account| is(Some(account))),
+            None => is(None),
+        };
+        (source.namespaces.is_empty() || all_namespaces) && (!by_account || is_named())
     }
 
     /// Whether it may protect the pods of a Service: nothing that is known of them says otherwise.
@@ -228,7 +241,7 @@ mod tests {
         let accounts = BTreeSet::from([Name::from(account)]);
         let caller = Caller {
             namespace,
-            accounts: &accounts,
+            accounts: Some(&accounts),
         };
         let named = facts.as_ref().is_some_and(|facts| facts.names(&caller));
         let of = facts.and_then(|facts| facts.caller_namespaces());
@@ -303,7 +316,7 @@ mod tests {
         let accounts = BTreeSet::new();
         let shop = Caller {
             namespace: "shop",
-            accounts: &accounts,
+            accounts: Some(&accounts),
         };
         let from = json!([{"from": [{"source": {"namespaces": ["shop"]}}]}]);
         let edge = json!({"targetRefs": [{"kind": "Gateway", "name": "edge"}]});
@@ -329,7 +342,7 @@ mod tests {
         let accounts = BTreeSet::from([Name::from("web")]);
         let shop = Caller {
             namespace: "shop",
-            accounts: &accounts,
+            accounts: Some(&accounts),
         };
         for (condition, names) in [
             (json!({"key": "source.namespace", "values": ["shop"]}), true),

@@ -9,7 +9,7 @@ use servicefence_crd::istio::RequestAuthenticationSpec;
 
 use crate::facts::labels::{Labels, selected};
 use crate::facts::metadata::label_list;
-use crate::name::{ConfigKey, Key, Name};
+use crate::name::{ConfigKey, Key, Name, ServiceKey};
 
 /// The kinds of objects that make proxies call hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,6 +71,9 @@ pub struct ProxyCallsFacts {
     pub(crate) selector: Labels,
     /// The hosts.
     pub(crate) hosts: BTreeSet<Name>,
+    /// The port numbers of listeners that it changes: those of a Service that is not HTTP are its own, and
+    /// proxies have none for what is out of scope.
+    pub(crate) listeners: BTreeSet<u16>,
 }
 
 impl ProxyCallsFacts {
@@ -87,7 +90,8 @@ impl ProxyCallsFacts {
             .filter(|uri| matches!(uri.scheme_str(), Some("http" | "https")))
             .collect();
         let hosts = uris.iter().filter_map(Uri::host).map(Name::from);
-        Self::calling(selected(spec.selector.as_ref()), hosts.collect())
+        let selector = selected(spec.selector.as_ref());
+        Self::calling(selector, hosts.collect(), BTreeSet::new())
     }
 
     /// Reads the spec of an EnvoyFilter, and its annotation `envoyfilter.istio.io/referenced-services`.
@@ -96,7 +100,7 @@ impl ProxyCallsFacts {
         if is_targeted(spec) {
             return None;
         }
-        let mut hosts = BTreeSet::new();
+        let (mut hosts, mut listeners) = (BTreeSet::new(), BTreeSet::new());
         for patch in spec["configPatches"].as_array().into_iter().flatten() {
             let context = patch["match"]["context"].as_str();
             if !matches!(context, Some("GATEWAY" | "WAYPOINT")) {
@@ -104,12 +108,14 @@ impl ProxyCallsFacts {
             }
             if matches!(context, None | Some("ANY" | "SIDECAR_OUTBOUND")) {
                 add_patched(&patch["match"], &mut hosts);
+                let number = patch["match"]["listener"]["portNumber"].as_u64();
+                listeners.extend(number.and_then(|number| u16::try_from(number).ok()));
             }
         }
         let references = references.into_iter().flat_map(|list| list.split(','));
         let references = references.map(|one| one.rsplit('/').next().unwrap_or(one).trim());
         hosts.extend(references.filter(|host| !host.is_empty()).map(Name::from));
-        Self::calling(labels(&spec["workloadSelector"]["labels"]), hosts)
+        Self::calling(labels(&spec["workloadSelector"]["labels"]), hosts, listeners)
     }
 
     /// Reads the spec of a WasmPlugin or TrafficExtension; `None` where it names no cluster.
@@ -119,11 +125,16 @@ impl ProxyCallsFacts {
         }
         let mut hosts = BTreeSet::new();
         add_clusters(spec, &mut hosts);
-        Self::calling(labels(&spec["selector"]["matchLabels"]), hosts)
+        Self::calling(labels(&spec["selector"]["matchLabels"]), hosts, BTreeSet::new())
     }
 
-    fn calling(selector: Labels, hosts: BTreeSet<Name>) -> Option<Self> {
-        (!hosts.is_empty()).then_some(Self { selector, hosts })
+    fn calling(selector: Labels, hosts: BTreeSet<Name>, listeners: BTreeSet<u16>) -> Option<Self> {
+        let is_any = !hosts.is_empty() || !listeners.is_empty();
+        is_any.then_some(Self {
+            selector,
+            hosts,
+            listeners,
+        })
     }
 }
 
@@ -141,12 +152,16 @@ fn labels(selector: &Value) -> Labels {
 /// of scope.
 fn add_patched(of: &Value, hosts: &mut BTreeSet<Name>) {
     add_clusters(&of["cluster"]["name"], hosts);
-    let of_vhost = of["routeConfiguration"]["vhost"]["name"].as_str();
-    let of_vhost = of_vhost
-        .and_then(|name| name.rsplit_once(':'))
-        .map(|(host, _)| host);
+    let vhost = &of["routeConfiguration"]["vhost"];
+    let of_vhost = ["name", "domainName"]
+        .into_iter()
+        .filter_map(|field| vhost[field].as_str());
+    let of_vhost = of_vhost.map(|name| name.rsplit_once(':').map_or(name, |(host, _)| host));
     let named = of["cluster"]["service"].as_str().into_iter().chain(of_vhost);
-    hosts.extend(named.filter(|host| host.contains('.')).map(Name::from));
+    let named = named.filter(|host| host.contains('.'));
+    hosts.extend(
+        named.map(|host| ServiceKey::of_short_name(host).map_or(host.into(), |service| service.host())),
+    );
 }
 
 /// Adds the hosts of all clusters that a value names, code within text included.
@@ -240,6 +255,16 @@ mod tests {
             (
                 "SIDECAR_OUTBOUND",
                 json!({"routeConfiguration": {"vhost": {"name": format!("{reviews}:80")}}}),
+                true,
+            ),
+            (
+                "SIDECAR_OUTBOUND",
+                json!({"routeConfiguration": {"vhost": {"domainName": reviews}}}),
+                true,
+            ),
+            (
+                "SIDECAR_OUTBOUND",
+                json!({"routeConfiguration": {"vhost": {"domainName": "reviews.books:8080"}}}),
                 true,
             ),
             (

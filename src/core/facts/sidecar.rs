@@ -15,6 +15,9 @@ pub struct SidecarFacts {
     pub ours: bool,
     /// The pods that it selects; `None`: all of the namespace that no other selects.
     pub selector: Option<Labels>,
+    /// Whether it is written with a selector, be it one for all: then it is not for the whole mesh (istiod:
+    /// `initSidecarScopes`).
+    pub has_selector: bool,
     /// What it imports.
     pub hosts: BTreeSet<ScopeHost>,
     /// Warm hosts: proxies have their clusters by it, and no route. Ours only.

@@ -20,6 +20,8 @@ pub struct TelemetryFacts {
     pub access_logging: Vec<Value>,
     /// It may take connections, or their bytes, out of the metrics that proxies tell of their own calls.
     pub hides_connections: bool,
+    /// The same of requests.
+    pub hides_requests: bool,
     /// Of two for all pods Istio takes the older.
     pub created: Timestamp,
     /// Digest of its spec.
@@ -31,15 +33,13 @@ impl TelemetryFacts {
     pub fn of(spec: &Value, is: &Stamp, created: Timestamp) -> Self {
         let names = |field: &str| spec.get(field).is_some_and(|value| !value.is_null());
         let labels = spec["selector"]["matchLabels"].as_object();
+        let metrics = spec["metrics"].as_array().cloned().unwrap_or_default();
         Self {
             ours: is.ours,
             for_all: labels.is_none_or(Map::is_empty) && !names("targetRef") && !names("targetRefs"),
             access_logging: spec["accessLogging"].as_array().cloned().unwrap_or_default(),
-            hides_connections: spec["metrics"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .any(hides_connections),
+            hides_connections: metrics.iter().any(|entry| hides(entry, &OF_CONNECTIONS)),
+            hides_requests: metrics.iter().any(|entry| hides(entry, &OF_REQUESTS)),
             created,
             fingerprint: is.fingerprint,
         }
@@ -72,21 +72,23 @@ pub const LABELS: [&str; 8] = [
     "destination_service_name",
 ];
 
-/// Metrics that tell nothing of open connections.
-const OF_OTHERS: [&str; 7] = [
-    "REQUEST_COUNT",
-    "REQUEST_DURATION",
-    "REQUEST_SIZE",
-    "RESPONSE_SIZE",
-    "TCP_CLOSED_CONNECTIONS",
-    "GRPC_REQUEST_MESSAGES",
-    "GRPC_RESPONSE_MESSAGES",
+/// Metrics that tell of open connections, each beside the one for all.
+const OF_CONNECTIONS: [&str; 4] = [
+    ALL_METRICS,
+    "TCP_OPENED_CONNECTIONS",
+    "TCP_SENT_BYTES",
+    "TCP_RECEIVED_BYTES",
 ];
 
-/// Whether an entry of `spec.metrics` takes connections or their bytes out of what Prometheus gets from
-/// callers, or the labels by which they are known.
+/// Metrics that tell of requests.
+const OF_REQUESTS: [&str; 2] = [ALL_METRICS, "REQUEST_COUNT"];
+
+const ALL_METRICS: &str = "ALL_METRICS";
+
+/// Whether an entry of `spec.metrics` takes one of these metrics out of what Prometheus gets from callers, or
+/// the labels by which calls are known. What names none by Istio's own name may mean any.
 /// <https://istio.io/latest/docs/reference/config/telemetry/#Metrics>
-fn hides_connections(entry: &Value) -> bool {
+fn hides(entry: &Value, metrics: &[&str]) -> bool {
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let providers = list(&entry["providers"]);
     let is_prometheus = |provider: &Value| {
@@ -96,9 +98,9 @@ fn hides_connections(entry: &Value) -> bool {
     let hides = |one: &Value| {
         let of = &one["match"];
         let is_ours = of["mode"] != "SERVER"
-            && !of["metric"]
+            && of["metric"]
                 .as_str()
-                .is_some_and(|metric| OF_OTHERS.contains(&metric));
+                .is_none_or(|metric| metrics.contains(&metric));
         let tags = one["tagOverrides"].as_object();
         let is_label = |tag: &String| LABELS.contains(&tag.as_str());
         is_ours && (one["disabled"] == true || tags.is_some_and(|tags| tags.keys().any(is_label)))
@@ -127,7 +129,7 @@ mod tests {
             tag("source_workload"),
             json!({"providers": [{"name": "stackdriver"}]}),
         ] {
-            assert!(hides_connections(&entry), "{entry}");
+            assert!(hides(&entry, &OF_CONNECTIONS), "{entry}");
         }
         for entry in [
             json!({}),
@@ -138,7 +140,16 @@ mod tests {
             json!({"overrides": [{"match": {"metric": "TCP_SENT_BYTES"}, "disabled": false}]}),
             tag("request_operation"),
         ] {
-            assert!(!hides_connections(&entry), "{entry}");
+            assert!(!hides(&entry, &OF_CONNECTIONS), "{entry}");
         }
+    }
+
+    #[test]
+    fn what_takes_requests_out_of_metrics_is_seen() {
+        let off = |metric: &str| json!({"overrides": [{"match": {"metric": metric}, "disabled": true}]});
+        assert!(hides(&off("REQUEST_COUNT"), &OF_REQUESTS));
+        assert!(hides(&off("ALL_METRICS"), &OF_REQUESTS));
+        assert!(!hides(&off("REQUEST_DURATION"), &OF_REQUESTS));
+        assert!(!hides(&off("TCP_SENT_BYTES"), &OF_REQUESTS));
     }
 }

@@ -9,19 +9,23 @@ use servicefence_crd::istio::VirtualServiceSpec;
 
 use crate::facts::route::RouteKey;
 use crate::facts::visibility::Visibility;
-use crate::name::{ConfigKey, Name, ServiceKey, qualify};
+use crate::name::{ConfigKey, Name, ServiceKey, covers, qualify};
 
 /// A VirtualService that is not ours: a user's, or one that istiod makes for itself of routes of Gateway API.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VirtualServiceFacts {
-    /// Its hosts, fully qualified.
+    /// Its hosts, fully qualified, in small letters: istiod looks them up so (`separateVSHostsAndServices`).
     pub hosts: Vec<Name>,
+    /// Those that are written with capitals, as they are: a Sidecar has to import them so (`VSMatches`).
+    pub with_capitals: Vec<Name>,
     /// Whether it applies to sidecars (gateway `mesh`).
     pub mesh: bool,
     /// Who sees it.
     pub visibility: Visibility,
     /// It does not say who sees it: MeshConfig does.
     pub exported_by_default: bool,
+    /// Who has it among those that its proxies choose from: more than follow one of routes.
+    pub exported_to: Visibility,
     /// Its HTTP rules: as written, or as they apply once those of delegates are merged in.
     pub http: Vec<Map<String, Value>>,
     /// Of what istiod made each of its rules; empty for one that a user wrote.
@@ -75,14 +79,17 @@ impl VirtualServiceFacts {
     /// Reads one of `namespace` that a user wrote.
     pub fn of(spec: VirtualServiceSpec, namespace: &str, created: Timestamp) -> Self {
         let visibility = Visibility::parse(spec.export_to.iter().map(String::as_str), namespace);
-        let hosts = spec.hosts.iter().map(|host| qualify(host, namespace));
+        let written: Vec<_> = spec.hosts.iter().map(|host| qualify(host, namespace)).collect();
+        let hosts = written.iter().map(|host| host.to_ascii_lowercase().into());
         let of_connections = [&spec.tcp, &spec.tls].map(|rules| destinations(rules, namespace));
         let of_connections: BTreeSet<_> = of_connections.into_iter().flatten().collect();
         let of_requests = destinations(&spec.http, namespace);
         Self {
             hosts: hosts.collect(),
+            with_capitals: with_capitals(&written),
             mesh: spec.gateways.is_empty() || spec.gateways.iter().any(|gateway| gateway == "mesh"),
             exported_by_default: visibility.is_none(),
+            exported_to: visibility.clone().unwrap_or_default(),
             visibility: visibility.unwrap_or_default(),
             destinations: &of_requests | &of_connections,
             leads_connections: !spec.tcp.is_empty() || !spec.tls.is_empty(),
@@ -92,6 +99,22 @@ impl VirtualServiceFacts {
             made_of: Vec::new(),
             created,
         }
+    }
+
+    /// Whether its HTTP rules hold for the very name of a Service without a port of
+    /// [`WITHOUT_SERVICE`](crate::mesh::rules::WITHOUT_SERVICE) on that port.
+    pub fn hold_by_name(&self, host: &Name) -> bool {
+        !self.is_made() && !self.http.is_empty() && self.hosts.contains(host)
+    }
+
+    /// One of its hosts, or a host that these cover, as a Sidecar has to import it for these rules.
+    pub fn imported(&self, host: &Name) -> Name {
+        let mut written = self.with_capitals.iter();
+        let Some(written) = written.find(|written| covers(&written.to_ascii_lowercase(), host)) else {
+            return host.clone();
+        };
+        let suffix = written.strip_prefix('*').unwrap_or(written);
+        format!("{}{suffix}", &host[..host.len() - suffix.len()]).into()
     }
 
     /// Whether routes of Gateway API are what users wrote.
@@ -112,18 +135,25 @@ impl VirtualServiceFacts {
     /// Who sees one in `namespace`, of those to whom it is exported. Istio follows a route of Gateway API for
     /// calls out of its own namespace, and where that is the Service's, for all
     /// (`buildSidecarVirtualHostsForVirtualService`).
-    pub fn followed_by(&self, exported_to: Visibility, namespace: &str) -> Visibility {
+    pub fn followed_by(&self, namespace: &str) -> Visibility {
         let of_producer = self
             .hosts
             .iter()
             .filter_map(|host| ServiceKey::of_host(host))
             .any(|service| *service.namespace == *namespace);
         if !self.is_made() || of_producer {
-            return exported_to;
+            return self.exported_to.clone();
         }
-        let own = exported_to.to(namespace).then(|| namespace.into());
+        let own = self.exported_to.to(namespace).then(|| namespace.into());
         Visibility::Only(own.into_iter().collect())
     }
+}
+
+fn with_capitals(hosts: &[Name]) -> Vec<Name> {
+    let with = hosts
+        .iter()
+        .filter(|host| host.bytes().any(|letter| letter.is_ascii_uppercase()));
+    with.cloned().collect()
 }
 
 /// What HTTP rules send or mirror requests to.

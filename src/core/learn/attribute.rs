@@ -70,7 +70,7 @@ impl<'a> Learning<'a> {
             let facts = self.mesh.services.get(service);
             facts.filter(|facts| facts.visibility.to(miss.namespace))
         };
-        let at = self.mesh.services.at(miss.destination);
+        let at = self.mesh.service_at(miss.destination);
         let at = at.filter(|service| visible(service).is_some());
         let by_pod = self.mesh.by_pod_at(miss.destination).into_iter();
         let by_pod = by_pod.filter(|service| {

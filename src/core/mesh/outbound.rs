@@ -1,9 +1,12 @@
 //! What becomes of calls to what a proxy does not know.
 
+use std::net::SocketAddr;
+
 use serde_json::{Map, Value};
 
-use crate::facts::{OutboundMode, SidecarFacts};
+use crate::facts::{OutboundMode, ServiceFacts, SidecarFacts};
 use crate::mesh::Mesh;
+use crate::mesh::rules::WITHOUT_SERVICE;
 use crate::name::{ConfigKey, Name, ScopeHost, ServiceKey};
 
 impl Mesh {
@@ -12,7 +15,7 @@ impl Mesh {
     pub fn default_sidecar(&self) -> Option<(&ConfigKey, &SidecarFacts)> {
         self.sidecars
             .in_namespace(&self.root_namespace)
-            .filter(|(key, sidecar)| sidecar.selector.is_none() && self.is_discovered(&key.namespace))
+            .filter(|(key, sidecar)| !sidecar.has_selector && self.is_discovered(&key.namespace))
             .min_by_key(|(key, sidecar)| (sidecar.created, *key))
     }
 
@@ -23,22 +26,40 @@ impl Mesh {
             .unwrap_or_default()
     }
 
-    fn outbound_policy(&self) -> Option<&Value> {
-        let (_, sidecar) = self.default_sidecar()?;
-        sidecar.proxy.get("outboundTrafficPolicy")
-    }
-
     /// What becomes of calls to what the mesh does not know.
     pub fn outbound_mode(&self) -> OutboundMode {
-        let own = self
-            .outbound_policy()
-            .and_then(|policy| policy.get("mode")?.as_str());
+        self.outbound_mode_by(self.default_sidecar().map(|(_, sidecar)| sidecar))
+    }
+
+    /// The same in the proxies of a Sidecar, or where there is none.
+    pub fn outbound_mode_by(&self, sidecar: Option<&SidecarFacts>) -> OutboundMode {
+        let own =
+            sidecar.and_then(|sidecar| sidecar.proxy.get("outboundTrafficPolicy")?.get("mode")?.as_str());
         own.map_or(self.config.outbound, OutboundMode::of)
     }
 
     /// Whether Istio refuses what the mesh does not know instead of passing it through.
     pub fn is_registry_only(&self) -> bool {
         self.outbound_mode() == OutboundMode::RegistryOnly
+    }
+
+    /// Whether Istio follows rules for the name of a Service on a port that the Service does not have
+    /// (`buildSidecarVirtualHostsForVirtualService`).
+    pub fn is_ruled_by_name(&self, key: &ServiceKey, facts: &ServiceFacts) -> bool {
+        !facts.has_port(WITHOUT_SERVICE)
+            && self.services.have_port(WITHOUT_SERVICE)
+            && self.rules.hold_by_name(&key.host())
+    }
+
+    /// The Service that a call to an address is to: the one with the address and the port, or with the
+    /// address and rules for its name there.
+    pub fn service_at(&self, address: SocketAddr) -> Option<&ServiceKey> {
+        let by_rules = || {
+            let (key, facts) = self.services.with_address(address.ip())?;
+            let holds = address.port() == WITHOUT_SERVICE && self.is_ruled_by_name(key, facts);
+            holds.then_some(key)
+        };
+        self.services.at(address).or_else(by_rules)
     }
 
     /// The hosts of extension providers, as a fence in `namespace` imports them.
@@ -56,7 +77,9 @@ impl Mesh {
     }
 
     fn egress_proxy_host(&self) -> Option<&str> {
-        self.outbound_policy()?.get("egressProxy")?.get("host")?.as_str()
+        let (_, sidecar) = self.default_sidecar()?;
+        let policy = sidecar.proxy.get("outboundTrafficPolicy")?;
+        policy.get("egressProxy")?.get("host")?.as_str()
     }
 
     /// Whether what is passed through may go elsewhere than it was going.

@@ -123,6 +123,11 @@ impl Rules {
             .any(|(_, rules)| rules.visibility.to(namespace))
     }
 
+    /// Whether any hold for the very name of a Service without a port of [`WITHOUT_SERVICE`].
+    pub fn hold_by_name(&self, host: &Name) -> bool {
+        self.of_host(host).any(|(_, rules)| rules.hold_by_name(host))
+    }
+
     /// Whether proxies of `namespace` see rules of TCP or TLS for a host.
     pub fn lead_connections(&self, host: &str, namespace: &str) -> bool {
         self.of_host(host)

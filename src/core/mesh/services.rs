@@ -26,6 +26,8 @@ pub struct Services {
     protocol_bound: BTreeSet<ServiceKey>,
     /// The ExternalNames of a host.
     external_names: HashMap<Name, BTreeSet<ServiceKey>>,
+    /// How many headless Services have a name.
+    headless_names: BTreeMap<Name, usize>,
     http_ports: BTreeMap<u16, usize>,
     other_ports: BTreeMap<u16, usize>,
     /// Those of the other ones for which nothing is declared.
@@ -41,6 +43,7 @@ impl Services {
             by_address: HashMap::new(),
             protocol_bound: BTreeSet::new(),
             external_names: HashMap::new(),
+            headless_names: BTreeMap::new(),
             http_ports: BTreeMap::new(),
             other_ports: BTreeMap::new(),
             detected_ports: BTreeMap::new(),
@@ -88,7 +91,7 @@ impl Services {
                 }
             }
             forget(&mut self.external_names, &old.stands_for, key);
-            self.count(old, false);
+            self.count(key, old, false);
             self.protocol_bound.remove(key);
         }
         if let Some(new) = facts {
@@ -96,7 +99,7 @@ impl Services {
                 self.by_address.insert(*address, key.clone());
             }
             index(&mut self.external_names, &new.stands_for, key);
-            self.count(&new, true);
+            self.count(key, &new, true);
             if self.is_protocol_bound(&new) {
                 self.protocol_bound.insert(key.clone());
             }
@@ -105,7 +108,10 @@ impl Services {
         old
     }
 
-    fn count(&mut self, facts: &ServiceFacts, add: bool) {
+    fn count(&mut self, key: &ServiceKey, facts: &ServiceFacts, add: bool) {
+        if facts.kind == ServiceKind::Headless {
+            count(&mut self.headless_names, &key.name, add);
+        }
         // A proxy has no listener for what it does not see, and who sees a hidden one has it in scope.
         let is_seen = self.is_seen_by_gateway(facts);
         for port in &facts.ports {
@@ -166,6 +172,11 @@ impl Services {
     /// All ExternalNames.
     pub fn external_names(&self) -> impl Iterator<Item = &ServiceKey> {
         self.external_names.values().flatten()
+    }
+
+    /// Whether some headless Service has this name.
+    pub fn have_headless(&self, name: &str) -> bool {
+        self.headless_names.contains_key(name)
     }
 
     /// Whether some Service has a port of this number.
@@ -233,6 +244,11 @@ impl Services {
         let key = self.by_address.get(&address.ip())?;
         let facts = self.all.get(key)?;
         facts.has_port(address.port()).then_some(key)
+    }
+
+    /// The Service with an address, whatever ports it has.
+    pub fn with_address(&self, address: IpAddr) -> Option<(&ServiceKey, &ServiceFacts)> {
+        self.all.get_key_value(self.by_address.get(&address)?)
     }
 
     /// The Services with routes at the fallback gateway.

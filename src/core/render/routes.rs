@@ -5,6 +5,8 @@
 //! not apply at a gateway, so they are carried over, each match and-ed with the original address.
 //! The chart's EnvoyFilter of the gateway removes our headers behind every rule.
 
+mod matches;
+
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
@@ -13,9 +15,10 @@ use servicefence_crd::names;
 use crate::facts::{Author, Port, Protocol, ServiceFacts, VirtualServiceFacts};
 use crate::mesh::Mesh;
 use crate::mesh::routes::fit::values;
-use crate::mesh::rules::{Naming, callers_apart, delegate, first_for};
+use crate::mesh::rules::{Naming, WITHOUT_SERVICE, callers_apart, delegate, first_for};
 use crate::name::ours::object_of_routes;
 use crate::name::{ConfigKey, Name, ServiceKey, envoy_address, qualify};
+use crate::render::routes::matches::{asks_who_calls, callers_of, child, gateways_of, matches_of};
 use crate::render::{Kind, Object};
 use crate::settings::Settings;
 
@@ -34,6 +37,12 @@ const OF_ITS_OWN_PROXY: [&str; 6] = [
     "%DOWNSTREAM_DIRECT_",
     "%DOWNSTREAM_TLS_",
 ];
+
+/// The port on which rules for the name of a Service hold that has no such port.
+const BY_NAME: Port = Port {
+    number: WITHOUT_SERVICE,
+    protocol: Protocol::Http,
+};
 
 /// A user's rule that the gateway cannot apply to first calls.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,6 +95,7 @@ pub fn routes(
                 facts,
                 port,
                 carry,
+                by_name: false,
                 passes_on: settings.gateway_passes_on,
             };
             let first = rules.len();
@@ -96,6 +106,18 @@ pub fn routes(
             if target.leaves_http2() {
                 leave_http2(&mut rules[first..]);
             }
+        }
+        if mesh.is_ruled_by_name(key, facts) {
+            let target = Target {
+                mesh,
+                host: &host,
+                facts,
+                port: &BY_NAME,
+                carry,
+                by_name: true,
+                passes_on: settings.gateway_passes_on,
+            };
+            rules.extend(target.carried(&mut routes.not_carried));
         }
     }
     for (at, chunk) in chunks(&rules).into_iter().enumerate() {
@@ -152,6 +174,8 @@ struct Target<'a> {
     facts: &'a ServiceFacts,
     port: &'a Port,
     carry: Carry,
+    /// Whether it is [`BY_NAME`].
+    by_name: bool,
     /// Whether the gateway serves what has no rule.
     passes_on: bool,
 }
@@ -190,7 +214,10 @@ impl Target<'_> {
     /// namespaces that choose otherwise than all, then those for all.
     fn carried(&self, not_carried: &mut BTreeSet<NotCarried>) -> Vec<Value> {
         let mut carried = Vec::new();
-        let named = self.mesh.rules.naming(self.host);
+        let mut named = self.mesh.rules.naming(self.host);
+        if self.by_name {
+            named.retain(|naming| naming.rules.hold_by_name(self.host));
+        }
         let of_all = self.chosen(&named, None);
         let mut apart: Vec<(Vec<Naming<'_>>, Vec<Option<&Name>>)> = Vec::new();
         for caller in callers_apart(&named) {
@@ -377,7 +404,11 @@ impl Target<'_> {
         let mut matches = Vec::new();
         for address in self.addresses() {
             for caller in callers {
-                matches.push(Self::call(one, &address, *caller));
+                let mut all = Self::call(one, &address, *caller);
+                if self.by_name && all["authority"].is_null() {
+                    all["authority"] = json!({"exact": &**self.host});
+                }
+                matches.push(all);
             }
         }
         matches
@@ -453,40 +484,4 @@ fn as_without_tls(redirect: &mut Map<String, Value>) {
         }
         _ => {}
     }
-}
-
-fn matches_of(rule: &Map<String, Value>) -> &[Value] {
-    let matches = rule.get("match").and_then(Value::as_array);
-    matches.map_or(&[], Vec::as_slice)
-}
-
-/// Whether it counts who calls: not where gateways are named, `mesh` among them (istiod: `sourceMatchHTTP`).
-fn asks_who_calls(one: &Map<String, Value>) -> bool {
-    gateways_of(one).is_empty()
-}
-
-fn gateways_of(one: &Map<String, Value>) -> &[Value] {
-    let gateways = one.get("gateways").and_then(Value::as_array);
-    gateways.map_or(&[], Vec::as_slice)
-}
-
-/// The callers, of those who see a rule, that one of its matches is about.
-fn callers_of<'a>(one: &'a Map<String, Value>, callers: &[Option<&'a Name>]) -> Vec<Option<&'a str>> {
-    let from = one.get("sourceNamespace").filter(|_| asks_who_calls(one));
-    let from = from.and_then(Value::as_str).filter(|from| !from.is_empty());
-    let seen_by = callers.iter().map(|caller| caller.map(|name| &**name));
-    seen_by
-        .filter(|seen_by| seen_by.is_none() || from.is_none() || *seen_by == from)
-        .map(|seen_by| from.or(seen_by))
-        .collect()
-}
-
-/// The object at `key`, made where there is none.
-fn child<'a>(parent: &'a mut Map<String, Value>, key: &str) -> &'a mut Map<String, Value> {
-    let value = parent.entry(key).or_insert(Value::Null);
-    if !value.is_object() {
-        *value = Value::Object(Map::new());
-    }
-    #[allow(clippy::expect_used, reason = "the line above made it an object")]
-    value.as_object_mut().expect("an object")
 }

@@ -6,10 +6,13 @@ use std::collections::BTreeSet;
 
 use crate::facts::{ServiceEntryFacts, ServiceFacts, ServiceKind};
 use crate::mesh::rules::WITHOUT_SERVICE;
-use crate::name::{ConfigKey, Name, ScopeHost, covers};
+use crate::name::{ConfigKey, Name, ScopeHost, ServiceKey, covers};
 use crate::scope::because::Because;
 use crate::scope::scoping::Scoping;
 use crate::workloads::Fence;
+
+/// The first part of a wildcard for all Services of a namespace.
+const ALL: &str = "*";
 
 impl<'a> Scoping<'a> {
     /// The Services to which a ServiceEntry would take calls.
@@ -27,29 +30,48 @@ impl<'a> Scoping<'a> {
             .chain(by_short_name)
     }
 
-    /// The Services with a short name, such as `reviews.books`, below a wildcard of a ServiceEntry or of
-    /// rules. In a proxy that knows them these names are exact, and come first.
+    /// The Services with a short name, such as `reviews.books`, that something else in scope has too, or has a
+    /// wildcard over. In a proxy that knows them it is an exact name of theirs, and Istio decides who gets it.
     fn covered_by_short_names<'n>(
         self,
         namespace: &'n Name,
     ) -> impl Iterator<Item = ScopeHost> + use<'a, 'n> {
         let entries = self.entry_hosts(namespace);
         let of_entries = entries.filter_map(|(_, entry, host)| {
-            Some((short_names_below(host)?, entry.wildcard_ports().collect()))
+            let short = ServiceKey::of_short_name(host).filter(|short| *short.name == *ALL)?;
+            Some((short, entry.wildcard_ports().collect()))
         });
         let rules = self.mesh.rules.seen_from(namespace);
         let of_rules = rules.filter(|(_, rules)| !rules.http.is_empty());
         let of_rules = of_rules.flat_map(|(_, rules)| &rules.hosts);
-        let of_rules =
-            of_rules.filter_map(|host| Some((short_names_below(host)?, BTreeSet::from([WITHOUT_SERVICE]))));
-        let below = of_entries.chain(of_rules);
-        let services = below.flat_map(move |(of, ports): (&str, BTreeSet<u16>)| {
-            let services = self.mesh.services.in_namespace(of);
-            services.filter(move |(_, facts)| {
-                facts.visibility.to(namespace) && ports.iter().any(|number| facts.has_port(*number))
+        let of_rules = of_rules.filter_map(|host| {
+            Some((
+                ServiceKey::of_short_name(host)?,
+                BTreeSet::from([WITHOUT_SERVICE]),
+            ))
+        });
+        let taken = of_entries.chain(of_rules).chain(self.below_headless(namespace));
+        let services = taken.flat_map(move |(short, ports): (ServiceKey, BTreeSet<u16>)| {
+            let services = self.mesh.services.in_namespace(&short.namespace);
+            services.filter(move |(key, facts)| {
+                (*short.name == *ALL || short.name == key.name)
+                    && facts.visibility.to(namespace)
+                    && ports.iter().any(|number| facts.has_port(*number))
             })
         });
         services.map(|(service, _)| service.scope_host())
+    }
+
+    /// What stands below the names of a headless Service: those of its pods. To callers of its own namespace
+    /// its name is one without dots, and `*.books` is for the namespace of that name as well
+    /// (`generateVirtualHostDomains`).
+    fn below_headless(self, namespace: &Name) -> impl Iterator<Item = (ServiceKey, BTreeSet<u16>)> + use<'a> {
+        let services = self.mesh.services.in_namespace(namespace);
+        let headless = services.filter(|(_, facts)| facts.kind == ServiceKind::Headless);
+        headless.map(|(key, facts)| {
+            let below = ServiceKey::new(key.name.clone(), ALL);
+            (below, facts.http_numbers().collect())
+        })
     }
 
     /// The ServiceEntries that would take calls to a Service.
@@ -68,7 +90,7 @@ impl<'a> Scoping<'a> {
         });
         let mut by_short_name = self.covered_by_short_names(&fence.key.namespace);
         let short = by_short_name.any(|covered| covered == *host).then(|| {
-            let detail = "a wildcard of a ServiceEntry or of rules is over its short name, and would take calls by that";
+            let detail = "rules, or a wildcard of a ServiceEntry or of the pods of a headless Service, have its short name too, and would take calls by that";
             Because::new("Protocol", detail.to_owned())
         });
         because.chain(short).collect()
@@ -82,13 +104,6 @@ impl<'a> Scoping<'a> {
         let seen = self.mesh.service_entries.seen_from(namespace);
         seen.flat_map(|(key, entry)| entry.hosts.iter().map(move |host| (key, entry, host)))
     }
-}
-
-/// The namespace of the short names below a wildcard: `books` of `*.books` and of `*.books.svc`.
-fn short_names_below(wildcard: &str) -> Option<&str> {
-    let rest = wildcard.strip_prefix("*.")?;
-    let namespace = rest.strip_suffix(".svc").unwrap_or(rest);
-    (!namespace.contains('.')).then_some(namespace)
 }
 
 /// Whether an entry with a name for a Service would take calls to it. A wildcard does where the Service has a

@@ -40,7 +40,7 @@ impl<'a> Scoping<'a> {
         let accounts = self.fenced.accounts(fence);
         let caller = Caller {
             namespace: &fence.key.namespace,
-            accounts: &accounts,
+            accounts: accounts.as_ref(),
         };
         self.mesh.opened_for(&caller).collect()
     }

@@ -34,6 +34,12 @@ impl<'a> Scoping<'a> {
         concerning.flat_map(move |(of, facts)| {
             let hosts = facts.hosts.iter();
             let imports = hosts.flat_map(move |host| self.mesh.service_entries.imports_for(namespace, host));
+            let bound = self.mesh.services.protocol_bound(namespace);
+            let with_listener = bound.filter(move |(_, service)| {
+                let mut numbers = service.other_numbers();
+                numbers.any(|number| facts.listeners.contains(&number))
+            });
+            let imports = imports.chain(with_listener.map(|(service, _)| service.scope_host()));
             imports.map(move |import| (import, of))
         })
     }
@@ -47,7 +53,7 @@ impl<'a> Scoping<'a> {
                 ProxyCallsKind::RequestAuthentication => {
                     format!("the keys of {of} are there, and proxies may fetch them")
                 }
-                _ => format!("{of} names its cluster: proxies call it by themselves, or otherwise for that"),
+                _ => format!("{of} names its cluster or its listener: proxies call it by themselves, or otherwise for that"),
             };
             Because::new("Baseline", detail)
         });

@@ -41,13 +41,13 @@ impl<'a> Scoping<'a> {
             let is_followed = !rules.http.is_empty() && !rules.is_made();
             let import = if host.contains('*') {
                 let is_unknown = is_followed && !self.has_port_below(namespace, host);
-                is_unknown.then(|| below(host))?
+                is_unknown.then(|| below(&rules.imported(host)))?
             } else if let Some(service) = ServiceKey::of_host(host) {
                 let seen = self.mesh.services.get(&service);
                 let is_seen = seen.is_some_and(|facts| facts.visibility.to(namespace));
-                (is_followed && !is_seen).then(|| host.clone())
+                (is_followed && !is_seen).then(|| rules.imported(host))
             } else {
-                Some(host.clone())
+                Some(rules.imported(host))
             };
             Some(ScopeHost::new(key.namespace.clone(), import?))
         })
@@ -229,11 +229,16 @@ impl<'a> Scoping<'a> {
     pub(super) fn add_routes(self, namespace: &Name, scope: &mut Scope) {
         let hosts: BTreeSet<Name> = scope.hosts.keys().map(|host| host.name.clone()).collect();
         for host in hosts {
-            for (key, rules) in self.mesh.rules.of_host(&host) {
-                if rules.visibility.to(namespace) {
+            let rules: Vec<_> = self.mesh.rules.of_host(&host).collect();
+            let mut hosts = rules.iter().flat_map(|(_, rules)| &rules.hosts);
+            let by_wildcard = hosts.any(|host| host.starts_with('*'));
+            for (key, rules) in rules {
+                // One that is not followed takes the host from a wildcard that would be.
+                let takes_host = by_wildcard && rules.exported_to.to(namespace);
+                if rules.visibility.to(namespace) || takes_host {
                     let import = ScopeHost {
                         namespace: key.namespace.clone(),
-                        name: host.clone(),
+                        name: rules.imported(&host),
                     };
                     scope.add(import, Why::Route);
                 }
@@ -243,7 +248,8 @@ impl<'a> Scoping<'a> {
 
     /// The objects with rules for a host.
     pub(super) fn because_of_rules(self, fence: &Fence, host: &ScopeHost) -> Vec<Because> {
-        let rules = self.mesh.rules.of_host(&host.name);
+        let name = host.name.to_ascii_lowercase();
+        let rules = self.mesh.rules.of_host(&name);
         let rules = rules.filter(|(rules, facts)| {
             rules.namespace == host.namespace && facts.visibility.to(&fence.key.namespace)
         });

@@ -101,7 +101,7 @@ fn a_wildcard_over_short_names_takes_no_call_to_a_service() {
             "it has no port of that number"
         );
         let said = world.engine.explain(&web(), "front.books", world.now).unwrap();
-        assert!(said.answer.contains("over its short name"), "{}", said.answer);
+        assert!(said.answer.contains("have its short name too"), "{}", said.answer);
         world.gone(Watched::ServiceEntries, "edge", "wide");
         world.object("VirtualService", "edge", "wide", redirecting(wildcard));
         world.settle();

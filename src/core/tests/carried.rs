@@ -129,3 +129,55 @@ fn rules_of_the_callers_own_namespace_come_before_those_exported_to_it() {
         "v2.books.svc.cluster.local"
     );
 }
+
+/// Istio follows rules for a name on port 80, whatever ports its Service has, where anything listens there.
+#[test]
+fn rules_hold_by_name_on_port_80_where_the_service_has_none() {
+    let mut world = shop();
+    let route = json!({"destination": {"host": "reviews", "port": {"number": 8080}}});
+    let rule = json!({
+        "hosts": ["reviews"],
+        "http": [{"match": [{"uri": {"prefix": "/a"}, "port": 80}], "route": [route]}],
+    });
+    world.object("VirtualService", "books", "reviews", rule);
+    world.settle();
+    let address = world.engine.mesh().services.get(&reviews()).unwrap().addresses[0];
+    let by_name = |world: &World| {
+        let rules = rules(world, "books").into_iter();
+        rules
+            .filter(|rule| rule["match"].to_string().contains(&format!("{address}:80\"")))
+            .collect::<Vec<_>>()
+    };
+    assert!(by_name(&world).is_empty(), "nothing listens on port 80");
+    let other = world.service("data", "other", &["http:80"]);
+    world.settle();
+    let [follows, none] = &by_name(&world)[..] else {
+        panic!("{:?}", by_name(&world));
+    };
+    assert_eq!(follows["route"][0]["destination"]["port"]["number"], 8080);
+    let host = json!({"exact": "reviews.books.svc.cluster.local"});
+    assert_eq!(
+        (&follows["match"][0]["authority"], &none["match"][0]["authority"]),
+        (&host, &host)
+    );
+    assert_eq!(none["directResponse"]["status"], 404);
+    let miss = std::net::SocketAddr::new(address, 80);
+    assert_eq!(
+        world.engine.mesh().service_at(miss),
+        Some(&reviews()),
+        "it is learned as that Service"
+    );
+    world.service("books", "reviews", &["http:8080", "http:80"]);
+    world.settle();
+    assert!(
+        by_name(&world)
+            .iter()
+            .all(|rule| rule["match"][0]["authority"].is_null()),
+        "by address"
+    );
+    world.service("books", "reviews", &["http:8080"]);
+    world.no_service(&other);
+    world.settle();
+    assert!(by_name(&world).is_empty());
+    assert_eq!(world.engine.mesh().service_at(miss), None);
+}

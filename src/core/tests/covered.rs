@@ -141,3 +141,34 @@ fn what_the_listener_of_an_entry_would_take_as_bytes_is_in_scope() {
         );
     }
 }
+
+/// To callers of its own namespace `*.books` stands for its pods.
+#[test]
+fn what_a_headless_service_with_the_name_of_a_namespace_would_take_is_in_scope() {
+    let mut world = shop();
+    let headless = json!({"spec": {"clusterIP": "None"}});
+    for (namespace, port, takes) in [
+        ("shop", "http:8080", true),
+        ("shop", "http:9090", false),
+        ("shop", "tcp:8080", false),
+        ("data", "http:8080", false),
+    ] {
+        let pods = world.service_with(namespace, "books", &[port], &headless);
+        world.settle();
+        let is_in = scope(&world).contains(&REVIEWS.to_owned());
+        assert_eq!(is_in, takes, "{namespace} {port}: {:?}", scope(&world));
+        world.no_service(&pods);
+        world.settle();
+        assert!(
+            !scope(&world).contains(&REVIEWS.to_owned()),
+            "{:?}",
+            scope(&world)
+        );
+    }
+    world.service_with("shop", "books", &["http:7070"], &headless);
+    world.settle();
+    let late = world.service("books", "late", &["http:7070"]);
+    world.settle();
+    let late = late.scope_host();
+    assert!(scope(&world).contains(&format!("{}/{}", late.namespace, late.name)));
+}

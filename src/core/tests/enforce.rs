@@ -92,6 +92,7 @@ fn a_sidecar_that_somebody_deletes_or_edits_comes_back() {
             created: world.now,
             ours: true,
             selector: Some([("app".to_owned(), "web".to_owned())].into_iter().collect()),
+            has_selector: true,
             hosts,
             warm: [].into(),
             owners: Vec::new(),

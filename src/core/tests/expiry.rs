@@ -161,6 +161,27 @@ fn a_workload_that_metrics_do_not_mention_forgets_nothing() {
 }
 
 #[test]
+fn nothing_is_forgotten_while_a_telemetry_hides_requests() {
+    let mut world = shop(&["reviews", "ratings"]);
+    pass(&mut world, DAY * 12, &["reviews"]);
+    let off = json!({"match": {"metric": "REQUEST_COUNT", "mode": "CLIENT"}, "disabled": true});
+    world.object(
+        "Telemetry",
+        "shop",
+        "quiet",
+        json!({"metrics": [{"overrides": [off]}]}),
+    );
+    assert_eq!(pass(&mut world, DAY * 30, &["reviews"]), [""; 0]);
+    world.gone(crate::observe::Watched::Telemetries, "shop", "quiet");
+    assert_eq!(
+        pass(&mut world, DAY * 12, &["reviews"]),
+        [""; 0],
+        "it is told of since then"
+    );
+    assert_eq!(pass(&mut world, DAY * 4, &["reviews"]).len(), 1);
+}
+
+#[test]
 fn a_workload_without_pods_forgets_nothing() {
     let mut world = shop(&["reviews", "ratings"]);
     pass(&mut world, DAY * 15, &["reviews"]);

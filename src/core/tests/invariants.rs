@@ -27,10 +27,11 @@ const MESH_CONFIGS: [&str; 9] = [
     "defaultVirtualServiceExportTo: ['.']",
     "defaultDestinationRuleExportTo: ['.']",
 ];
-const NAMES: [&str; 4] = ["s", "t", "u", "v"];
+/// One is that of a namespace too.
+const NAMES: [&str; 4] = ["s", "t", "b", "v"];
 
 /// So that some hosts bring others, and those are aliased in turn.
-const ALIASES: [&str; 2] = [r"s\.(.+)=t.$1", r"t\.[ab]\.(.+)=u.c.$1"];
+const ALIASES: [&str; 2] = [r"s\.(.+)=t.$1", r"t\.[ab]\.(.+)=b.c.$1"];
 
 #[derive(Clone, Debug)]
 enum Happening {

@@ -105,6 +105,13 @@ fn another_account_of_the_namespace_is_another_caller() {
     world.gone(Watched::Pods, "shop", "cart-2");
     world.settle();
     assert!(world.scope("shop", "cart").unwrap().is_empty());
+    // While there is none, the next may have any.
+    world.gone(Watched::Pods, "shop", "cart-1");
+    world.settle();
+    assert_eq!(world.scope("shop", "cart").unwrap(), [REVIEWS]);
+    world.pod_of("shop", "cart-1", &[("app", "cart")], "cart");
+    world.settle();
+    assert!(world.scope("shop", "cart").unwrap().is_empty());
 }
 
 #[test]

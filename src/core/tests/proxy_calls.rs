@@ -37,6 +37,34 @@ fn scopes(world: &World) -> [Vec<String>; 2] {
     ["web", "cart"].map(|name| world.scope("shop", name).unwrap())
 }
 
+/// The listener of a Service that is not HTTP is its own, and there with the Service alone.
+#[test]
+fn a_service_whose_listener_an_envoy_filter_changes_is_in_scope() {
+    let mut world = shop_with_authz();
+    world.service("data", "postgres", &["tcp:5432"]);
+    world.settle();
+    let learn = json!({"learning": {"nonHttp": "Learn"}});
+    for name in ["web", "cart"] {
+        world.edit("shop", name, learn.clone());
+    }
+    world.settle();
+    assert_eq!(scopes(&world), [[""; 0], [""; 0]]);
+    let limit = json!({
+        "workloadSelector": {"labels": {"app": "web"}},
+        "configPatches": [{
+            "applyTo": "NETWORK_FILTER",
+            "match": {"context": "SIDECAR_OUTBOUND", "listener": {"portNumber": 5432}},
+            "patch": {"operation": "INSERT_BEFORE", "value": {"name": "limit"}},
+        }],
+    });
+    world.object("EnvoyFilter", "shop", "limit", limit);
+    world.settle();
+    assert_eq!(
+        scopes(&world),
+        [vec!["data/postgres.data.svc.cluster.local"], vec![]]
+    );
+}
+
 #[test]
 fn what_an_envoy_filter_calls_is_in_the_scopes_of_those_whom_it_is_for() {
     let mut world = shop_with_authz();
@@ -46,7 +74,7 @@ fn what_an_envoy_filter_calls_is_in_the_scopes_of_those_whom_it_is_for() {
     let said = world.engine.explain(&web(), "authz.infra", world.now).unwrap();
     assert_eq!(
         said.because[0].detail,
-        "EnvoyFilter shop/ask names its cluster: proxies call it by themselves, or otherwise for that"
+        "EnvoyFilter shop/ask names its cluster or its listener: proxies call it by themselves, or otherwise for that"
     );
     world.object("EnvoyFilter", "shop", "ask", asking(&json!({})));
     world.settle();

@@ -106,6 +106,91 @@ fn a_wall_that_would_be_opened_is_said_before_and_after() {
     assert_eq!(world.condition("shop", "web", "Ready"), "True Scoped");
 }
 
+/// A CronJob has none between two runs.
+#[test]
+fn what_a_fence_would_break_is_said_while_it_has_no_pods() {
+    let mut world = walled_shop("enforce");
+    world.gone(Watched::Pods, "shop", "web-1");
+    policy(
+        &mut world,
+        "wall",
+        &json!({"matchLabels": {"app": "web"}}),
+        &to(&["books"]),
+    );
+    assert_eq!(world.condition("shop", "web", "Ready"), "False EgressBlocked");
+    policy(
+        &mut world,
+        "wall",
+        &json!({"matchLabels": {"app": "cart"}}),
+        &to(&["books"]),
+    );
+    assert_eq!(world.condition("shop", "web", "Ready"), "True Scoped");
+    let mut world = World::new();
+    world.namespace("shop", Some("enforce"));
+    world.service("shop", "web", &["http:8080"]);
+    let let_in = |principal: &str| json!({"rules": [{"from": [{"source": {"principals": [principal]}}]}]});
+    world.object(
+        "AuthorizationPolicy",
+        "istio-system",
+        "all",
+        let_in("*/ns/shop/sa/web"),
+    );
+    world.settle();
+    assert_eq!(
+        world.condition("shop", "web", "Ready"),
+        "False GatewayNotAuthorized"
+    );
+    world.object(
+        "AuthorizationPolicy",
+        "istio-system",
+        "all",
+        let_in("*/ns/till/sa/web"),
+    );
+    world.settle();
+    assert_eq!(world.condition("shop", "web", "Ready"), "True Scoped");
+}
+
+/// One with an empty selector is for the pods of its own namespace.
+#[test]
+fn a_sidecar_of_the_root_namespace_with_an_empty_selector_is_not_the_meshs_default() {
+    let mut world = shop();
+    let mut wall = json!({
+        "outboundTrafficPolicy": {"mode": "REGISTRY_ONLY"},
+        "egress": [{"hosts": ["./*", format!("{SYSTEM}/*")]}],
+    });
+    world.object("Sidecar", "istio-system", "default", wall.clone());
+    world.settle();
+    assert_eq!(world.condition("shop", "web", "Ready"), "True WallOpened");
+    wall["workloadSelector"] = json!({});
+    world.object("Sidecar", "istio-system", "default", wall);
+    world.settle();
+    assert_eq!(world.condition("shop", "web", "Ready"), "True Scoped");
+}
+
+/// The EnvoyFilter of a namespace is for all of its pods.
+#[test]
+fn a_wall_of_other_pods_of_the_namespace_is_said_too() {
+    let mut world = shop();
+    let system = format!("{SYSTEM}/*");
+    let mut wall = json!({
+        "workloadSelector": {"labels": {"app": "vault"}},
+        "outboundTrafficPolicy": {"mode": "REGISTRY_ONLY"},
+        "egress": [{"hosts": ["./*", system]}],
+    });
+    world.object("Sidecar", "shop", "vault", wall.clone());
+    world.settle();
+    assert_eq!(world.condition("shop", "web", "Ready"), "True WallOpened");
+    assert!(
+        message(&world).contains("Sidecar shop/vault"),
+        "{}",
+        message(&world)
+    );
+    wall["outboundTrafficPolicy"] = json!({"mode": "ALLOW_ANY"});
+    world.object("Sidecar", "shop", "vault", wall);
+    world.settle();
+    assert_eq!(world.condition("shop", "web", "Ready"), "True Scoped");
+}
+
 /// A shop in this mode, in a mesh with other clusters.
 fn shop_of_several_clusters(mode: &str, settings: Settings) -> World {
     let mut world = World::with(settings);

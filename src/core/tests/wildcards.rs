@@ -299,3 +299,64 @@ fn a_scope_with_rules_for_a_wildcard_has_a_service_of_port_80_below_it() {
     world.settle();
     assert_eq!(scope(&world), [later, reviews], "servicefence-ports has it");
 }
+
+/// Of the rules for the short name and of those for the host Istio takes the older ones, where it sees both.
+#[test]
+fn rules_for_a_short_name_come_with_the_service_that_has_it() {
+    let imported = "books/reviews.books.svc.cluster.local".to_owned();
+    for short in ["reviews.books", "reviews.books.svc"] {
+        let mut world = shop();
+        world.object("VirtualService", "books", "full", rules_for(REVIEWS, "ratings"));
+        world.object("VirtualService", "infra", "short", rules_for(short, REVIEWS));
+        world.settle();
+        assert_eq!(scope(&world), [format!("infra/{short}")], "it has another port");
+        world.service("books", "reviews", &["http:80"]);
+        world.settle();
+        assert!(scope(&world).contains(&imported), "{short}: {:?}", scope(&world));
+        world.gone(Watched::VirtualServices, "infra", "short");
+        world.settle();
+        assert!(!scope(&world).contains(&imported), "{short}");
+    }
+}
+
+/// istiod looks hosts up in small letters, and imports them as they are written.
+#[test]
+fn rules_of_hosts_with_capitals_are_followed_and_imported_as_written() {
+    for (host, to) in [
+        (
+            "Reviews.Books.svc.cluster.local",
+            "infra/Reviews.Books.svc.cluster.local",
+        ),
+        (
+            "*.Books.svc.cluster.local",
+            "infra/reviews.Books.svc.cluster.local",
+        ),
+    ] {
+        let mut world = shop();
+        world.service("books", "late", &["http:80"]);
+        world.object("VirtualService", "infra", "rules", rules_for(host, "exact"));
+        world.settle();
+        assert!(
+            led(&world).contains(&"exact".to_owned()),
+            "{host}: {:?}",
+            led(&world)
+        );
+        learn(&mut world, &reviews());
+        world.settle();
+        assert!(
+            scope(&world).contains(&to.to_owned()),
+            "{host}: {:?}",
+            scope(&world)
+        );
+    }
+    let mut world = shop();
+    let partners = [
+        ("Api.example.com", "infra/Api.example.com"),
+        ("*.Example.com", "infra/servicefence.Example.com"),
+    ];
+    for (host, imported) in partners {
+        world.object("VirtualService", "infra", "rules", rules_for(host, REVIEWS));
+        world.settle();
+        assert_eq!(scope(&world), [imported]);
+    }
+}

@@ -303,6 +303,30 @@ fn what_is_opted_out_is_never_scoped_by_the_default_of_its_namespace() {
     );
 }
 
+/// Whatever fence would scope them.
+#[test]
+fn pods_of_what_is_switched_off_are_never_scoped() {
+    let mut world = jobs(None);
+    world.pod("jobs", "api-1", &[("app", "api"), ("track", "canary")]);
+    let canary = json!({"mode": "Enforce", "workload": {"selector": {"track": "canary"}}});
+    fence(&mut world, "canary", &canary);
+    assert_eq!(world.condition("jobs", "canary", "Ready"), "True Scoped");
+    world.service_with("jobs", "api", &["http:8080"], &mode_label("off"));
+    world.settle();
+    assert_eq!(world.condition("jobs", "canary", "Ready"), "False PodsOptedOut");
+    assert_eq!(world.scope("jobs", "canary"), None);
+    world.service_with("jobs", "api", &["http:8080"], &mode_label("observe"));
+    world.settle();
+    assert_eq!(
+        world.condition("jobs", "canary", "Ready"),
+        "True Scoped",
+        "to observe is no veto"
+    );
+    let all = json!({"mode": "Off", "workload": {"selector": {"app": "api"}}});
+    fence(&mut world, "all", &all);
+    assert_eq!(world.condition("jobs", "canary", "Ready"), "False PodsOptedOut");
+}
+
 #[test]
 fn a_call_teaches_the_fence_of_the_sidecar_that_the_pod_has() {
     let mut world = jobs(None);

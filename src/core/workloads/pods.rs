@@ -133,16 +133,16 @@ impl<'a> Fenced<'a> {
             })
     }
 
-    /// The service accounts of a fence's pods.
-    pub fn accounts(self, fence: &Fence) -> BTreeSet<Name> {
+    /// The service accounts of a fence's pods; `None`: it has none at the moment, such as those of a CronJob
+    /// between two runs.
+    pub fn accounts(self, fence: &Fence) -> Option<BTreeSet<Name>> {
         let Workload::Pods(of) = self.workload(fence) else {
-            return BTreeSet::new();
+            return Some(BTreeSet::new());
         };
-        self.workloads
-            .pods_in(&fence.key.namespace)
-            .filter(|(_, pod)| of.is_none_or(|selector| matches(selector, &pod.labels)))
-            .map(|(_, pod)| pod.account.clone())
-            .collect()
+        let pods = self.workloads.pods_in(&fence.key.namespace).map(|(_, pod)| pod);
+        let pods = pods.filter(|pod| of.is_none_or(|selector| matches(selector, &pod.labels)));
+        let accounts: BTreeSet<_> = pods.map(|pod| pod.account.clone()).collect();
+        (!accounts.is_empty()).then_some(accounts)
     }
 
     /// Whether a workload has pods, and Sidecars apply to none of them: what their proxies are instead.

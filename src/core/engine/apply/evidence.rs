@@ -25,13 +25,16 @@ impl Engine {
         }
     }
 
-    /// A Telemetry that hides connections came, changed or went.
-    pub fn connections_were_hidden(&mut self, telemetry: &ConfigKey, now: Timestamp) {
+    /// A Telemetry that hides connections, and maybe requests, came, changed or went.
+    pub fn calls_were_hidden(&mut self, telemetry: &ConfigKey, requests: bool, now: Timestamp) {
         let everywhere = telemetry.namespace == self.settings.root_namespace;
-        let known = self.evidence.read.keys();
-        let concerned = known.filter(|fence| everywhere || fence.namespace == telemetry.namespace);
-        let concerned = concerned.cloned().collect();
-        self.apply_uncounted(&concerned, now);
+        let known = self.evidence.read.iter_mut();
+        for (_, past) in known.filter(|(fence, _)| everywhere || fence.namespace == telemetry.namespace) {
+            past.connections_known_since = now;
+            if requests {
+                past.known_since = now;
+            }
+        }
     }
 
     /// Records that the routing of these hosts just changed. Metrics do not cover connections made under the

@@ -213,8 +213,10 @@ impl Engine {
         dirty: &mut Dirty,
     ) {
         let old = self.mesh.telemetries.get(&key);
-        if old.into_iter().chain(&facts).any(|facts| facts.hides_connections) {
-            self.connections_were_hidden(&key, now);
+        let either: Vec<_> = old.into_iter().chain(&facts).collect();
+        let requests = either.iter().any(|facts| facts.hides_requests);
+        if requests || either.iter().any(|facts| facts.hides_connections) {
+            self.calls_were_hidden(&key, requests, now);
         }
         let concerned = if key.namespace == self.settings.root_namespace {
             self.fenced().reading_logs()

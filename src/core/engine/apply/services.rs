@@ -35,6 +35,7 @@ impl Engine {
         };
         let placeholders_before = that_are(Services::is_placeholder_port, &self.mesh);
         let detected_before = that_are(Services::is_detected_port, &self.mesh);
+        let listened_by_name = self.mesh.services.have_port(WITHOUT_SERVICE);
         let was_aside = self.mesh.has_service_aside(key);
         let replaced = self.mesh.set_service(key, facts);
         if was_aside != self.mesh.has_service_aside(key) {
@@ -50,6 +51,9 @@ impl Engine {
         }
         if that_are(Services::is_detected_port, &self.mesh) != detected_before {
             self.dirty_envoy_filters(dirty);
+        }
+        if self.mesh.services.have_port(WITHOUT_SERVICE) != listened_by_name {
+            self.dirty_all_routes(dirty);
         }
         self.route_service(key, &replaced, now, dirty);
         let is_other_workload =
@@ -79,6 +83,7 @@ impl Engine {
         let is_covered = self.mesh.service_entries.names(&host)
             || is_named(&short)
             || is_named(&format!("{short}.svc"))
+            || self.mesh.services.have_headless(&key.namespace)
             || self.mesh.destination_rules.may_differ(&host);
         let is_bound = either.any(|facts| self.mesh.services.is_protocol_bound(facts));
         let is_in_scopes = is_bound || is_covered || self.mesh.is_by_waypoint(&key.namespace);

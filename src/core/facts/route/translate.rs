@@ -24,11 +24,17 @@ pub(crate) const ANY_ORIGIN: &str = r"^[a-zA-Z][a-zA-Z0-9+.-]*://[^/\s?#]+$";
 
 /// What a rule of a route matches.
 pub trait Matched {
+    /// Whether a copy to what istiod cannot find or read costs the whole route, and not the copy alone
+    /// (`convertGRPCRoute`, `convertHTTPRoute`).
+    const NEEDS_MIRRORS: bool;
+
     /// The match of a VirtualService; `None` where istiod cannot read it.
     fn in_istio(&self) -> Option<Map<String, Value>>;
 }
 
 impl Matched for HttpMatch {
+    const NEEDS_MIRRORS: bool = false;
+
     fn in_istio(&self) -> Option<Map<String, Value>> {
         let path = self.path.clone().unwrap_or_default();
         let text = path.value.unwrap_or_else(|| "/".to_owned());
@@ -50,6 +56,8 @@ impl Matched for HttpMatch {
 }
 
 impl Matched for GrpcMatch {
+    const NEEDS_MIRRORS: bool = true;
+
     fn in_istio(&self) -> Option<Map<String, Value>> {
         let mut matched = Map::new();
         if let Some(called) = &self.method {
@@ -111,7 +119,7 @@ pub(super) fn rules<M: Matched>(spec: &RouteSpec<M>, of: &ConfigKey) -> Vec<Rule
 }
 
 /// What becomes of the requests of a rule.
-fn answer<M>(rule: &RouteRule<M>, namespace: &str) -> Option<Rule> {
+fn answer<M: Matched>(rule: &RouteRule<M>, namespace: &str) -> Option<Rule> {
     let mut made = Rule::new();
     let mut on_the_way = Rule::new();
     let mut headers = Map::new();
@@ -124,9 +132,11 @@ fn answer<M>(rule: &RouteRule<M>, namespace: &str) -> Option<Rule> {
                     request_mirror: Some(to),
                     ..
                 },
-            ) => {
-                mirrors.push(mirror(to, namespace)?);
-            }
+            ) => match mirror(to, namespace) {
+                Some(to) => mirrors.push(to),
+                None if M::NEEDS_MIRRORS => return None,
+                None => {}
+            },
             (
                 "RequestRedirect",
                 Filter {
@@ -174,8 +184,6 @@ fn answer<M>(rule: &RouteRule<M>, namespace: &str) -> Option<Rule> {
     let is_only = used.len() == 1;
     let route = used.drain(..).map(|to| share(to, is_only, namespace));
     made.insert("route".into(), Value::Array(route.collect::<Option<_>>()?));
-    // One of a kind that is not followed is left out.
-    mirrors.retain(|policy| policy["destination"]["host"] != "");
     if !mirrors.is_empty() {
         made.insert("mirrors".into(), mirrors.into());
     }
@@ -215,9 +223,10 @@ fn destination(to: &ObjectRef, namespace: &str) -> Option<Value> {
     Some(json!({"host": &*host, "port": {"number": to.port?}}))
 }
 
-/// Sends a copy elsewhere.
+/// Sends a copy elsewhere; `None` where istiod cannot.
 fn mirror(mirror: &Mirror, namespace: &str) -> Option<Value> {
-    let mut policy = json!({"destination": destination(&mirror.backend_ref, namespace)?});
+    let destination = destination(&mirror.backend_ref, namespace)?;
+    let mut policy = (destination["host"] != "").then(|| json!({"destination": destination}))?;
     let fraction = mirror.fraction.as_ref();
     let fraction = fraction
         .map(|share| 100.0 * f64::from(share.numerator) / f64::from(share.denominator.unwrap_or(100).max(1)));
@@ -285,7 +294,10 @@ fn redirect(to: &Redirect) -> Value {
     if let Some(full) = path.and_then(|path| path.replace_full_path.as_deref()) {
         redirect.insert("uri".into(), full.into());
     } else if let Some(prefix) = path.and_then(|path| path.replace_prefix_match.as_deref()) {
-        redirect.insert("prefixRewrite".into(), prefix.into());
+        // An empty one is none (`ApplyRedirect`).
+        if !prefix.is_empty() {
+            redirect.insert("prefixRewrite".into(), prefix.into());
+        }
     }
     redirect.into()
 }

@@ -18,7 +18,8 @@ pub(super) fn virtual_service<'a>(
     routes: impl Iterator<Item = (&'a RouteKey, &'a RouteFacts)>,
 ) -> VirtualServiceFacts {
     let mut routes: Vec<_> = routes.collect();
-    routes.sort_by_key(|(key, facts)| (facts.created, *key));
+    // istiod names what it makes of each `<route>~…`, and sorts by that (`sortRoutesByCreationTime`).
+    routes.sort_by_cached_key(|(key, facts)| (facts.created, format!("{}~", key.config.name), *key));
     let created = routes.first().map(|(_, facts)| facts.created);
     let rules = routes
         .iter()
@@ -41,9 +42,11 @@ pub(super) fn virtual_service<'a>(
     }
     VirtualServiceFacts {
         hosts: vec![parent.service.host()],
+        with_capitals: Vec::new(),
         mesh: true,
         visibility: Visibility::All,
         exported_by_default: true,
+        exported_to: Visibility::All,
         destinations: destinations(&http, namespace),
         leads_connections: false,
         of_connections: BTreeSet::new(),
@@ -98,13 +101,13 @@ fn separated(rule: &Rule) -> Vec<Rule> {
     let mut itself = with(json!({"exact": prefix}));
     let mut below = with(json!({"prefix": format!("{prefix}/")}));
     let text = |of: &str, field: &str| rule.get(of).and_then(|of| of[field].as_str());
-    let down = |to: &str| format!("{}/", to.trim_end_matches('/'));
     if let Some(to) = text("rewrite", "uri") {
-        below["rewrite"]["uri"] = down(to).into();
+        below["rewrite"]["uri"] = format!("{}/", to.trim_end_matches('/')).into();
     } else if let Some(to) = text("redirect", "prefixRewrite") {
-        below["redirect"]["prefixRewrite"] = down(to).into();
+        // istiod leaves a slash at its end where it is (`createRedirectFilter`).
+        below["redirect"]["prefixRewrite"] = format!("{to}/").into();
         // Istio takes a new prefix for a match by prefix only.
-        let to = if to.is_empty() { "/" } else { to }.to_owned();
+        let to = to.to_owned();
         if let Some(redirect) = itself.get_mut("redirect").and_then(Value::as_object_mut) {
             redirect.remove("prefixRewrite");
             redirect.insert("uri".into(), to.into());

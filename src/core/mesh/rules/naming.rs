@@ -49,26 +49,35 @@ impl<'a> Naming<'a> {
         })
     }
 
-    /// Whether proxies of a namespace see it, or those of every one (`None`).
-    fn is_seen_by(&self, caller: Option<&Name>) -> bool {
-        match caller {
-            Some(caller) => self.rules.visibility.to(caller),
-            None => self.rules.visibility == Visibility::All,
-        }
+    /// Whether proxies of a namespace follow it, or those of every one (`None`).
+    fn is_followed_by(&self, caller: Option<&Name>) -> bool {
+        is_to(&self.rules.visibility, caller)
     }
 
-    /// Its place in Istio's order: those of users that the caller's namespace has for itself, those that
+    /// Whether it is among those that such proxies choose from. A route of a third namespace is, and takes the
+    /// host from a wildcard without being followed (istiod: `computeWildcardHostVirtualServiceIndex`).
+    fn is_seen_by(&self, caller: Option<&Name>) -> bool {
+        is_to(&self.rules.exported_to, caller)
+    }
+
+    /// Its place in Istio's order: those that the caller's namespace has for itself or for some, those that
     /// another one has for some, those made of routes of the caller's own namespace, then the others
-    /// (`SelectVirtualServices`).
+    /// (`VirtualServicesForGateway`).
     fn rank(&self, caller: Option<&Name>) -> u8 {
-        let is_for_some = self.rules.visibility != Visibility::All;
         let is_own = caller == Some(&self.key.namespace);
-        match (self.rules.is_made(), is_for_some) {
-            (false, true) if is_own => 0,
-            (false, true) => 1,
-            (true, is_for_some) if is_for_some || is_own => 2,
-            _ => 3,
+        match (self.rules.exported_to != Visibility::All, is_own) {
+            (true, true) => 0,
+            (true, false) => 1,
+            (false, true) if self.rules.is_made() => 2,
+            (false, _) => 3,
         }
+    }
+}
+
+fn is_to(visibility: &Visibility, caller: Option<&Name>) -> bool {
+    match caller {
+        Some(caller) => visibility.to(caller),
+        None => *visibility == Visibility::All,
     }
 }
 
@@ -79,7 +88,7 @@ pub fn first_for<'a>(named: &[Naming<'a>], caller: Option<&Name>) -> Vec<Naming<
     let seen = named.iter().filter(|naming| naming.is_seen_by(caller));
     let mut seen: Vec<_> = seen.copied().collect();
     let most = seen.iter().map(|naming| naming.precision).max();
-    seen.retain(|naming| Some(naming.precision) == most);
+    seen.retain(|naming| Some(naming.precision) == most && naming.is_followed_by(caller));
     seen.sort_by_key(|naming| {
         let key = naming.key;
         (

@@ -2,7 +2,7 @@
 
 use servicefence_crd::Mode;
 
-use crate::facts::{Labels, ProxyKind, VmKey, matches};
+use crate::facts::{LabelValue, Labels, ProxyKind, VmKey, matches};
 use crate::name::ours::{ENVOY_FILTER, fence_of_sidecar, sidecar_of};
 use crate::name::{ConfigKey, FenceKey, covers};
 use crate::plan::not_scoped::Conflict;
@@ -49,9 +49,11 @@ impl<'a> Planning<'a> {
         if let Some((key, _)) = default {
             return Some(Conflict::DefaultListens(key.clone()));
         }
-        if of.is_none()
-            && let Some(opted_out) = self.opted_out(&fence.key)
-        {
+        let opted_out = match of {
+            None => self.opted_out(&fence.key),
+            Some(selector) => self.opted_out_beside(fence, selector, &overlaps),
+        };
+        if let Some(opted_out) = opted_out {
             return Some(Conflict::OptedOut(opted_out));
         }
         if let Some(conflict) = self.unserved_pods(&fence.key.namespace, of) {
@@ -140,6 +142,31 @@ impl<'a> Planning<'a> {
             .map(|fence| fence.workload.clone())
             .filter(|workload| *workload != WorkloadRef::NamespaceDefault);
         by_label.chain(by_spec).next()
+    }
+
+    /// What is switched off in the namespace and has pods of a fence too. Where the pods are the same by their
+    /// selector, the label decides about the fence itself.
+    fn opted_out_beside(
+        self,
+        fence: &Fence,
+        selector: &Labels,
+        overlaps: impl Fn(Pods<'_>) -> bool,
+    ) -> Option<WorkloadRef> {
+        let services = self.mesh.services.in_namespace(&fence.key.namespace);
+        let mut off = services.filter(|(_, facts)| {
+            let is_other = !facts.selector.is_empty() && facts.selector != *selector;
+            facts.mode == LabelValue::Is(Mode::Off) && is_other && overlaps(Some(&facts.selector))
+        });
+        if let Some((service, _)) = off.next() {
+            return Some(WorkloadRef::Service(service.clone()));
+        }
+        let fences = self.fenced.workloads.fences_in(&fence.key.namespace);
+        let mut off = fences.filter(|other| other.resource.spec.mode == Some(Mode::Off));
+        let other = off.find(|other| match self.fenced.workload(other) {
+            Workload::Pods(Some(of)) => of != selector && overlaps(Some(of)),
+            Workload::Pods(None) | Workload::NoService(_) | Workload::NoPods(_) => false,
+        })?;
+        Some(other.workload.clone())
     }
 
     /// A DestinationRule of the namespace by which its proxies would connect to the fallback gateway, instead

@@ -19,13 +19,17 @@ impl<'a> Planning<'a> {
             return None;
         };
         let system = self.mesh.namespace(&self.settings.system_namespace)?;
-        let pods = self
-            .fenced
-            .workloads
-            .pods_in(namespace)
-            .map(|(_, pod)| &pod.labels);
-        let mut pods = pods.filter(|labels| of.is_none_or(|of| matches(of, labels)));
-        pods.find_map(|labels| self.blocks(namespace, labels, &system.labels))
+        let pods = self.fenced.workloads.pods_in(namespace);
+        let labels = pods.map(|(_, pod)| &pod.labels);
+        let mut labels: Vec<_> = labels
+            .filter(|labels| of.is_none_or(|of| matches(of, labels)))
+            .collect();
+        // Where there are none at the moment, those to come have the labels that select them.
+        if labels.is_empty() {
+            labels.extend(of);
+        }
+        let mut blocking = labels.into_iter();
+        blocking.find_map(|labels| self.blocks(namespace, labels, &system.labels))
     }
 
     /// The policy that keeps a pod from the gateway: policies for the same pods add up.
@@ -51,25 +55,36 @@ impl<'a> Planning<'a> {
         let accounts = self.fenced.accounts(fence);
         let pods = Caller {
             namespace,
-            accounts: &accounts,
+            accounts: accounts.as_ref(),
         };
         let accounts = [names::FALLBACK.into()].into();
         let gateway = Caller {
             namespace: &self.settings.system_namespace,
-            accounts: &accounts,
+            accounts: Some(&accounts),
         };
         policies
             .find(|(_, policy)| policy.tells_apart(&pods, &gateway))
             .map(|(key, _)| key)
     }
 
-    /// The mesh's default Sidecar, where it is a wall that the fallback gateway would open: it imports less
-    /// than the mesh, and what it does not import is refused.
+    /// A Sidecar that is a wall which the fallback gateway would open: the mesh's default, or one of other
+    /// pods of the namespace, whose EnvoyFilter is for them too. It imports less than the mesh, and what it
+    /// does not import is refused.
     pub fn opened_wall(self, fence: &Fence) -> Option<&'a ConfigKey> {
-        let (key, wall) = self.mesh.default_sidecar()?;
-        let imports_all = wall.hosts.is_empty() || wall.hosts.iter().any(ScopeHost::is_everything);
-        let is_wall = self.mesh.outbound_mode() == OutboundMode::RegistryOnly && !imports_all;
-        let by_gateway = self.fenced.falls_back_to_gateway(&fence.key.namespace);
-        (is_wall && by_gateway).then_some(key)
+        let namespace = &fence.key.namespace;
+        if !self.fenced.falls_back_to_gateway(namespace) {
+            return None;
+        }
+        let of_users = self
+            .mesh
+            .sidecars
+            .in_namespace(namespace)
+            .filter(|(_, sidecar)| !sidecar.ours);
+        let mut all = self.mesh.default_sidecar().into_iter().chain(of_users);
+        let wall = all.find(|(_, sidecar)| {
+            let imports_all = sidecar.hosts.is_empty() || sidecar.hosts.iter().any(ScopeHost::is_everything);
+            !imports_all && self.mesh.outbound_mode_by(Some(sidecar)) == OutboundMode::RegistryOnly
+        });
+        wall.map(|(key, _)| key)
     }
 }

@@ -211,8 +211,8 @@ pub(super) fn say_wall(sidecar: &ConfigKey) -> Said {
     Said {
         reason: Reason::WallOpened,
         message: format!(
-            "Sidecar {sidecar}, the mesh's default, keeps proxies from hosts that it does not import, and the fallback gateway \
-             serves these: to keep the wall, set spec.mode of this fence to \"Off\""
+            "Sidecar {sidecar} keeps proxies from hosts that it does not import, and the fallback gateway serves these to every \
+             pod of a namespace with an enforced fence: to keep the wall, set spec.mode of the fences here to \"Off\""
         ),
     }
 }
@@ -250,7 +250,7 @@ fn say_conflict(conflict: &Conflict, system: &Name) -> (Reason, String) {
         Conflict::OptedOut(named) => (
             Reason::PodsOptedOut,
             format!(
-                "{named} of this namespace is opted out, and a Sidecar for all pods without one of their own would scope it too: name the pods to be fenced by spec.workload.selector instead"
+                "{named} of this namespace is opted out, and a Sidecar of this fence would scope pods of it too: name the pods to be fenced by a spec.workload.selector that none of its pods has"
             ),
         ),
         Conflict::SidecarWithoutFallback(key) => (
