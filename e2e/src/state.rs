@@ -195,6 +195,9 @@ pub fn clean_stale() -> Result<Vec<String>> {
     let Ok(entries) = fs::read_dir(CLAIMS) else {
         return Ok(Vec::new());
     };
+    // Two that clean up after the same mesh would miss what the other one has taken away.
+    let one_at_a_time = fs::File::create(format!("{CLAIMS}.lock"))?;
+    one_at_a_time.lock()?;
     let mut cleaned = Vec::new();
     for id in entries
         .filter_map(Result::ok)

@@ -75,6 +75,8 @@ fn outcome(reply: &Reply) -> String {
             "no address".to_owned()
         }
         (Some(_), None, _) => "broken off".to_owned(),
+        // The client gave up.
+        (_, Some(1), _) => "time-out".to_owned(),
         (_, Some(code), _) => format!("grpc {code}"),
         (None, None, Some(status)) => status.to_string(),
         (None, None, None) => "ok".to_owned(),

@@ -123,9 +123,12 @@ impl Pair {
         if !self.differs() {
             return None;
         }
+        // Envoy forgets where it passed a connection through soon after its end, and the counters with it: a
+        // time-out outlasts that.
+        let is_forgotten = self.judge.outcome == "time-out" && self.judge_taken.0.is_empty();
         let way = Way {
             passed_through: self.taken.passthrough() || self.judge_taken.passthrough(),
-            past_rules: self.judge_taken.passthrough(),
+            past_rules: self.judge_taken.passthrough() || is_forgotten,
             detected: self.taken.uses("servicefence-detection"),
             ..self.way
         };

@@ -123,7 +123,7 @@ impl PolicyFacts {
                         .unwrap_or_default()
                         .trim_matches('*')
                 };
-                is_principal(pattern, namespace, account.map_or_else(any, |name| name))
+                is_principal(pattern, namespace, account.map_or_else(any, |name| &**name))
             };
             let named = |name: &String| {
                 let (of, name) = name.split_once('/').unwrap_or((&self.namespace, name));

@@ -30,8 +30,9 @@ impl<'a> Scoping<'a> {
             .chain(by_short_name)
     }
 
-    /// The Services with a short name, such as `reviews.books`, that something else in scope has too, or has a
-    /// wildcard over. In a proxy that knows them it is an exact name of theirs, and Istio decides who gets it.
+    /// The Services with a short name, such as `reviews.books`, that something else in scope has too, or has
+    /// a wildcard over. In a proxy that knows them it is an exact name of theirs, and Istio decides who gets
+    /// it.
     fn covered_by_short_names<'n>(
         self,
         namespace: &'n Name,

@@ -39,7 +39,7 @@ fn scopes(world: &World) -> [Vec<String>; 2] {
 
 /// The listener of a Service that is not HTTP is its own, and there with the Service alone.
 #[test]
-fn a_service_whose_listener_an_envoy_filter_changes_is_in_scope() {
+fn a_service_with_a_listener_that_an_envoy_filter_changes_is_in_scope() {
     let mut world = shop_with_authz();
     world.service("data", "postgres", &["tcp:5432"]);
     world.settle();

@@ -25,6 +25,13 @@ impl Making {
                 }
             }
         }
+        for service in self.services.clone() {
+            // Rules hold there by the name, whether the Service has the port or not.
+            if service.http_port().is_some() && self.dice.percent(10) {
+                let url = format!("http://{}:80{}", service.host(), self.path());
+                self.calls.push(FuzzCall::new(url));
+            }
+        }
         for _ in 0..self.dice.below(3) {
             self.call_a_pod();
         }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::super::pool::{DESTINATIONS, Destination, EXTERNAL, NAMESPACES, SERVED};
+use super::super::pool::{DESTINATIONS, Destination, EXTERNAL, HOME, NAMESPACES, SERVED};
 use super::{Making, object};
 use crate::pod::Protocol;
 
@@ -69,9 +69,16 @@ impl Making {
             Kind::ClusterIp | Kind::Headless => pod.namespace,
             _ => *self.dice.pick(&NAMESPACES),
         };
+        // To callers of its own namespace the names below it are those of that namespace's Services too.
+        let like_namespace = kind == Kind::Headless && namespace == HOME && self.dice.percent(25);
+        let is_taken = self.services.iter().any(|service| service.name == "books");
         let mut service = Service {
             namespace,
-            name: format!("s{number}"),
+            name: if like_namespace && !is_taken {
+                "books".to_owned()
+            } else {
+                format!("s{number}")
+            },
             kind,
             ports: self.ports(kind),
             pod,

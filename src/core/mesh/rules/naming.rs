@@ -54,8 +54,8 @@ impl<'a> Naming<'a> {
         is_to(&self.rules.visibility, caller)
     }
 
-    /// Whether it is among those that such proxies choose from. A route of a third namespace is, and takes the
-    /// host from a wildcard without being followed (istiod: `computeWildcardHostVirtualServiceIndex`).
+    /// Whether it is among those that such proxies choose from. A route of a third namespace is, and takes
+    /// the host from a wildcard without being followed (istiod: `computeWildcardHostVirtualServiceIndex`).
     fn is_seen_by(&self, caller: Option<&Name>) -> bool {
         is_to(&self.rules.exported_to, caller)
     }

@@ -144,8 +144,8 @@ impl<'a> Planning<'a> {
         by_label.chain(by_spec).next()
     }
 
-    /// What is switched off in the namespace and has pods of a fence too. Where the pods are the same by their
-    /// selector, the label decides about the fence itself.
+    /// What is switched off in the namespace and has pods of a fence too. Where the pods are the same by
+    /// their selector, the label decides about the fence itself.
     fn opted_out_beside(
         self,
         fence: &Fence,

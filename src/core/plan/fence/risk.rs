@@ -68,8 +68,8 @@ impl<'a> Planning<'a> {
     }
 
     /// A Sidecar that is a wall which the fallback gateway would open: the mesh's default, or one of other
-    /// pods of the namespace, whose EnvoyFilter is for them too. It imports less than the mesh, and what it
-    /// does not import is refused.
+    /// pods of the namespace, since the EnvoyFilter is for them too. It imports less than the mesh, and what
+    /// it does not import is refused.
     pub fn opened_wall(self, fence: &Fence) -> Option<&'a ConfigKey> {
         let namespace = &fence.key.namespace;
         if !self.fenced.falls_back_to_gateway(namespace) {
