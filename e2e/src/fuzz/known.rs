@@ -19,8 +19,8 @@ pub enum Known {
     /// The call dials one Service or pod and names another one as Host, or nothing that the caller's proxy
     /// knows. Istio goes by the name, the gateway by the address.
     Forged,
-    /// The client speaks HTTP/2, and the gateway speaks another version to the server than the caller's proxy
-    /// does: it knows the Service where that one passes through, or does not where that one does.
+    /// The gateway speaks another version of HTTP to the server than the caller's proxy does: it knows the
+    /// Service, and its DestinationRule, where that one passes through, or does not where that one does.
     Translated,
     /// HTTP on a port number that is not HTTP everywhere in the mesh is passed on as bytes, by the fenced
     /// caller to the address of a pod, by the unscoped one to a Service that it does not see: its proxy adds
@@ -62,7 +62,7 @@ impl Known {
         if alike(judge, fenced, &left_out) {
             return Some(Self::Attempts);
         }
-        if way.http2 {
+        if way.http2 || way.past_rules {
             left_out.extend(["host", "protocol"]);
             if alike(judge, fenced, &left_out) {
                 return Some(Self::Translated);

@@ -202,6 +202,11 @@ impl ServiceFacts {
         self.ports.iter().any(|port| port.number == number)
     }
 
+    /// Whether it has a port without a declared protocol.
+    pub fn has_undeclared_port(&self) -> bool {
+        self.ports.iter().any(|port| port.protocol == Protocol::Detected)
+    }
+
     /// The numbers of the ports that are declared as HTTP.
     pub fn http_numbers(&self) -> impl Iterator<Item = u16> {
         http_numbers(&self.ports)

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::facts::{DestinationRuleFacts, Protocol};
+use crate::facts::DestinationRuleFacts;
 use crate::mesh::{Followed, Named};
 use crate::name::{ConfigKey, Name, ScopeHost, ServiceKey, covers};
 use crate::scope::because::Because;
@@ -61,12 +61,12 @@ impl<'a> Scoping<'a> {
             return Some(Otherwise::Rules(followed));
         }
         let facts = self.mesh.services.get(service)?;
-        let is_detected = facts.ports.iter().any(|port| port.protocol == Protocol::Detected);
+        let is_undeclared = facts.has_undeclared_port();
         followed.callers.into_iter().find_map(|(key, rule)| {
             if rule.needs_caller {
                 return Some(Otherwise::CallersProxy(key));
             }
-            (rule.upgrades && is_detected).then_some(Otherwise::Version(key))
+            (rule.upgrades && is_undeclared).then_some(Otherwise::Version(key))
         })
     }
 }

@@ -79,10 +79,12 @@ impl<'a> Scoping<'a> {
         let direct = scope.hosts.iter().filter(|(_, whys)| by_gateway_otherwise(whys));
         let direct = direct.filter_map(|(host, _)| ServiceKey::of_host(&host.name));
         // Sidecars go on to the address of a headless Service that was dialled, and gateways choose one
-        // (istiod: `convertResolution`).
+        // (istiod: `convertResolution`). Sidecars keep the version of HTTP to a port without a declared
+        // protocol, and gateways speak HTTP/1.1 there (`setUpstreamProtocol`).
         let bound = self.mesh.services.protocol_bound(namespace);
-        let headless = bound.filter(|(_, facts)| facts.kind == ServiceKind::Headless);
-        let direct = direct.chain(headless.map(|(service, _)| service.clone()));
+        let otherwise =
+            bound.filter(|(_, facts)| facts.kind == ServiceKind::Headless || facts.has_undeclared_port());
+        let direct = direct.chain(otherwise.map(|(service, _)| service.clone()));
         let rules = direct.flat_map(|service| self.mesh.rules.routing_to(&service));
         let rules = rules.filter(|rules| rules.visibility.to(namespace));
         self.services_of(rules, namespace).collect()

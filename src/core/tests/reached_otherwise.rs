@@ -52,3 +52,22 @@ fn what_gateways_call_by_a_waypoint_is_in_every_scope() {
     world.settle();
     assert_eq!(scope(&world), [""; 0]);
 }
+
+/// Gateways speak HTTP/1.1 to a port without a declared protocol, where sidecars keep the caller's version.
+#[test]
+fn what_rules_lead_to_a_port_without_a_declared_protocol_is_in_scope() {
+    let mut world = shop();
+    let to_ratings = json!({
+        "hosts": ["reviews"], "http": [{"route": [{"destination": {"host": "ratings"}}]}],
+    });
+    world.object("VirtualService", "books", "reviews", to_ratings);
+    world.settle();
+    assert_eq!(scope(&world), [""; 0]);
+    world.service("books", "ratings", &["any:8080"]);
+    world.edit("shop", "web", json!({"learning": {"nonHttp": "Learn"}}));
+    world.settle();
+    assert!(scope(&world).contains(&REVIEWS.to_owned()), "{:?}", scope(&world));
+    world.service("books", "ratings", &["http:8080"]);
+    world.settle();
+    assert_eq!(scope(&world), [""; 0]);
+}
