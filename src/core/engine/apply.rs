@@ -74,6 +74,8 @@ impl Engine {
             | Change::Namespace(..)
             | Change::Sidecar(..)
             | Change::MeshConfig(..) => true,
+            // Rules may hold for the name of a Service on a port that it does not have.
+            Change::VirtualService(key, facts) if self.mesh.rules.names_others(key, facts.as_ref()) => true,
             Change::Endpoints(key, facts) => self.mesh.endpoints.moves_addresses(key, facts.as_ref()),
             // These decide whether a fence may learn headless Services.
             Change::Policy(..)

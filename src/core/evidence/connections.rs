@@ -202,8 +202,16 @@ impl<'a> Known<'a> {
         hiding.map(|(key, _)| key)
     }
 
+    /// The same of requests.
+    pub fn hides_requests(self, key: &FenceKey) -> Option<&'a ConfigKey> {
+        let hiding = self
+            .telemetries_of(key)
+            .find(|(_, telemetry)| telemetry.hides_requests);
+        hiding.map(|(key, _)| key)
+    }
+
     /// The Telemetries that may be for pods of a fence.
-    pub fn telemetries_of(self, key: &FenceKey) -> impl Iterator<Item = (&'a ConfigKey, &'a TelemetryFacts)> {
+    fn telemetries_of(self, key: &FenceKey) -> impl Iterator<Item = (&'a ConfigKey, &'a TelemetryFacts)> {
         let of = [&key.namespace, &self.settings.root_namespace]
             .map(|namespace| self.mesh.telemetries.in_namespace(namespace));
         of.into_iter().flatten()

@@ -84,9 +84,7 @@ impl Known<'_> {
             // It is in scope in any case.
             None => past.known_since,
             Some(service) if self.is_http(&service) => {
-                let is_hidden = self
-                    .telemetries_of(&fence.key)
-                    .any(|(_, facts)| facts.hides_requests);
+                let is_hidden = self.hides_requests(&fence.key).is_some();
                 (!is_hidden).then_some(past.known_since)?
             }
             Some(_) => self.silence_of_connections_since(fence, past)?,

@@ -77,6 +77,12 @@ impl NetworkPolicyFacts {
         self.pods.matches(|label| labels.get(label))
     }
 
+    /// Whether it is for pods that have these labels, whatever other ones they have.
+    pub fn surely_selects(&self, labels: &Labels) -> bool {
+        let mut expressions = self.pods.match_expressions.iter();
+        expressions.all(|one| labels.get(&one.key).is_some()) && self.selects(labels)
+    }
+
     /// Whether a rule lets its pods call a port of pods in another namespace, with these labels. In doubt it
     /// does: which pods there is not looked into.
     pub fn allows(&self, namespace: &Labels, port: u16) -> bool {

@@ -152,16 +152,20 @@ fn labels(selector: &Value) -> Labels {
 /// of scope.
 fn add_patched(of: &Value, hosts: &mut BTreeSet<Name>) {
     add_clusters(&of["cluster"]["name"], hosts);
-    let vhost = &of["routeConfiguration"]["vhost"];
-    let of_vhost = ["name", "domainName"]
+    let of_vhost = |field: &str| {
+        let name = of["routeConfiguration"]["vhost"][field].as_str()?;
+        Some(name.rsplit_once(':').map_or(name, |(host, _)| host))
+    };
+    let (name, domain) = (of_vhost("name"), of_vhost("domainName"));
+    let named = of["cluster"]["service"]
+        .as_str()
         .into_iter()
-        .filter_map(|field| vhost[field].as_str());
-    let of_vhost = of_vhost.map(|name| name.rsplit_once(':').map_or(name, |(host, _)| host));
-    let named = of["cluster"]["service"].as_str().into_iter().chain(of_vhost);
-    let named = named.filter(|host| host.contains('.'));
-    hosts.extend(
-        named.map(|host| ServiceKey::of_short_name(host).map_or(host.into(), |service| service.host())),
-    );
+        .chain(name)
+        .chain(domain);
+    hosts.extend(named.filter(|host| host.contains('.')).map(Name::from));
+    // A domain may be a short one of a Service.
+    let short = domain.and_then(ServiceKey::of_short_name);
+    hosts.extend(short.map(|service| service.host()));
 }
 
 /// Adds the hosts of all clusters that a value names, code within text included.
@@ -264,11 +268,6 @@ mod tests {
             ),
             (
                 "SIDECAR_OUTBOUND",
-                json!({"routeConfiguration": {"vhost": {"domainName": "reviews.books:8080"}}}),
-                true,
-            ),
-            (
-                "SIDECAR_OUTBOUND",
                 json!({"routeConfiguration": {"vhost": {"name": "allow_any"}}}),
                 false,
             ),
@@ -284,6 +283,25 @@ mod tests {
                 if counts { vec![reviews] } else { vec![] },
                 "{context} {of}"
             );
+        }
+    }
+
+    #[test]
+    fn a_domain_may_be_a_short_name_of_a_service() {
+        for (of, found) in [
+            (
+                json!({"routeConfiguration": {"vhost": {"domainName": "reviews.books:8080"}}}),
+                vec!["reviews.books", "reviews.books.svc.cluster.local"],
+            ),
+            (
+                json!({"routeConfiguration": {"vhost": {"name": "github.com:443"}}}),
+                vec!["github.com"],
+            ),
+            (json!({"cluster": {"service": "github.com"}}), vec!["github.com"]),
+        ] {
+            let mut spec = filter("SIDECAR_OUTBOUND", &json!({}));
+            spec["configPatches"][0]["match"] = of;
+            assert_eq!(hosts(ProxyCallsFacts::of_envoy_filter(&spec, None)), found);
         }
     }
 

@@ -9,22 +9,20 @@ use servicefence_crd::istio::VirtualServiceSpec;
 
 use crate::facts::route::RouteKey;
 use crate::facts::visibility::Visibility;
-use crate::name::{ConfigKey, Name, ServiceKey, covers, qualify};
+use crate::name::{ConfigKey, Name, ServiceKey, qualify};
 
 /// A VirtualService that is not ours: a user's, or one that istiod makes for itself of routes of Gateway API.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VirtualServiceFacts {
-    /// Its hosts, fully qualified, in small letters: istiod looks them up so (`separateVSHostsAndServices`).
+    /// Its hosts, fully qualified.
     pub hosts: Vec<Name>,
-    /// Those that are written with capitals, as they are: a Sidecar has to import them so (`VSMatches`).
-    pub with_capitals: Vec<Name>,
     /// Whether it applies to sidecars (gateway `mesh`).
     pub mesh: bool,
     /// Who sees it.
     pub visibility: Visibility,
     /// It does not say who sees it: MeshConfig does.
     pub exported_by_default: bool,
-    /// Who has it among those that its proxies choose from: more than follow one of routes.
+    /// To whom it is exported: more than follow one of routes. Its place among others goes by that.
     pub exported_to: Visibility,
     /// Its HTTP rules: as written, or as they apply once those of delegates are merged in.
     pub http: Vec<Map<String, Value>>,
@@ -79,14 +77,12 @@ impl VirtualServiceFacts {
     /// Reads one of `namespace` that a user wrote.
     pub fn of(spec: VirtualServiceSpec, namespace: &str, created: Timestamp) -> Self {
         let visibility = Visibility::parse(spec.export_to.iter().map(String::as_str), namespace);
-        let written: Vec<_> = spec.hosts.iter().map(|host| qualify(host, namespace)).collect();
-        let hosts = written.iter().map(|host| host.to_ascii_lowercase().into());
+        let hosts = spec.hosts.iter().map(|host| qualify(host, namespace));
         let of_connections = [&spec.tcp, &spec.tls].map(|rules| destinations(rules, namespace));
         let of_connections: BTreeSet<_> = of_connections.into_iter().flatten().collect();
         let of_requests = destinations(&spec.http, namespace);
         Self {
             hosts: hosts.collect(),
-            with_capitals: with_capitals(&written),
             mesh: spec.gateways.is_empty() || spec.gateways.iter().any(|gateway| gateway == "mesh"),
             exported_by_default: visibility.is_none(),
             exported_to: visibility.clone().unwrap_or_default(),
@@ -105,16 +101,6 @@ impl VirtualServiceFacts {
     /// [`WITHOUT_SERVICE`](crate::mesh::rules::WITHOUT_SERVICE) on that port.
     pub fn hold_by_name(&self, host: &Name) -> bool {
         !self.is_made() && !self.http.is_empty() && self.hosts.contains(host)
-    }
-
-    /// One of its hosts, or a host that these cover, as a Sidecar has to import it for these rules.
-    pub fn imported(&self, host: &Name) -> Name {
-        let mut written = self.with_capitals.iter();
-        let Some(written) = written.find(|written| covers(&written.to_ascii_lowercase(), host)) else {
-            return host.clone();
-        };
-        let suffix = written.strip_prefix('*').unwrap_or(written);
-        format!("{}{suffix}", &host[..host.len() - suffix.len()]).into()
     }
 
     /// Whether routes of Gateway API are what users wrote.
@@ -147,13 +133,6 @@ impl VirtualServiceFacts {
         let own = self.exported_to.to(namespace).then(|| namespace.into());
         Visibility::Only(own.into_iter().collect())
     }
-}
-
-fn with_capitals(hosts: &[Name]) -> Vec<Name> {
-    let with = hosts
-        .iter()
-        .filter(|host| host.bytes().any(|letter| letter.is_ascii_uppercase()));
-    with.cloned().collect()
 }
 
 /// What HTTP rules send or mirror requests to.

@@ -123,6 +123,12 @@ impl Rules {
             .any(|(_, rules)| rules.visibility.to(namespace))
     }
 
+    /// Whether a VirtualService is to name other hosts than before.
+    pub fn names_others(&self, key: &ConfigKey, facts: Option<&VirtualServiceFacts>) -> bool {
+        let hosts = |facts: Option<&'_ VirtualServiceFacts>| facts.map(|facts| facts.hosts.clone());
+        hosts(self.all.get(key)) != hosts(facts)
+    }
+
     /// Whether any hold for the very name of a Service without a port of [`WITHOUT_SERVICE`].
     pub fn hold_by_name(&self, host: &Name) -> bool {
         self.of_host(host).any(|(_, rules)| rules.hold_by_name(host))

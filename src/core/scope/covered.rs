@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::facts::{ServiceEntryFacts, ServiceFacts, ServiceKind};
+use crate::facts::{Protocol, ServiceEntryFacts, ServiceFacts, ServiceKind};
 use crate::mesh::rules::WITHOUT_SERVICE;
 use crate::name::{ConfigKey, Name, ScopeHost, ServiceKey, covers};
 use crate::scope::because::Because;
@@ -71,7 +71,8 @@ impl<'a> Scoping<'a> {
         let headless = services.filter(|(_, facts)| facts.kind == ServiceKind::Headless);
         headless.map(|(key, facts)| {
             let below = ServiceKey::new(key.name.clone(), ALL);
-            (below, facts.http_numbers().collect())
+            let http = facts.ports.iter().filter(|port| port.protocol != Protocol::Other);
+            (below, http.map(|port| port.number).collect())
         })
     }
 

@@ -41,13 +41,13 @@ impl<'a> Scoping<'a> {
             let is_followed = !rules.http.is_empty() && !rules.is_made();
             let import = if host.contains('*') {
                 let is_unknown = is_followed && !self.has_port_below(namespace, host);
-                is_unknown.then(|| below(&rules.imported(host)))?
+                is_unknown.then(|| below(host))?
             } else if let Some(service) = ServiceKey::of_host(host) {
                 let seen = self.mesh.services.get(&service);
                 let is_seen = seen.is_some_and(|facts| facts.visibility.to(namespace));
-                (is_followed && !is_seen).then(|| rules.imported(host))
+                (is_followed && !is_seen).then(|| host.clone())
             } else {
-                Some(rules.imported(host))
+                Some(host.clone())
             };
             Some(ScopeHost::new(key.namespace.clone(), import?))
         })
@@ -231,16 +231,11 @@ impl<'a> Scoping<'a> {
     pub(super) fn add_routes(self, namespace: &Name, scope: &mut Scope) {
         let hosts: BTreeSet<Name> = scope.hosts.keys().map(|host| host.name.clone()).collect();
         for host in hosts {
-            let rules: Vec<_> = self.mesh.rules.of_host(&host).collect();
-            let mut hosts = rules.iter().flat_map(|(_, rules)| &rules.hosts);
-            let by_wildcard = hosts.any(|host| host.starts_with('*'));
-            for (key, rules) in rules {
-                // One that is not followed takes the host from a wildcard that would be.
-                let takes_host = by_wildcard && rules.exported_to.to(namespace);
-                if rules.visibility.to(namespace) || takes_host {
+            for (key, rules) in self.mesh.rules.of_host(&host) {
+                if rules.visibility.to(namespace) {
                     let import = ScopeHost {
                         namespace: key.namespace.clone(),
-                        name: rules.imported(&host),
+                        name: host.clone(),
                     };
                     scope.add(import, Why::Route);
                 }
@@ -250,8 +245,7 @@ impl<'a> Scoping<'a> {
 
     /// The objects with rules for a host.
     pub(super) fn because_of_rules(self, fence: &Fence, host: &ScopeHost) -> Vec<Because> {
-        let name = host.name.to_ascii_lowercase();
-        let rules = self.mesh.rules.of_host(&name);
+        let rules = self.mesh.rules.of_host(&host.name);
         let rules = rules.filter(|(rules, facts)| {
             rules.namespace == host.namespace && facts.visibility.to(&fence.key.namespace)
         });

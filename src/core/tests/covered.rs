@@ -149,6 +149,7 @@ fn what_a_headless_service_with_the_name_of_a_namespace_would_take_is_in_scope()
     let headless = json!({"spec": {"clusterIP": "None"}});
     for (namespace, port, takes) in [
         ("shop", "http:8080", true),
+        ("shop", "any:8080", true),
         ("shop", "http:9090", false),
         ("shop", "tcp:8080", false),
         ("data", "http:8080", false),

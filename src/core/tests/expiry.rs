@@ -172,6 +172,10 @@ fn nothing_is_forgotten_while_a_telemetry_hides_requests() {
         json!({"metrics": [{"overrides": [off]}]}),
     );
     assert_eq!(pass(&mut world, DAY * 30, &["reviews"]), [""; 0]);
+    let conditions = world.status("shop", "web").conditions;
+    let mut conditions = conditions.iter();
+    let says = "while Telemetry shop/quiet hides requests";
+    assert!(conditions.any(|one| one.message.contains(says)));
     world.gone(crate::observe::Watched::Telemetries, "shop", "quiet");
     assert_eq!(
         pass(&mut world, DAY * 12, &["reviews"]),

@@ -314,32 +314,6 @@ fn mesh_config_says_who_sees_routes() {
     );
 }
 
-/// It is among those that every proxy chooses from, and followed in its own namespace alone.
-#[test]
-fn a_route_of_a_third_namespace_takes_the_host_from_a_wildcard() {
-    let mut world = shop();
-    let wide = json!({"hosts": ["*.books.svc.cluster.local"], "http": [{"redirect": {"uri": "/wide"}}]});
-    world.object("VirtualService", "books", "wide", wide);
-    learn(&mut world, &reviews());
-    world.settle();
-    assert!(said(&world).len() > 1, "{:?}", said(&world));
-    assert!(!scope(&world).contains(&format!("other/{REVIEWS}")));
-    bind(&mut world, "HTTPRoute", "other", "consumer", "web");
-    world.settle();
-    assert_eq!(
-        said(&world),
-        ["other/ -> web.other", "other/ -> 404", "*/ -> reviews.books"]
-    );
-    assert!(
-        scope(&world).contains(&format!("other/{REVIEWS}")),
-        "{:?}",
-        scope(&world)
-    );
-    world.gone(Watched::VirtualServices, "books", "wide");
-    world.settle();
-    assert!(!scope(&world).contains(&format!("other/{REVIEWS}")));
-}
-
 #[test]
 fn routes_that_few_namespaces_see_stand_among_their_private_rules_by_age() {
     let mut world = shop();

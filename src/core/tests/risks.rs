@@ -118,12 +118,9 @@ fn what_a_fence_would_break_is_said_while_it_has_no_pods() {
         &to(&["books"]),
     );
     assert_eq!(world.condition("shop", "web", "Ready"), "False EgressBlocked");
-    policy(
-        &mut world,
-        "wall",
-        &json!({"matchLabels": {"app": "cart"}}),
-        &to(&["books"]),
-    );
+    // The next pod may have further labels.
+    let others = json!({"matchExpressions": [{"key": "egress", "operator": "DoesNotExist"}]});
+    policy(&mut world, "wall", &others, &to(&["books"]));
     assert_eq!(world.condition("shop", "web", "Ready"), "True Scoped");
     let mut world = World::new();
     world.namespace("shop", Some("enforce"));

@@ -325,6 +325,10 @@ fn pods_of_what_is_switched_off_are_never_scoped() {
     let all = json!({"mode": "Off", "workload": {"selector": {"app": "api"}}});
     fence(&mut world, "all", &all);
     assert_eq!(world.condition("jobs", "canary", "Ready"), "False PodsOptedOut");
+    // Those to come as well.
+    let late = json!({"mode": "Enforce", "workload": {"selector": {"app": "api", "track": "late"}}});
+    fence(&mut world, "late", &late);
+    assert_eq!(world.condition("jobs", "late", "Ready"), "False PodsOptedOut");
 }
 
 #[test]

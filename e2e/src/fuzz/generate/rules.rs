@@ -21,7 +21,6 @@ impl Making {
             0 | 1 if namespace == service.namespace => service.name.clone(),
             2 => format!("*.{}.svc.cluster.local", service.namespace),
             3 if self.dice.percent(50) => format!("{}.{}", service.name, service.namespace),
-            4 if self.dice.percent(30) => service.host().replacen('s', "S", 1),
             _ => service.host(),
         };
         if host.starts_with('*') && self.dice.percent(60) {

@@ -218,6 +218,11 @@ impl Engine {
         if requests || either.iter().any(|facts| facts.hides_connections) {
             self.calls_were_hidden(&key, requests, now);
         }
+        if requests && key.namespace == self.settings.root_namespace {
+            self.dirty_fences(dirty);
+        } else if requests {
+            self.dirty_fences_in(&key.namespace, dirty);
+        }
         let concerned = if key.namespace == self.settings.root_namespace {
             self.fenced().reading_logs()
         } else {

@@ -42,7 +42,6 @@ pub(super) fn virtual_service<'a>(
     }
     VirtualServiceFacts {
         hosts: vec![parent.service.host()],
-        with_capitals: Vec::new(),
         mesh: true,
         visibility: Visibility::All,
         exported_by_default: true,

@@ -49,15 +49,12 @@ impl<'a> Naming<'a> {
         })
     }
 
-    /// Whether proxies of a namespace follow it, or those of every one (`None`).
-    fn is_followed_by(&self, caller: Option<&Name>) -> bool {
-        is_to(&self.rules.visibility, caller)
-    }
-
-    /// Whether it is among those that such proxies choose from. A route of a third namespace is, and takes
-    /// the host from a wildcard without being followed (istiod: `computeWildcardHostVirtualServiceIndex`).
+    /// Whether proxies of a namespace see it, or those of every one (`None`).
     fn is_seen_by(&self, caller: Option<&Name>) -> bool {
-        is_to(&self.rules.exported_to, caller)
+        match caller {
+            Some(caller) => self.rules.visibility.to(caller),
+            None => self.rules.visibility == Visibility::All,
+        }
     }
 
     /// Its place in Istio's order: those that the caller's namespace has for itself or for some, those that
@@ -74,13 +71,6 @@ impl<'a> Naming<'a> {
     }
 }
 
-fn is_to(visibility: &Visibility, caller: Option<&Name>) -> bool {
-    match caller {
-        Some(caller) => visibility.to(caller),
-        None => *visibility == Visibility::All,
-    }
-}
-
 /// Those that proxies of a namespace look at for the host, or proxies of every namespace (`None`), in Istio's
 /// order, older before newer: those for the very host; without any, the first of those for the most specific
 /// wildcard (`computeWildcardHostVirtualServiceIndex`, `configCompareByCreationTime`).
@@ -88,7 +78,7 @@ pub fn first_for<'a>(named: &[Naming<'a>], caller: Option<&Name>) -> Vec<Naming<
     let seen = named.iter().filter(|naming| naming.is_seen_by(caller));
     let mut seen: Vec<_> = seen.copied().collect();
     let most = seen.iter().map(|naming| naming.precision).max();
-    seen.retain(|naming| Some(naming.precision) == most && naming.is_followed_by(caller));
+    seen.retain(|naming| Some(naming.precision) == most);
     seen.sort_by_key(|naming| {
         let key = naming.key;
         (

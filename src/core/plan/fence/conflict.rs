@@ -152,18 +152,23 @@ impl<'a> Planning<'a> {
         selector: &Labels,
         overlaps: impl Fn(Pods<'_>) -> bool,
     ) -> Option<WorkloadRef> {
-        let services = self.mesh.services.in_namespace(&fence.key.namespace);
-        let mut off = services.filter(|(_, facts)| {
-            let is_other = !facts.selector.is_empty() && facts.selector != *selector;
-            facts.mode == LabelValue::Is(Mode::Off) && is_other && overlaps(Some(&facts.selector))
-        });
-        if let Some((service, _)) = off.next() {
+        // Whatever the labels of the next pod are, it has those that select it.
+        let has_pods = |of: &Labels| of != selector && (matches(of, selector) || overlaps(Some(of)));
+        let services = self
+            .mesh
+            .services
+            .workloads_in(&fence.key.namespace)
+            .into_values();
+        let mut off = services
+            .flatten()
+            .filter(|(_, facts)| facts.mode == LabelValue::Is(Mode::Off));
+        if let Some((service, _)) = off.find(|(_, facts)| has_pods(&facts.selector)) {
             return Some(WorkloadRef::Service(service.clone()));
         }
         let fences = self.fenced.workloads.fences_in(&fence.key.namespace);
         let mut off = fences.filter(|other| other.resource.spec.mode == Some(Mode::Off));
         let other = off.find(|other| match self.fenced.workload(other) {
-            Workload::Pods(Some(of)) => of != selector && overlaps(Some(of)),
+            Workload::Pods(Some(of)) => has_pods(of),
             Workload::Pods(None) | Workload::NoService(_) | Workload::NoPods(_) => false,
         })?;
         Some(other.workload.clone())

@@ -2,7 +2,7 @@
 
 use servicefence_crd::names;
 
-use crate::facts::{Caller, Labels, OutboundMode, matches};
+use crate::facts::{Caller, Labels, NetworkPolicyFacts, OutboundMode, matches};
 use crate::name::{ConfigKey, ScopeHost};
 use crate::plan::planning::Planning;
 use crate::workloads::{Fence, Workload};
@@ -19,23 +19,29 @@ impl<'a> Planning<'a> {
             return None;
         };
         let system = self.mesh.namespace(&self.settings.system_namespace)?;
+        let blocks =
+            |selects: &dyn Fn(&NetworkPolicyFacts) -> bool| self.blocks(namespace, &system.labels, selects);
         let pods = self.fenced.workloads.pods_in(namespace);
         let labels = pods.map(|(_, pod)| &pod.labels);
-        let mut labels: Vec<_> = labels
+        let mut labels = labels
             .filter(|labels| of.is_none_or(|of| matches(of, labels)))
-            .collect();
+            .peekable();
         // Where there are none at the moment, those to come have the labels that select them.
-        if labels.is_empty() {
-            labels.extend(of);
+        if labels.peek().is_none() {
+            return blocks(&|policy| of.is_some_and(|of| policy.surely_selects(of)));
         }
-        let mut blocking = labels.into_iter();
-        blocking.find_map(|labels| self.blocks(namespace, labels, &system.labels))
+        labels.find_map(|labels| blocks(&|policy| policy.selects(labels)))
     }
 
     /// The policy that keeps a pod from the gateway: policies for the same pods add up.
-    fn blocks(self, namespace: &str, pod: &Labels, system: &Labels) -> Option<&'a ConfigKey> {
+    fn blocks(
+        self,
+        namespace: &str,
+        system: &Labels,
+        selects: impl Fn(&NetworkPolicyFacts) -> bool,
+    ) -> Option<&'a ConfigKey> {
         let policies = self.mesh.network_policies.in_namespace(namespace);
-        let for_pod: Vec<_> = policies.filter(|(_, policy)| policy.selects(pod)).collect();
+        let for_pod: Vec<_> = policies.filter(|(_, policy)| selects(policy)).collect();
         let is_allowed = |port| for_pod.iter().any(|(_, policy)| policy.allows(system, port));
         let ports = [names::FALLBACK_PORT, names::TUNNEL_PORT];
         let blocking = for_pod.first().filter(|_| !ports.into_iter().all(is_allowed));

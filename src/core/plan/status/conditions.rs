@@ -117,10 +117,14 @@ impl Planning<'_> {
                 date(since)
             )
         });
+        let reads = self.settings.reads_history && case.fence.resource.spec.learns_from(Source::Prometheus);
+        let hidden = self.known.hides_requests(&case.fence.key).filter(|_| reads);
+        let hidden =
+            hidden.map(|key| format!("; HTTP hosts are not forgotten while Telemetry {key} hides requests"));
         let message = format!(
             "what {workload} calls is learned from {}{}",
             sources.join(", "),
-            kept.unwrap_or_default()
+            hidden.or(kept).unwrap_or_default()
         );
         (true, said(Reason::Learning, message))
     }
