@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use jiff::Timestamp;
-use servicefence_crd::{Connections, Mode, NonHttp, Source};
+use servicefence_crd::{Connections, Mode, NonHttp};
 
 use crate::evidence::known::Known;
 use crate::evidence::past::CallHistory;
@@ -133,7 +133,7 @@ impl<'a> Known<'a> {
 
     /// Whether metrics may ever tell enough.
     fn connections_told(self, fence: &Fence) -> Result<(), Unknown> {
-        if !self.settings.reads_history || !fence.resource.spec.learns_from(Source::Prometheus) {
+        if !self.reads_metrics(fence) {
             return Err(Unknown::NoMetrics);
         }
         if !self.fenced.falls_back_to_gateway(&fence.key.namespace) {

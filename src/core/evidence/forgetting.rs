@@ -97,11 +97,19 @@ impl Known<'_> {
     /// Since when metrics of a fence are known without a gap, and until when that is too short for any host
     /// to be forgotten; `None` where it is not, or where nothing is forgotten at all.
     pub fn forgetting_begins(self, fence: &Fence) -> Option<(Timestamp, Timestamp)> {
-        let forgets = self.settings.reads_history && fence.resource.spec.learns_from(Source::Prometheus);
-        let silence = self.fenced.expiry(fence).silence().filter(|_| forgets)?;
+        let silence = self
+            .fenced
+            .expiry(fence)
+            .silence()
+            .filter(|_| self.reads_metrics(fence))?;
         let since = self.past(&fence.key)?.known_since;
         let begin = since.checked_add(silence).ok()?;
         (begin > self.now).then_some((since, begin))
+    }
+
+    /// Whether metrics are read for a fence.
+    pub fn reads_metrics(self, fence: &Fence) -> bool {
+        self.settings.reads_history && fence.resource.spec.learns_from(Source::Prometheus)
     }
 
     /// Whether metrics name a host when it is called. They name the one that answers, so not one that rules

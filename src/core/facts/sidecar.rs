@@ -61,6 +61,11 @@ impl SidecarFacts {
             && self.proxy == *proxy
     }
 
+    /// What becomes of calls to what its proxies do not know, as far as it says.
+    pub fn outbound_policy(&self) -> Option<&Value> {
+        self.proxy.get("outboundTrafficPolicy")
+    }
+
     /// All hosts with a cluster in its proxies.
     pub fn known(&self) -> impl Iterator<Item = &ScopeHost> {
         self.hosts.iter().chain(&self.warm)

@@ -33,7 +33,7 @@ impl TelemetryFacts {
     pub fn of(spec: &Value, is: &Stamp, created: Timestamp) -> Self {
         let names = |field: &str| spec.get(field).is_some_and(|value| !value.is_null());
         let labels = spec["selector"]["matchLabels"].as_object();
-        let metrics = spec["metrics"].as_array().cloned().unwrap_or_default();
+        let metrics = spec["metrics"].as_array().map_or(&[][..], Vec::as_slice);
         Self {
             ours: is.ours,
             for_all: labels.is_none_or(Map::is_empty) && !names("targetRef") && !names("targetRefs"),

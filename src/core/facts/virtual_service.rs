@@ -22,7 +22,8 @@ pub struct VirtualServiceFacts {
     pub visibility: Visibility,
     /// It does not say who sees it: MeshConfig does.
     pub exported_by_default: bool,
-    /// To whom it is exported: more than follow one of routes. Its place among others goes by that.
+    /// The namespaces that it is exported to: more than follow one of routes. They decide its place among
+    /// others.
     pub exported_to: Visibility,
     /// Its HTTP rules: as written, or as they apply once those of delegates are merged in.
     pub http: Vec<Map<String, Value>>,

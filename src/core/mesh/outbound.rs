@@ -33,8 +33,7 @@ impl Mesh {
 
     /// The same in the proxies of a Sidecar, or where there is none.
     pub fn outbound_mode_by(&self, sidecar: Option<&SidecarFacts>) -> OutboundMode {
-        let own =
-            sidecar.and_then(|sidecar| sidecar.proxy.get("outboundTrafficPolicy")?.get("mode")?.as_str());
+        let own = sidecar.and_then(|sidecar| sidecar.outbound_policy()?.get("mode")?.as_str());
         own.map_or(self.config.outbound, OutboundMode::of)
     }
 
@@ -45,19 +44,19 @@ impl Mesh {
 
     /// Whether Istio follows rules for the name of a Service on a port that the Service does not have
     /// (`buildSidecarVirtualHostsForVirtualService`).
-    pub fn is_ruled_by_name(&self, key: &ServiceKey, facts: &ServiceFacts) -> bool {
+    pub fn is_ruled_by_name(&self, host: &Name, facts: &ServiceFacts) -> bool {
         !facts.has_port(WITHOUT_SERVICE)
             && self.services.have_port(WITHOUT_SERVICE)
-            && self.rules.hold_by_name(&key.host())
+            && self.rules.hold_by_name(host)
     }
 
     /// The Service that a call to an address is to: the one with the address and the port, or with the
     /// address and rules for its name there.
     pub fn service_at(&self, address: SocketAddr) -> Option<&ServiceKey> {
         let by_rules = || {
-            let (key, facts) = self.services.with_address(address.ip())?;
-            let holds = address.port() == WITHOUT_SERVICE && self.is_ruled_by_name(key, facts);
-            holds.then_some(key)
+            let has_port = address.port() == WITHOUT_SERVICE;
+            let (key, facts) = self.services.with_address(address.ip()).filter(|_| has_port)?;
+            self.is_ruled_by_name(&key.host(), facts).then_some(key)
         };
         self.services.at(address).or_else(by_rules)
     }
@@ -78,8 +77,11 @@ impl Mesh {
 
     fn egress_proxy_host(&self) -> Option<&str> {
         let (_, sidecar) = self.default_sidecar()?;
-        let policy = sidecar.proxy.get("outboundTrafficPolicy")?;
-        policy.get("egressProxy")?.get("host")?.as_str()
+        sidecar
+            .outbound_policy()?
+            .get("egressProxy")?
+            .get("host")?
+            .as_str()
     }
 
     /// Whether what is passed through may go elsewhere than it was going.

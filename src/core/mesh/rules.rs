@@ -125,8 +125,8 @@ impl Rules {
 
     /// Whether a VirtualService is to name other hosts than before.
     pub fn names_others(&self, key: &ConfigKey, facts: Option<&VirtualServiceFacts>) -> bool {
-        let hosts = |facts: Option<&'_ VirtualServiceFacts>| facts.map(|facts| facts.hosts.clone());
-        hosts(self.all.get(key)) != hosts(facts)
+        let before = self.all.get(key).map(|facts| &facts.hosts);
+        before != facts.map(|facts| &facts.hosts)
     }
 
     /// Whether any hold for the very name of a Service without a port of [`WITHOUT_SERVICE`].

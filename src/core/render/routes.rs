@@ -88,16 +88,17 @@ pub fn routes(
         .filter(|(key, facts)| mesh.services.has_routes(key, facts))
     {
         let host = key.host();
+        let target = |port, by_name| Target {
+            mesh,
+            host: &host,
+            facts,
+            port,
+            carry,
+            by_name,
+            passes_on: settings.gateway_passes_on,
+        };
         for port in facts.ports.iter().filter(|port| is_known(key, port.number)) {
-            let target = Target {
-                mesh,
-                host: &host,
-                facts,
-                port,
-                carry,
-                by_name: false,
-                passes_on: settings.gateway_passes_on,
-            };
+            let target = target(port, false);
             let first = rules.len();
             if port.protocol != Protocol::Other {
                 rules.extend(target.carried(&mut routes.not_carried));
@@ -107,17 +108,8 @@ pub fn routes(
                 leave_http2(&mut rules[first..]);
             }
         }
-        if mesh.is_ruled_by_name(key, facts) {
-            let target = Target {
-                mesh,
-                host: &host,
-                facts,
-                port: &BY_NAME,
-                carry,
-                by_name: true,
-                passes_on: settings.gateway_passes_on,
-            };
-            rules.extend(target.carried(&mut routes.not_carried));
+        if mesh.is_ruled_by_name(&host, facts) {
+            rules.extend(target(&BY_NAME, true).carried(&mut routes.not_carried));
         }
     }
     for (at, chunk) in chunks(&rules).into_iter().enumerate() {

@@ -117,8 +117,8 @@ impl Planning<'_> {
                 date(since)
             )
         });
-        let reads = self.settings.reads_history && case.fence.resource.spec.learns_from(Source::Prometheus);
-        let hidden = self.known.hides_requests(&case.fence.key).filter(|_| reads);
+        let hidden = self.known.hides_requests(&case.fence.key);
+        let hidden = hidden.filter(|_| self.known.reads_metrics(case.fence));
         let hidden =
             hidden.map(|key| format!("; HTTP hosts are not forgotten while Telemetry {key} hides requests"));
         let message = format!(
