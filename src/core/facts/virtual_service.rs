@@ -98,8 +98,7 @@ impl VirtualServiceFacts {
         }
     }
 
-    /// Whether its HTTP rules hold for the very name of a Service without a port of
-    /// [`WITHOUT_SERVICE`](crate::mesh::rules::WITHOUT_SERVICE) on that port.
+    /// Whether its HTTP rules hold on port 80 for the very name of a Service without port 80.
     pub fn hold_by_name(&self, host: &Name) -> bool {
         !self.is_made() && !self.http.is_empty() && self.hosts.contains(host)
     }
