@@ -43,11 +43,10 @@ impl Mesh {
     }
 
     /// Whether Istio follows rules for the name of a Service on a port that the Service does not have
-    /// (`buildSidecarVirtualHostsForVirtualService`).
+    /// (`buildSidecarVirtualHostsForVirtualService`). It does so where the caller's proxy listens there, for
+    /// whatever reason; elsewhere no such call succeeds.
     pub fn is_ruled_by_name(&self, host: &Name, facts: &ServiceFacts) -> bool {
-        !facts.has_port(WITHOUT_SERVICE)
-            && self.services.have_port(WITHOUT_SERVICE)
-            && self.rules.hold_by_name(host)
+        !facts.has_port(WITHOUT_SERVICE) && self.rules.hold_by_name(host)
     }
 
     /// The Service that a call to an address is to: the one with the address and the port, or with the

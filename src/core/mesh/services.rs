@@ -179,11 +179,6 @@ impl Services {
         self.headless_names.contains_key(name)
     }
 
-    /// Whether some Service has a port of this number.
-    pub fn have_port(&self, number: u16) -> bool {
-        self.http_ports.contains_key(&number) || self.other_ports.contains_key(&number)
-    }
-
     /// All Services, by namespace and name.
     pub fn iter(&self) -> impl Iterator<Item = (&ServiceKey, &ServiceFacts)> {
         self.all.iter()

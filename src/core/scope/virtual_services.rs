@@ -190,12 +190,8 @@ impl<'a> Scoping<'a> {
 
     /// The first Service below a wildcard that proxies of `namespace` see and that has the port.
     fn service_below(self, namespace: &Name, wildcard: &str) -> Option<ScopeHost> {
-        let services = &self.mesh.services;
-        if !services.have_port(WITHOUT_SERVICE) {
-            return None;
-        }
         let is_one = |facts: &ServiceFacts| facts.visibility.to(namespace) && facts.has_port(WITHOUT_SERVICE);
-        let mut below = services.covered_by(wildcard);
+        let mut below = self.mesh.services.covered_by(wildcard);
         let first = below.find(|(_, facts)| is_one(facts));
         first.map(|(service, _)| service.scope_host())
     }

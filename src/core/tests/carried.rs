@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::tests::routes::rules;
+use crate::tests::routes::{rules, rules_by_name};
 use crate::tests::*;
 
 /// Also where the destination has one port only: proxies know Services by the port that was called alone.
@@ -142,17 +142,9 @@ fn rules_hold_by_name_on_port_80_where_the_service_has_none() {
     world.object("VirtualService", "books", "reviews", rule);
     world.settle();
     let address = world.engine.mesh().services.get(&reviews()).unwrap().addresses[0];
-    let by_name = |world: &World| {
-        let rules = rules(world, "books").into_iter();
-        rules
-            .filter(|rule| rule["match"].to_string().contains(&format!("{address}:80\"")))
-            .collect::<Vec<_>>()
-    };
-    assert!(by_name(&world).is_empty(), "nothing listens on port 80");
-    let other = world.service("data", "other", &["http:80"]);
-    world.settle();
-    let [follows, none] = &by_name(&world)[..] else {
-        panic!("{:?}", by_name(&world));
+    let by_name = rules_by_name(&world, "books");
+    let [follows, none] = &by_name[..] else {
+        panic!("{by_name:?}");
     };
     assert_eq!(follows["route"][0]["destination"]["port"]["number"], 8080);
     let host = json!({"exact": "reviews.books.svc.cluster.local"});
@@ -169,15 +161,10 @@ fn rules_hold_by_name_on_port_80_where_the_service_has_none() {
     );
     world.service("books", "reviews", &["http:8080", "http:80"]);
     world.settle();
-    assert!(
-        by_name(&world)
-            .iter()
-            .all(|rule| rule["match"][0]["authority"].is_null()),
-        "by address"
-    );
+    assert!(rules_by_name(&world, "books").is_empty(), "by address");
     world.service("books", "reviews", &["http:8080"]);
-    world.no_service(&other);
+    world.object("VirtualService", "books", "reviews", json!({"hosts": ["other"]}));
     world.settle();
-    assert!(by_name(&world).is_empty());
+    assert!(rules_by_name(&world, "books").is_empty());
     assert_eq!(world.engine.mesh().service_at(miss), None);
 }

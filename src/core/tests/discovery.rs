@@ -5,6 +5,7 @@ use serde_json::json;
 
 use crate::render::Kind;
 use crate::simulate::world::SYSTEM;
+use crate::tests::routes::rules;
 use crate::tests::*;
 
 const PRIVATE: &str = "defaultServiceExportTo: ['.']";
@@ -128,8 +129,7 @@ fn rules_that_say_nothing_apply_to_whom_mesh_config_says() {
     let own = "books/reviews.books.svc.cluster.local";
     let both = [own, "till/reviews.books.svc.cluster.local"];
     let timeouts = |world: &World| {
-        let routes = &world.objects[&(Kind::VirtualService, SYSTEM.into(), "fallback-books".into())];
-        let rules = routes["spec"]["http"].as_array().unwrap().iter();
+        let rules = rules(world, "books").into_iter();
         let with = rules.filter(|rule| rule["timeout"] == "3s");
         with.map(|rule| rule["match"][0]["headers"].as_object().unwrap().len())
             .collect::<Vec<_>>()

@@ -4,8 +4,9 @@ use serde_json::{Value, json};
 
 use crate::engine::Change;
 use crate::observe::Watched;
-use crate::render::{Kind, Write};
-use crate::simulate::world::{SYSTEM, call};
+use crate::render::Write;
+use crate::simulate::world::call;
+use crate::tests::routes::rules;
 use crate::tests::*;
 
 const REVIEWS: &str = "reviews.books.svc.cluster.local";
@@ -45,13 +46,11 @@ pub(super) fn lead(world: &mut World, namespace: &str, name: &str, from: (&str, 
 }
 
 fn at_gateway(world: &World) -> Vec<Value> {
-    let object = &world.objects[&(Kind::VirtualService, SYSTEM.into(), "fallback-books".into())];
-    let rules = object["spec"]["http"].as_array().unwrap().iter();
+    let rules = rules(world, "books").into_iter();
     // Only those for the first Service, by its address.
     let address = world.engine.mesh().services.get(&reviews()).unwrap().addresses[0].to_string();
     rules
         .filter(|rule| rule["match"].to_string().contains(&address))
-        .cloned()
         .collect()
 }
 
@@ -444,8 +443,11 @@ fn what_istio_refuses_of_routes_costs_them_alone_until_something_changes() {
     let rules = object.body["spec"]["http"].as_array().unwrap().iter();
     let hosts = rules.filter_map(|rule| rule["route"][0]["destination"]["host"].as_str());
     let services = hosts.map(|host| host.split('.').next().unwrap());
-    // The rule for ratings, and both by themselves.
-    assert_eq!(services.collect::<Vec<_>>(), ["reviews", "ratings", "reviews"]);
+    // The rule for ratings, both by themselves, and the rule by name on port 80.
+    assert_eq!(
+        services.collect::<Vec<_>>(),
+        ["reviews", "ratings", "reviews", "reviews"]
+    );
     // Nothing more is tried until it would be something else.
     bind(&mut world, "HTTPRoute", "books", "reviews", "reviews");
     assert!(world.engine.plan_routes(&books, world.now).whole.is_some());

@@ -11,8 +11,30 @@ use crate::settings::Settings;
 use crate::simulate::world::{SYSTEM, settings};
 use crate::tests::*;
 
-/// The rules of the first object for a namespace.
+/// The gateway's rules to the Services of a namespace by the address and port that was dialled.
 pub(super) fn rules(world: &World, namespace: &str) -> Vec<Value> {
+    let all = all_rules(world, namespace).into_iter();
+    all.filter(|rule| !is_by_name(rule)).collect()
+}
+
+/// Those by the name of a Service on port 80, which the Service does not have.
+pub(super) fn rules_by_name(world: &World, namespace: &str) -> Vec<Value> {
+    all_rules(world, namespace)
+        .into_iter()
+        .filter(is_by_name)
+        .collect()
+}
+
+fn is_by_name(rule: &Value) -> bool {
+    let matched = &rule["match"][0];
+    let address = matched["headers"]["x-servicefence-original-dst"]["exact"].as_str();
+    let host = matched["authority"]["exact"].as_str();
+    address.is_some_and(|address| address.ends_with(":80"))
+        && host.is_some_and(|host| host.ends_with(".svc.cluster.local"))
+}
+
+/// The rules of the first object for a namespace.
+fn all_rules(world: &World, namespace: &str) -> Vec<Value> {
     let object = &world.objects[&(
         Kind::VirtualService,
         SYSTEM.into(),
@@ -294,7 +316,7 @@ fn malformed_rules_harm_no_others() {
 #[test]
 fn large_rules_share_an_object_only_as_far_as_they_fit() {
     let mut world = World::new();
-    world.service("books", "reviews", &["http:8080"]);
+    world.service("books", "reviews", &["http:80"]);
     let large = |size: usize| json!({"headers": {"request": {"set": {"x-a": "a".repeat(size)}}}, "route": [{"destination": {"host": "reviews"}}]});
     let http: Vec<_> = (0..40).map(|_| large(30_000)).chain([large(600_000)]).collect();
     world.object(

@@ -3,8 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::observe::Watched;
-use crate::render::Kind;
-use crate::simulate::world::SYSTEM;
+use crate::tests::routes::rules;
 use crate::tests::*;
 
 const RATINGS: &str = "books/ratings.books.svc.cluster.local";
@@ -46,10 +45,8 @@ fn a_rule_to_a_subset_that_only_callers_know_is_never_left_to_the_gateway() {
         said.answer
     );
     // Callers of other namespaces meet the rule at the gateway as they would meet it directly.
-    let routes = &world.objects[&(Kind::VirtualService, SYSTEM.into(), "fallback-books".into())];
-    let subsets: Vec<_> = routes["spec"]["http"]
-        .as_array()
-        .unwrap()
+    let rules = rules(&world, "books");
+    let subsets: Vec<_> = rules
         .iter()
         .filter(|rule| rule["route"][0]["destination"]["subset"] == "v1")
         .map(|rule| &rule["match"][0]["headers"])

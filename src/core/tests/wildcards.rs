@@ -4,8 +4,8 @@
 use serde_json::{Value, json};
 
 use crate::observe::Watched;
-use crate::render::Kind;
 use crate::simulate::world::SYSTEM;
+use crate::tests::routes::rules;
 use crate::tests::*;
 
 const BOOKS: &str = "*.books.svc.cluster.local";
@@ -17,8 +17,7 @@ fn rules_for(host: &str, to: &str) -> Value {
 
 /// Where the gateway sends calls to port 8080 of `reviews`, rule by rule: `caller -> service`.
 fn led(world: &World) -> Vec<String> {
-    let object = &world.objects[&(Kind::VirtualService, SYSTEM.into(), "fallback-books".into())];
-    let rules = object["spec"]["http"].as_array().unwrap().iter();
+    let rules = rules(world, "books").into_iter();
     let led = rules.map(|rule| {
         let caller = rule["match"][0]["headers"]["x-servicefence-source"]["prefix"].as_str();
         let to = rule["route"][0]["destination"]["host"].as_str();

@@ -35,7 +35,6 @@ impl Engine {
         };
         let placeholders_before = that_are(Services::is_placeholder_port, &self.mesh);
         let detected_before = that_are(Services::is_detected_port, &self.mesh);
-        let listened_by_name = self.mesh.services.have_port(WITHOUT_SERVICE);
         let was_aside = self.mesh.has_service_aside(key);
         let replaced = self.mesh.set_service(key, facts);
         if was_aside != self.mesh.has_service_aside(key) {
@@ -51,9 +50,6 @@ impl Engine {
         }
         if that_are(Services::is_detected_port, &self.mesh) != detected_before {
             self.dirty_envoy_filters(dirty);
-        }
-        if self.mesh.services.have_port(WITHOUT_SERVICE) != listened_by_name {
-            self.dirty_all_routes(dirty);
         }
         self.route_service(key, &replaced, now, dirty);
         let is_other_workload =
