@@ -11,6 +11,7 @@ pub mod discovery;
 mod endpoints;
 pub mod index;
 mod logging;
+mod opened;
 mod outbound;
 pub mod peer_authentications;
 mod policies;
@@ -28,7 +29,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use crate::facts::{
-    Caller, DestinationRuleFacts, EndpointsFacts, MeshConfigFacts, MeshConfigLayer, NamespaceFacts,
+    DestinationRuleFacts, EndpointsFacts, MeshConfigFacts, MeshConfigLayer, NamespaceFacts,
     NetworkPolicyFacts, PolicyFacts, ProxyCallsFacts, ProxyCallsKey, ServiceEntryFacts, ServiceFacts,
     ServiceKind, VirtualServiceFacts, Visibility, VmFacts, VmKey, by_waypoint,
 };
@@ -394,35 +395,6 @@ impl Mesh {
             .bound()
             .filter(|(_, facts)| facts.by_waypoint() == Some(true));
         by_themselves.chain(by_namespace)
-    }
-
-    /// The Services that policies open for a caller, each with the policy. One of the root namespace counts
-    /// where it is for certain pods: else it would be the whole mesh.
-    pub fn opened_for<'c>(
-        &self,
-        caller: &'c Caller<'c>,
-    ) -> impl Iterator<Item = (&ServiceKey, &ConfigKey)> + use<'_, 'c> {
-        self.policies.naming(caller).flat_map(move |(key, policy)| {
-            let everywhere = key.namespace == self.root_namespace && policy.has_selector();
-            let all = everywhere.then(|| self.services.iter()).into_iter().flatten();
-            let here = (!everywhere).then(|| self.services.in_namespace(&key.namespace));
-            all.chain(here.into_iter().flatten())
-                .filter(|(_, facts)| policy.protects(facts) && facts.visibility.to(caller.namespace))
-                .map(move |(service, _)| (service, key))
-        })
-    }
-
-    /// AuthorizationPolicies of the whole mesh: of the root namespace, for no certain pods.
-    pub fn policies_of_all(&self) -> impl Iterator<Item = (&ConfigKey, &PolicyFacts)> {
-        let of_root = self.policies.in_namespace(&self.root_namespace);
-        of_root.filter(|(_, policy)| !policy.has_selector())
-    }
-
-    /// Whether an AuthorizationPolicy for pods of a Service asks who calls.
-    pub fn asks_who_calls(&self, service: &ServiceKey, facts: &ServiceFacts) -> bool {
-        let here = self.policies.in_namespace(&service.namespace);
-        let mut all = here.chain(self.policies.in_namespace(&self.root_namespace));
-        all.any(|(_, policy)| policy.protects(facts))
     }
 
     /// What proxies of `namespace` see of an alias: a Service, and the same name in ServiceEntries.

@@ -1,9 +1,9 @@
 //! gRPC calls of `mesh.Echo`: one line of the body is a unary call, several are the messages of a stream.
 
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use http::uri::PathAndQuery;
@@ -20,6 +20,9 @@ use tonic_prost::ProstCodec;
 use super::target::Target;
 use super::{Call, Reply, Via};
 use crate::app::{ECHO_STREAM, ECHO_UNARY, EchoReply, EchoRequest};
+
+/// How long a call is given to notice that its connection has ended.
+const NEWS_OF_AN_END: Duration = Duration::from_secs(1);
 
 /// One HTTP/2 connection as tonic wants it.
 struct Connection(http2::SendRequest<Body>);
@@ -42,7 +45,24 @@ pub(super) async fn exchange(target: &Target, call: &Call) -> Result<Reply> {
     let start = Instant::now();
     let stream = target.connect().await?;
     let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
+    let connection = tokio::spawn(connection);
+    // A call that begins as its connection ends may never be told so.
+    let ended = async {
+        let _ = connection.await;
+        tokio::time::sleep(NEWS_OF_AN_END).await;
+    };
+    tokio::select! {
+        reply = on_connection(sender, target, call, start) => reply,
+        () = ended => bail!("the connection ended without an answer"),
+    }
+}
+
+async fn on_connection(
+    sender: http2::SendRequest<Body>,
+    target: &Target,
+    call: &Call,
+    start: Instant,
+) -> Result<Reply> {
     let mut headers = call.headers.clone();
     let host = headers.remove(http::header::HOST);
     let authority = host

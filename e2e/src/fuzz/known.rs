@@ -12,7 +12,9 @@ use super::answer::Answer;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Known {
     /// The unscoped caller fails on the way, the fenced one is answered: the gateway reaches by mutual TLS
-    /// what the caller's proxy sends on in plain text, such as a Service that is not exported to it.
+    /// what the caller's proxy sends on in plain text, such as a Service that is not exported to it. Or
+    /// istiod left the caller's proxy with plain text for a headless Service: it chooses that where it builds
+    /// a cluster before there are endpoints, and does not look again when they come (`cdsNeedsPush`).
     Reached,
     /// Both fail, and the gateway says another reason than the caller's proxy.
     Reason,
@@ -41,7 +43,7 @@ impl Known {
             if fenced.failed() {
                 return Some(Self::Reason);
             }
-            if way.past_rules || way.to_pod || way.forged || way.detected {
+            if way.past_rules || way.to_pod || way.forged || way.detected || way.headless {
                 return Some(Self::Reached);
             }
         }
@@ -91,6 +93,8 @@ pub(super) struct Way {
     pub(super) http2: bool,
     /// It dials the address of a pod.
     pub(super) to_pod: bool,
+    /// It is to a headless Service, and the fenced caller called it directly.
+    pub(super) headless: bool,
 }
 
 /// Whether two answers are equal, but for these headers, of the answer and of what the server was told.
@@ -175,6 +179,12 @@ mod tests {
         };
         assert_eq!(Known::of(&one, &good, past_rules), Some(Known::Reached));
         assert_eq!(Known::of(&one, &good, Way::default()), None);
+        let headless = Way {
+            headless: true,
+            ..Way::default()
+        };
+        assert_eq!(Known::of(&one, &good, headless), Some(Known::Reached));
+        assert_eq!(Known::of(&good, &one, headless), None);
         assert_eq!(Known::of(&good, &one, Way::default()), None);
         assert_eq!(
             Known::of(&one, &answer("time-out", None, ""), Way::default()),

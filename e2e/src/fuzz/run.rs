@@ -130,6 +130,7 @@ impl Pair {
             passed_through: self.taken.passthrough() || self.judge_taken.passthrough(),
             past_rules: self.judge_taken.passthrough() || is_forgotten,
             detected: self.taken.uses("servicefence-detection"),
+            headless: self.way.headless && !self.taken.fallback(),
             ..self.way
         };
         Known::of(&self.judge, &self.fenced, way)
@@ -259,6 +260,7 @@ impl Stage {
                         http2: call.url.starts_with("h2:"),
                         to_pod: call.url.contains("://{pod "),
                         changed: step > 0,
+                        headless: world.is_headless(call),
                         ..Way::default()
                     },
                 }));

@@ -184,6 +184,13 @@ impl World {
         !is_address && !is_known && self.has_rules(&meant)
     }
 
+    /// Whether a call is to a headless Service, by its name or that of one that stands for it.
+    pub(super) fn is_headless(&self, call: &FuzzCall) -> bool {
+        let meant = self.meant(label(dialled(&call.url)));
+        self.service(&meant)
+            .is_some_and(|service| service["spec"]["clusterIP"] == "None")
+    }
+
     fn namespace_of(&self, service: &str) -> Option<&str> {
         self.service(service)?["metadata"]["namespace"].as_str()
     }

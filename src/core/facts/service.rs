@@ -197,6 +197,11 @@ impl ServiceFacts {
         by_waypoint(&self.labels)
     }
 
+    /// Whether its endpoints may be pods of any namespace: nothing says which pods it has.
+    pub fn may_have_pods_of_any_namespace(&self) -> bool {
+        self.selector.is_empty() && self.kind != ServiceKind::ExternalName
+    }
+
     /// Whether it has a port of this number.
     pub fn has_port(&self, number: u16) -> bool {
         self.ports.iter().any(|port| port.number == number)

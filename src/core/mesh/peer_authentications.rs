@@ -40,6 +40,9 @@ impl PeerAuthentications {
 
     /// Whether pods of a Service may refuse what is not mutual TLS.
     pub fn may_refuse(&self, key: &ServiceKey, facts: &ServiceFacts) -> bool {
+        if facts.may_have_pods_of_any_namespace() {
+            return self.all.values().any(PeerAuthenticationFacts::can_be_strict);
+        }
         let of_some = self.in_namespace(&key.namespace).any(|(_, one)| {
             let fits =
                 |(label, value): (&String, &String)| facts.selector.get(label).is_none_or(|is| is == value);

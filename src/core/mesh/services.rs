@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::facts::{Labels, Protocol, ServiceFacts, ServiceKind};
 use crate::mesh::index::{count, forget, in_namespace, index};
-use crate::name::{Name, ServiceKey, cluster_domain};
+use crate::name::{Name, ScopeHost, ServiceKey, cluster_domain};
 
 /// Port numbers that every istio-proxy listens on itself.
 /// <https://istio.io/latest/docs/ops/deployment/application-requirements/>
@@ -24,6 +24,8 @@ pub struct Services {
     by_address: HashMap<IpAddr, ServiceKey>,
     /// See [`Services::is_protocol_bound`].
     protocol_bound: BTreeSet<ServiceKey>,
+    /// Those without a selector: their endpoints may be pods of any namespace.
+    without_selector: BTreeSet<ServiceKey>,
     /// The ExternalNames of a host.
     external_names: HashMap<Name, BTreeSet<ServiceKey>>,
     /// How many headless Services have a name.
@@ -42,6 +44,7 @@ impl Services {
             all: BTreeMap::new(),
             by_address: HashMap::new(),
             protocol_bound: BTreeSet::new(),
+            without_selector: BTreeSet::new(),
             external_names: HashMap::new(),
             headless_names: BTreeMap::new(),
             http_ports: BTreeMap::new(),
@@ -93,6 +96,7 @@ impl Services {
             forget(&mut self.external_names, &old.stands_for, key);
             self.count(key, old, false);
             self.protocol_bound.remove(key);
+            self.without_selector.remove(key);
         }
         if let Some(new) = facts {
             for address in &new.addresses {
@@ -102,6 +106,9 @@ impl Services {
             self.count(key, &new, true);
             if self.is_protocol_bound(&new) {
                 self.protocol_bound.insert(key.clone());
+            }
+            if new.may_have_pods_of_any_namespace() {
+                self.without_selector.insert(key.clone());
             }
             self.all.insert(key.clone(), new);
         }
@@ -223,8 +230,25 @@ impl Services {
 
     /// Services that a protocol rule may put into scopes.
     pub fn bound(&self) -> impl Iterator<Item = (&ServiceKey, &ServiceFacts)> {
-        let bound = self.protocol_bound.iter();
-        bound.filter_map(|key| Some((key, self.all.get(key)?)))
+        self.known(&self.protocol_bound)
+    }
+
+    /// Those without a selector: their endpoints may be pods of any namespace.
+    pub fn without_selector(&self) -> impl Iterator<Item = (&ServiceKey, &ServiceFacts)> {
+        self.known(&self.without_selector)
+    }
+
+    fn known<'a>(
+        &'a self,
+        keys: &'a BTreeSet<ServiceKey>,
+    ) -> impl Iterator<Item = (&'a ServiceKey, &'a ServiceFacts)> {
+        keys.iter().filter_map(|key| Some((key, self.all.get(key)?)))
+    }
+
+    /// The Service that proxies of `namespace` get by an import: one that they see, from its own namespace.
+    pub fn imported(&self, namespace: &str, host: &ScopeHost) -> Option<&ServiceFacts> {
+        let (key, facts) = self.of_host(&host.name)?;
+        (key.namespace == host.namespace && facts.visibility.to(namespace)).then_some(facts)
     }
 
     /// The Service that a fully qualified host names, if it is there.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use crate::facts::{Names, ServiceFacts};
 use crate::mesh::rules::WITHOUT_SERVICE;
-use crate::name::{Name, ScopeHost, ServiceKey};
+use crate::name::{Name, ScopeHost};
 use crate::scope::hosts::Scope;
 use crate::scope::non_http::KeptNonHttp;
 use crate::scope::scoping::Scoping;
@@ -43,14 +43,9 @@ impl<'a> Scoping<'a> {
     fn shared_listeners(self, namespace: &Name, scope: &Scope) -> BTreeSet<u16> {
         let seen = self.mesh.service_entries.seen_from(namespace);
         let mut listeners: BTreeSet<_> = seen.flat_map(|(_, entry)| entry.wildcard_ports()).collect();
-        let in_scope = scope
-            .hosts
-            .keys()
-            .filter_map(|host| ServiceKey::of_host(&host.name));
-        for service in in_scope {
-            let facts = self.mesh.services.get(&service).into_iter();
-            listeners.extend(facts.flat_map(ServiceFacts::http_numbers));
-        }
+        let hosts = scope.hosts.keys();
+        let in_scope = hosts.filter_map(|host| self.mesh.services.imported(namespace, host));
+        listeners.extend(in_scope.flat_map(ServiceFacts::http_numbers));
         listeners
     }
 
@@ -91,9 +86,10 @@ impl<'a> Scoping<'a> {
         needed.retain(|number| services.is_detected_port(*number));
         for number in needed {
             let brings = |facts: &ServiceFacts| facts.http_numbers().any(|one| one == number);
-            let mut in_scope = scope.hosts.keys().filter_map(|host| services.of_host(&host.name));
+            let hosts = scope.hosts.keys();
+            let mut in_scope = hosts.filter_map(|host| services.imported(namespace, host));
             let mut entries = self.mesh.service_entries.seen_from(namespace);
-            if in_scope.any(|(_, facts)| brings(facts))
+            if in_scope.any(brings)
                 || entries.any(|(_, entry)| entry.listeners.contains(&(number, Names::Http)))
             {
                 continue;

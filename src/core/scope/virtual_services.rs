@@ -177,7 +177,7 @@ impl<'a> Scoping<'a> {
         for wildcard in wildcards {
             let is_below = |host: &ScopeHost| {
                 let overlaps = covers(&wildcard, &host.name) || covers(&host.name, &wildcard);
-                overlaps && self.imports_port(host)
+                overlaps && self.imports_port(namespace, host)
             };
             if scope.hosts.keys().any(is_below) {
                 continue;
@@ -207,17 +207,16 @@ impl<'a> Scoping<'a> {
     }
 
     /// Whether a host of a scope has the port.
-    fn imports_port(self, host: &ScopeHost) -> bool {
+    fn imports_port(self, namespace: &Name, host: &ScopeHost) -> bool {
         let services = &self.mesh.services;
         let ours = ServiceKey::new(self.settings.system_namespace.clone(), names::PORTS);
         if *host == ours.scope_host() {
             return services.is_placeholder_port(WITHOUT_SERVICE);
         }
-        let service = services.of_host(&host.name);
-        let service = service.filter(|(key, _)| key.namespace == host.namespace);
+        let service = services.imported(namespace, host);
         let entries = self.mesh.service_entries.of_host(&host.name);
         let mut entries = entries.filter(|(key, _)| key.namespace == host.namespace);
-        service.is_some_and(|(_, facts)| facts.has_port(WITHOUT_SERVICE))
+        service.is_some_and(|facts| facts.has_port(WITHOUT_SERVICE))
             || entries.any(|(_, entry)| entry.ports.contains(&WITHOUT_SERVICE))
     }
 

@@ -166,6 +166,14 @@ fn rules_for_names_without_a_listener_bring_one() {
         assert!(scope(&world).contains(&late), "{host} {number}");
         let why = world.engine.explain(&web(), "late.books", world.now).unwrap();
         assert!(why.because[0].detail.contains("brings no listener"), "{why:?}");
+        // What the fence does not see is in scope for its rules, and brings none.
+        let hidden = json!({"metadata": {"annotations": {"networking.istio.io/exportTo": "~"}}});
+        world.service_with("books", "hidden", &[&format!("http:{number}")], &hidden);
+        let rule = json!({"hosts": ["hidden.books.svc.cluster.local"], "http": [{"timeout": "3s"}]});
+        world.object("VirtualService", "shop", "hidden", rule);
+        world.settle();
+        assert!(scope(&world).contains(&"shop/hidden.books.svc.cluster.local".to_owned()));
+        assert!(scope(&world).contains(&late), "{host} {number}");
         world.service("lab", "another", &[&format!("http:{number}")]);
         world.edit("shop", "web", json!({"allow": [{"host": "another.lab"}]}));
         world.settle();

@@ -147,15 +147,29 @@ fn a_name_counts_beside_a_list_of_everybody() {
     );
 }
 
-/// Its endpoints may be pods of the namespace all the same.
+/// Its endpoints may be pods all the same, of its namespace or of another one.
 #[test]
 fn a_service_without_a_selector_may_have_pods_with_a_policy() {
     let mut world = shop_with_account();
     let manual = json!({"spec": {"selector": null}});
-    world.service_with("books", "manual", &["http:8080"], &manual);
+    for namespace in ["bank", "books"] {
+        world.service_with(namespace, "manual", &["http:8080"], &manual);
+    }
     policy(&mut world, "books", json!({"app": "reviews"}), web_account());
-    let manual = "books/manual.books.svc.cluster.local".to_owned();
-    assert_eq!(world.scope("shop", "web").unwrap(), [manual, REVIEWS.to_owned()]);
+    let manual = |namespace: &str| format!("{namespace}/manual.{namespace}.svc.cluster.local");
+    let all = [manual("bank"), manual("books"), REVIEWS.to_owned()];
+    assert_eq!(world.scope("shop", "web").unwrap(), all);
+    let other = world.service("bank", "manual", &["http:8080"]);
+    world.settle();
+    assert_eq!(world.scope("shop", "web").unwrap(), all[1..], "{other:?}");
+    world.service_with(
+        "bank",
+        "manual",
+        &["http:8080"],
+        &json!({"spec": {"selector": null}}),
+    );
+    world.settle();
+    assert_eq!(world.scope("shop", "web").unwrap(), all);
 }
 
 #[test]

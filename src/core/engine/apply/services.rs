@@ -56,12 +56,10 @@ impl Engine {
             replaced.differs(|facts| (facts.selector.clone(), facts.mode.clone(), facts.kind));
         let is_seen_otherwise = replaced.differs(|facts| facts.visibility.clone());
         if is_other_workload || is_seen_otherwise {
-            let here = self.mesh.policies.in_namespace(&key.namespace);
-            let root = self.mesh.policies.in_namespace(&self.settings.root_namespace);
-            self.dirty_fences_named_by(
-                &here.chain(root).map(|(_, policy)| policy).collect::<Vec<_>>(),
-                dirty,
-            );
+            let either = replaced.either();
+            let policies = either.flat_map(|facts| self.mesh.policies_for(key, facts));
+            let policies: Vec<_> = policies.map(|(_, policy)| policy).collect();
+            self.dirty_fences_named_by(&policies, dirty);
         }
         if is_other_workload {
             self.change_workload(key, &replaced, dirty);
