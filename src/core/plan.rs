@@ -7,6 +7,7 @@
 pub mod arrivals;
 mod case;
 mod fence;
+mod in_part;
 pub mod namespace;
 pub mod not_scoped;
 pub mod planning;

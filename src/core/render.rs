@@ -14,7 +14,7 @@ mod second_look;
 mod sidecar;
 mod telemetry;
 
-pub use self::envoy_filter::{envoy_filter, envoy_filter_spec, envoy_filter_standby_spec};
+pub use self::envoy_filter::{envoy_filter, envoy_filter_spec, envoy_filter_standby_spec, told_again};
 pub use self::object::{Kind, Object, Write, fingerprint};
 pub use self::ports::ports;
 pub use self::routes::{Carry, NotCarried, Routes, routes};

@@ -10,7 +10,10 @@ use servicefence_e2e::{Call, Mesh, Mtls, PodSpec, Protocol, ServiceSpec};
 
 use crate::{shop, shutdown};
 
-crate::steps![what_comes_while_the_controller_is_stopped_is_reached];
+crate::steps![
+    what_comes_while_the_controller_is_stopped_is_reached,
+    what_rules_brought_in_part_comes_into_scope_without_a_failed_call,
+];
 
 /// A caller like `shop/web`, and not fenced.
 const FREE: &str = "free/web";
@@ -52,6 +55,42 @@ async fn what_comes_while_the_controller_is_stopped_is_reached(mesh: Mesh) -> Re
             .contains("attic.arrived")
             .then_some(())
             .context("there are none")
+    })
+    .await
+}
+
+/// istiod tells proxies of the ports of a destination that rules name, and later of no others by itself.
+async fn what_rules_brought_in_part_comes_into_scope_without_a_failed_call(mesh: Mesh) -> Result<()> {
+    const OTHER_PORT: &str = "http://parts.books:18098/";
+    mesh.add_app(PodSpec::new("books/parts").http(8080).http(18_098))
+        .await?;
+    stop(&mesh).await?;
+    mesh.apply_yaml(
+        "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: parts, namespace: books}
+spec:
+  hosts: [reviews]
+  http:
+  - match: [{uri: {prefix: /parts}}]
+    route: [{destination: {host: parts, port: {number: 8080}}}]
+  - route: [{destination: {host: reviews}}]
+",
+    )
+    .await?;
+    mesh.wait_cluster(shop::WEB, "|8080||parts.books", true).await?;
+    let other = Call::get(OTHER_PORT);
+    let reply = mesh.call(shop::WEB, &other).await;
+    ensure!(reply.is_from("books/parts"), "{reply}");
+    shutdown::scale(&mesh, "--replicas=1").await?;
+    until("a direct call to the other port", LONG, async || {
+        let proxy = mesh.proxy(shop::WEB)?;
+        let (reply, taken) = proxy.watch(mesh.call(shop::WEB, &other)).await?;
+        // Tried no more: the reason stays in sight.
+        assert!(reply.is_from("books/parts"), "{reply}, by {taken}");
+        ensure!(!taken.fallback(), "by {taken}");
+        Ok(())
     })
     .await
 }

@@ -43,6 +43,17 @@ pub struct Next {
     pub again_at: Option<Timestamp>,
 }
 
+/// What a host waits for before it joins a scope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waits {
+    /// Nothing.
+    Not,
+    /// Until it has been warm for the settle time.
+    Settles,
+    /// Until its proxies have been told of it once more, and then for the settle time.
+    ToBeTold,
+}
+
 /// Notes which hosts a Sidecar has warm now. Those that were warm before go on.
 pub fn observe(warm: &mut Warm, hosts: &BTreeSet<ScopeHost>, now: Timestamp) {
     warm.retain(|host, _| hosts.contains(host));
@@ -52,35 +63,42 @@ pub fn observe(warm: &mut Warm, hosts: &BTreeSet<ScopeHost>, now: Timestamp) {
 }
 
 impl Standing<'_> {
-    /// The next step towards the scope `target`. A host `may_wait` to join where calls to it are served
-    /// meanwhile; one that leaves `has_clusters` or need not be warm.
+    /// The next step towards the scope `target`. A host that joins `waits`, and one that leaves `has_clusters`
+    /// or need not be warm.
     pub fn towards(
         &self,
         target: &BTreeSet<ScopeHost>,
-        may_wait: impl Fn(&ScopeHost) -> bool,
+        waits: impl Fn(&ScopeHost) -> Waits,
         has_clusters: impl Fn(&ScopeHost) -> bool,
     ) -> Next {
         let mut next = Next::default();
-        let waits = !self.settle.is_zero();
+        let in_steps = !self.settle.is_zero();
         for host in target {
-            if self.hosts.contains(host) || !waits || !may_wait(host) {
-                next.egress.hosts.insert(host.clone());
-                continue;
-            }
-            match self.settles_at(host) {
-                Some(at) if at <= self.now => {
+            let waits = if self.hosts.contains(host) || !in_steps {
+                Waits::Not
+            } else {
+                waits(host)
+            };
+            match (waits, self.settles_at(host)) {
+                (Waits::Not, _) => {
+                    next.egress.hosts.insert(host.clone());
+                }
+                (Waits::ToBeTold, _) => {
+                    next.egress.warm.insert(host.clone());
+                }
+                (Waits::Settles, Some(at)) if at <= self.now => {
                     next.egress.hosts.insert(host.clone());
                 }
                 // Everything is warm until then, this host too.
-                Some(_) if !self.warm.contains_key(host) => {}
-                settles_at => {
+                (Waits::Settles, Some(_)) if !self.warm.contains_key(host) => {}
+                (Waits::Settles, settles_at) => {
                     next.egress.warm.insert(host.clone());
                     next.waits_until(settles_at);
                 }
             }
         }
         let leaving = self.hosts.difference(target);
-        let leaving = leaving.filter(|host| waits && has_clusters(host));
+        let leaving = leaving.filter(|host| in_steps && has_clusters(host));
         next.egress.warm.extend(leaving.cloned());
         for (host, since) in self.warm {
             let settles_at = *since + self.settle;
@@ -176,7 +194,9 @@ mod tests {
 
         /// Takes the next step towards `target` at a time; says when the one after it is due.
         fn step(&mut self, target: &[&str], ms: i64) -> Option<Timestamp> {
-            let next = self.standing(ms).towards(&hosts(target), |_| true, |_| true);
+            let next = self
+                .standing(ms)
+                .towards(&hosts(target), |_| Waits::Settles, |_| true);
             observe(&mut self.warm, &next.egress.warm, at(ms));
             self.hosts = next.egress.hosts;
             next.again_at
@@ -283,7 +303,7 @@ mod tests {
         let sidecar = Sidecar::of(&["b/gone"]);
         let next = sidecar
             .standing(0)
-            .towards(&hosts(&["b/outside"]), |_| false, |_| false);
+            .towards(&hosts(&["b/outside"]), |_| Waits::Not, |_| false);
         assert_eq!(
             (next.egress.hosts, next.egress.warm),
             (hosts(&["b/outside"]), hosts(&[]))
@@ -322,7 +342,7 @@ mod tests {
             settle: SignedDuration::ZERO,
             ..sidecar.standing(0)
         };
-        let next = standing.towards(&hosts(&["b/y"]), |_| true, |_| true);
+        let next = standing.towards(&hosts(&["b/y"]), |_| Waits::Settles, |_| true);
         assert_eq!(
             (next.egress.hosts, next.egress.warm),
             (hosts(&["b/y"]), hosts(&[]))

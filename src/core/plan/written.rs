@@ -18,6 +18,8 @@ use crate::settings::Settings;
 pub struct EnvoyFilters<T> {
     /// While they serve misses.
     pub serving: T,
+    /// The same by other words: from one to the other, istiod tells proxies all that they should know.
+    pub serving_again: T,
     /// For a settle time before that, and after.
     pub standby: T,
 }
@@ -29,6 +31,8 @@ pub struct Written {
     pub warm: BTreeMap<ConfigKey, Warm>,
     /// Until when the proxies of a namespace that lost a Sidecar may not have heard of it.
     pub releasing: BTreeMap<Name, Timestamp>,
+    /// When the EnvoyFilter of a namespace changed last: proxies were told all that they should know.
+    pub told: BTreeMap<Name, Timestamp>,
     /// VirtualServices that an older version left.
     pub leftovers: BTreeSet<ConfigKey>,
     /// EnvoyFilters named as ours are, by namespace.
@@ -47,6 +51,13 @@ pub struct Written {
     pub write_errors: BTreeMap<Target, String>,
     /// Digests of the specs that the namespaces' EnvoyFilters must have; found when first needed.
     pub envoy_filters_wanted: OnceLock<EnvoyFilters<Fingerprint>>,
+}
+
+impl EnvoyFilters<Fingerprint> {
+    /// Whether one with this digest serves misses.
+    pub fn serve(&self, is: Fingerprint) -> bool {
+        is == self.serving || is == self.serving_again
+    }
 }
 
 impl Written {

@@ -48,6 +48,17 @@ pub fn envoy_filter_standby_spec(system_namespace: &Name, ranges: &Ranges<'_>) -
     json!({"configPatches": waiting(system_namespace, ranges)})
 }
 
+/// The same by other words: a patch more, for a cluster that there is not.
+pub fn told_again(spec: &Value) -> Value {
+    let mut patches = spec["configPatches"].as_array().cloned().unwrap_or_default();
+    patches.push(json!({
+        "applyTo": "CLUSTER",
+        "match": {"context": "SIDECAR_OUTBOUND", "cluster": {"name": "servicefence-told-again"}},
+        "patch": {"operation": "REMOVE"},
+    }));
+    json!({"configPatches": patches})
+}
+
 /// What the others lead to.
 fn waiting(system_namespace: &Name, ranges: &Ranges<'_>) -> Vec<Value> {
     let mut patches = second_look(system_namespace, ranges);

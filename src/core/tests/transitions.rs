@@ -84,6 +84,55 @@ fn a_learned_host_is_warm_for_the_settle_time_before_it_is_in_scope() {
     assert_eq!(world.settle(), [] as [&str; 0]);
 }
 
+/// istiod has told the proxies of the one port that the rule names, and tells them of the other with a change of
+/// the EnvoyFilter.
+#[test]
+fn what_rules_brought_in_part_is_told_once_more_before_it_is_in_scope() {
+    let mut world = shop();
+    world.service("books", "parts", &["http:8080", "http-admin:9090"]);
+    world.edit("shop", "web", allow(&["reviews.books"]));
+    world.settle();
+    let before = envoy_filter(&world);
+    let to_parts = json!([{"route": [{"destination": {"host": "parts", "port": {"number": 8080}}}]}]);
+    let rules = json!({"hosts": ["reviews"], "http": to_parts});
+    world.object("VirtualService", "books", "reviews", rules);
+    let parts = "books/parts.books.svc.cluster.local".to_owned();
+    let sidecar = "apply Sidecar shop/servicefence-web";
+    let writes = world.step();
+    let told = "apply EnvoyFilter shop/servicefence";
+    assert_eq!(writes[..2], [sidecar, told]);
+    assert_eq!(world.warm("shop", "web"), ["books/parts.books.svc.cluster.local"]);
+    world.pass(SignedDuration::from_millis(999));
+    assert_eq!(world.step(), [""; 0], "the settle time begins then");
+    world.pass(SignedDuration::from_millis(1));
+    assert!(world.step().iter().any(|write| write == sidecar));
+    assert!(world.scope("shop", "web").unwrap().contains(&parts));
+    assert_eq!(world.settle(), [""; 0]);
+    assert!(leads(&world) && envoy_filter(&world) != before);
+    // The next time it goes back to the words of before.
+    let mut world = world.restarted(|_| {});
+    assert_eq!(world.settle(), [""; 0]);
+    world.service("books", "more", &["http:8080", "http-admin:9090"]);
+    let to_more = json!({"hosts": ["reviews"], "http": [{"route": [{"destination": {"host": "more"}}]}]});
+    world.object("VirtualService", "books", "reviews", to_more);
+    world.settle();
+    assert_eq!(envoy_filter(&world), before);
+    // What comes along with its rules comes whole.
+    world.service("lab", "both", &["http:8080", "http-admin:9090"]);
+    let to_both = json!({"hosts": ["first"], "http": [{"route": [{"destination": {"host": "both"}}]}]});
+    world.service("lab", "first", &["http:8080"]);
+    world.object("VirtualService", "lab", "first", to_both);
+    world.edit("shop", "web", allow(&["reviews.books", "first.lab"]));
+    world.settle();
+    assert!(
+        world
+            .scope("shop", "web")
+            .unwrap()
+            .contains(&"lab/both.lab.svc.cluster.local".to_owned())
+    );
+    assert_eq!(envoy_filter(&world), before);
+}
+
 #[test]
 fn a_slow_istiod_lengthens_the_settle_time() {
     let mut world = shop();

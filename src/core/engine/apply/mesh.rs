@@ -114,6 +114,7 @@ impl Engine {
         } else {
             self.workloads.asked.remove(name);
             self.written.releasing.remove(name);
+            self.written.told.remove(name);
         }
         if was_discovered != self.mesh.is_discovered(name) {
             self.discovery_changed(name, now, dirty);

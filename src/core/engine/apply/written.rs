@@ -98,15 +98,29 @@ impl Engine {
         now: Timestamp,
         dirty: &mut Dirty,
     ) {
-        let serving = wanted_envoy_filters(&self.settings, &self.mesh, &self.written).serving;
-        let is_news = written.as_ref() != self.written.envoy_filters.get(&namespace);
-        if is_news && written.as_ref().is_some_and(|is| is.fingerprint != serving) {
+        let wanted = wanted_envoy_filters(&self.settings, &self.mesh, &self.written);
+        let old = self.written.envoy_filters.get(&namespace);
+        let is_news = written.as_ref() != old;
+        if is_news && old.is_some() && written.is_some() {
+            self.note_told(&namespace, now);
+        }
+        if is_news && written.as_ref().is_some_and(|is| !wanted.serve(is.fingerprint)) {
             let until = now + self.settle_time();
             self.written.releasing.insert(namespace.clone(), until);
         }
         set(&mut self.written.envoy_filters, namespace.clone(), written);
         self.dirty_fences_in(&namespace, dirty);
         dirty.targets.insert(Target::Namespace(namespace));
+    }
+
+    /// Proxies of a namespace are told all that they should know: what is warm is so from now on.
+    fn note_told(&mut self, namespace: &Name, now: Timestamp) {
+        self.written.told.insert(namespace.clone(), now);
+        let sidecars = self.written.warm.iter_mut();
+        let here = sidecars.filter(|(sidecar, _)| sidecar.namespace == *namespace);
+        for since in here.flat_map(|(_, warm)| warm.values_mut()) {
+            *since = now;
+        }
     }
 
     /// Takes in an object named as the gateway's routes are.

@@ -88,7 +88,7 @@ impl Planning<'_> {
     pub fn has_envoy_filter(self, namespace: &Name) -> bool {
         let is = self.written.envoy_filters.get(namespace);
         is.is_some_and(|is| {
-            is.ours && is.fingerprint == wanted_envoy_filters(self.settings, self.mesh, self.written).serving
+            is.ours && wanted_envoy_filters(self.settings, self.mesh, self.written).serve(is.fingerprint)
         })
     }
 }

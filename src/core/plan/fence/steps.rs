@@ -14,7 +14,7 @@ use crate::plan::not_scoped::NotScoped;
 use crate::plan::planning::Planning;
 use crate::plan::plans::FencePlan;
 use crate::plan::target::Target;
-use crate::plan::transition::{Next, Standing, Warm};
+use crate::plan::transition::{Next, Standing, Waits, Warm};
 use crate::render::{self, Kind, Write};
 use crate::scope::Scope;
 use crate::workloads::{Pods, WorkloadRef};
@@ -41,7 +41,8 @@ impl<'a> Planning<'a> {
             let mut target = self.scoping.scope_of(case.fence).imports();
             target.extend(current.hosts.iter().cloned());
             plan.widens = true;
-            let next = self.standing(case, current).towards(&target, |_| true, |_| true);
+            let waits = |host: &ScopeHost| self.joins_after(case, current, host, true);
+            let next = self.standing(case, current).towards(&target, waits, |_| true);
             self.plan_sidecar(case, current.selector.as_ref(), next, plan);
         }
     }
@@ -60,6 +61,24 @@ impl<'a> Planning<'a> {
                 .unwrap_or(&NONE),
             settle: self.written.settle_time(self.settings),
             now: self.now,
+        }
+    }
+
+    /// What a host waits for before it joins the scope. Where calls to it are not served meanwhile, it joins
+    /// at once.
+    fn joins_after(
+        self,
+        case: &Case<'_>,
+        current: &SidecarFacts,
+        host: &ScopeHost,
+        is_served: bool,
+    ) -> Waits {
+        if self.is_to_be_told(&sidecar_of(&case.fence.key), current, host) {
+            Waits::ToBeTold
+        } else if is_served {
+            Waits::Settles
+        } else {
+            Waits::Not
         }
     }
 
@@ -120,7 +139,10 @@ impl<'a> Planning<'a> {
         } else {
             self.standing(case, current).towards(
                 &target,
-                |host| unserved.is_none() && self.is_served_outside(&fence.key.namespace, host),
+                |host| {
+                    let is_served = unserved.is_none() && self.is_served_outside(&fence.key.namespace, host);
+                    self.joins_after(case, current, host, is_served)
+                },
                 |host| self.has_clusters(host),
             )
         };

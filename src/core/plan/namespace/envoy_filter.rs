@@ -28,16 +28,20 @@ impl Planning<'_> {
             .filter(|until| *until > self.now);
         let wanted = wanted_envoy_filters(self.settings, self.mesh, self.written);
         let is_like = |digest| is.is_some_and(|is| is.fingerprint == digest);
-        let (stands_by, serves) = (is_like(wanted.standby), is_like(wanted.serving));
+        let stands_by = is_like(wanted.standby);
+        let serves = is_like(wanted.serving) || is_like(wanted.serving_again);
         let apply = |spec| Write::Apply(render::envoy_filter(namespace, &spec));
         let is_needed = self.needs_envoy_filter(namespace);
         plan.again_at = settling.filter(|_| is_needed || is.is_some());
         let write = match (is_needed, is) {
             (true, None) => apply(specs(self.settings, self.mesh).standby),
-            (true, Some(_)) if serves || settling.is_some() => return,
+            (true, Some(_)) if serves && !self.waits_to_be_told(namespace) => return,
+            (true, Some(_)) if is_like(wanted.serving) => {
+                apply(specs(self.settings, self.mesh).serving_again)
+            }
+            (_, Some(_)) if settling.is_some() && !(is_needed && serves) => return,
             (true, Some(_)) => apply(specs(self.settings, self.mesh).serving),
             (false, None) => return,
-            (false, Some(_)) if settling.is_some() => return,
             (false, Some(_)) if !stands_by => apply(specs(self.settings, self.mesh).standby),
             (false, Some(_)) => Write::Delete(Kind::EnvoyFilter, namespace.clone(), ENVOY_FILTER.into()),
         };
@@ -84,6 +88,7 @@ pub fn wanted_envoy_filters(
         let specs = specs(settings, mesh);
         EnvoyFilters {
             serving: digest(specs.serving),
+            serving_again: digest(specs.serving_again),
             standby: digest(specs.standby),
         }
     })
@@ -104,8 +109,10 @@ fn specs(settings: &Settings, mesh: &Mesh) -> EnvoyFilters<Value> {
         pods: &pods,
         detected: &mesh.services.detected_ports(),
     };
+    let serving = render::envoy_filter_spec(system, &ranges);
     EnvoyFilters {
-        serving: render::envoy_filter_spec(system, &ranges),
+        serving_again: render::told_again(&serving),
+        serving,
         standby: render::envoy_filter_standby_spec(system, &ranges),
     }
 }
