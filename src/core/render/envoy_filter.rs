@@ -1,4 +1,4 @@
-//! The callers' EnvoyFilter: where a miss goes. One object per namespace, the same in all of them.
+//! The callers' EnvoyFilter: where a miss goes. One object per namespace, which does the same in all of them.
 //!
 //! A miss is told by the address that was dialled. Envoy's routes cannot match that address, but they can
 //! write it into a header: so what may be a miss goes once more through the same proxy, by a listener inside
@@ -24,7 +24,7 @@ pub fn envoy_filter(namespace: &Name, spec: &Value) -> Object {
     Object::new(Kind::EnvoyFilter, namespace, ENVOY_FILTER, spec)
 }
 
-/// The spec, the same in every namespace.
+/// The spec, in every namespace.
 ///
 /// Known hosts have a virtual host of their own and never reach `allow_any` (or `block_all` where the mesh
 /// is `REGISTRY_ONLY`), so the inserted routes see misses only. Those with a Host that may be one of the
