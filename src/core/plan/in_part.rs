@@ -1,9 +1,9 @@
 //! Services that proxies know in part.
 //!
-//! istiod brings what rules lead to with the ports that they name. When a Sidecar imports such a Service later,
-//! istiod tells its proxies nothing of the other ports, since they have the Service already
-//! (`deltaFromServiceDiff`), and yet has routes to them. It tells them all of it once more when an EnvoyFilter of
-//! their namespace changes (`shouldUseDelta`). So such a Service is warm until that has happened.
+//! istiod brings what rules lead to with the ports that they name. When a Sidecar imports such a Service
+//! later, istiod tells its proxies nothing of the other ports, since they have the Service already
+//! (`deltaFromServiceDiff`), and yet has routes to them. It tells them all of it once more when an
+//! EnvoyFilter of their namespace changes (`shouldUseDelta`). So such a Service is warm until then.
 
 use jiff::Timestamp;
 

@@ -63,8 +63,8 @@ pub fn observe(warm: &mut Warm, hosts: &BTreeSet<ScopeHost>, now: Timestamp) {
 }
 
 impl Standing<'_> {
-    /// The next step towards the scope `target`. A host that joins `waits`, and one that leaves `has_clusters`
-    /// or need not be warm.
+    /// The next step towards the scope `target`. A host that joins `waits`, and one that leaves
+    /// `has_clusters` or need not be warm.
     pub fn towards(
         &self,
         target: &BTreeSet<ScopeHost>,

@@ -84,8 +84,8 @@ fn a_learned_host_is_warm_for_the_settle_time_before_it_is_in_scope() {
     assert_eq!(world.settle(), [] as [&str; 0]);
 }
 
-/// istiod has told the proxies of the one port that the rule names, and tells them of the other with a change of
-/// the EnvoyFilter.
+/// istiod has told the proxies of the one port that the rule names, and tells them of the other with a change
+/// of the EnvoyFilter.
 #[test]
 fn what_rules_brought_in_part_is_told_once_more_before_it_is_in_scope() {
     let mut world = shop();
