@@ -28,21 +28,21 @@ impl Planning<'_> {
             .filter(|until| *until > self.now);
         let wanted = wanted_envoy_filters(self.settings, self.mesh, self.written);
         let is_like = |digest| is.is_some_and(|is| is.fingerprint == digest);
-        let stands_by = is_like(wanted.standby);
-        let serves = is_like(wanted.serving) || is_like(wanted.serving_again);
+        let (stands_by, serves_again) = (is_like(wanted.standby), is_like(wanted.serving_again));
+        let serves = is_like(wanted.serving) || serves_again;
+        let specs = || specs(self.settings, self.mesh);
         let apply = |spec| Write::Apply(render::envoy_filter(namespace, &spec));
         let is_needed = self.needs_envoy_filter(namespace);
         plan.again_at = settling.filter(|_| is_needed || is.is_some());
         let write = match (is_needed, is) {
-            (true, None) => apply(specs(self.settings, self.mesh).standby),
+            (true, None) => apply(specs().standby),
             (true, Some(_)) if serves && !self.waits_to_be_told(namespace) => return,
-            (true, Some(_)) if is_like(wanted.serving) => {
-                apply(specs(self.settings, self.mesh).serving_again)
-            }
-            (_, Some(_)) if settling.is_some() && !(is_needed && serves) => return,
-            (true, Some(_)) => apply(specs(self.settings, self.mesh).serving),
+            (true, Some(_)) if serves && !serves_again => apply(specs().serving_again),
+            (true, Some(_)) if serves => apply(specs().serving),
+            (_, Some(_)) if settling.is_some() => return,
+            (true, Some(_)) => apply(specs().serving),
             (false, None) => return,
-            (false, Some(_)) if !stands_by => apply(specs(self.settings, self.mesh).standby),
+            (false, Some(_)) if !stands_by => apply(specs().standby),
             (false, Some(_)) => Write::Delete(Kind::EnvoyFilter, namespace.clone(), ENVOY_FILTER.into()),
         };
         plan.writes.push(write);
