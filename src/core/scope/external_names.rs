@@ -25,11 +25,10 @@ impl Scoping<'_> {
             .filter_map(|service| services.meant_by(&service))
             .filter(|host| !fence.owner_rules.denies(host))
             .collect();
-        // Istio brings what one stands for only to a rule for another host than that.
-        let led_to = hosts.flat_map(|host| {
-            let names = self.mesh.led_to(namespace, host);
-            names.filter(|name| services.meant_by(name).as_ref() == Some(&host.name))
-        });
+        // Of a rule's destination istiod finds what it stands for where it is imported by itself, from its
+        // own namespace (`GetDestinationCluster`).
+        let led_to = hosts.flat_map(|host| self.mesh.led_to(namespace, host));
+        let led_to = led_to.filter(|name| services.meant_by(name).is_some());
         let led_to: BTreeSet<ScopeHost> = led_to.map(ServiceKey::scope_host).collect();
         scope.extend(Why::ExternalName, led_to);
         for host in &meant {

@@ -57,8 +57,27 @@ fn external_names_come_and_go_with_the_host_from_its_namespace() {
 
 /// Else the route leads to a cluster of the ExternalName, which there is none of.
 #[test]
-fn an_external_name_to_which_rules_for_its_own_host_lead_is_imported_as_it_is() {
+fn an_external_name_to_which_rules_lead_is_imported_from_its_own_namespace_too() {
     let mut world = shop_with_external_names();
+    world.service("books", "v2", &["http:8080"]);
+    let v2 = external("v2.books.svc.cluster.local");
+    world.service_with("lab", "next", &["http:8080"], &v2);
+    let to_next = json!([{"route": [{"destination": {"host": "next.lab.svc.cluster.local"}}]}]);
+    world.object(
+        "VirtualService",
+        "books",
+        "reviews",
+        json!({"hosts": ["reviews"], "http": to_next}),
+    );
+    world.settle();
+    for import in [
+        "books/next.lab.svc.cluster.local",
+        "books/v2.books.svc.cluster.local",
+        "lab/next.lab.svc.cluster.local",
+    ] {
+        assert!(scope(&world).contains(&import.to_owned()), "{import}");
+    }
+    // Also where it stands for the very host of the rules.
     let route = json!({"destination": {"host": "legacy.shop.svc.cluster.local"}});
     let rules = json!({"hosts": ["reviews"], "http": [{"route": [route]}]});
     world.object("VirtualService", "books", "reviews", rules);
