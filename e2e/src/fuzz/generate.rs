@@ -45,6 +45,7 @@ pub fn generate(seed: u64) -> World {
     for _ in 0..making.dice.below(4) {
         making.add_change();
     }
+    making.delay_calls();
     World {
         seed,
         fence,

@@ -169,7 +169,7 @@ impl Stage {
             explained,
         };
         let mut waiting = Vec::new();
-        for call in &world.calls {
+        for call in world.calls.iter().filter(|call| call.after <= step) {
             if outcome.faults.len() >= ENOUGH {
                 return Ok(());
             }

@@ -37,6 +37,15 @@ pub struct FuzzCall {
     /// A header that rules match.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub header: Option<(String, String)>,
+    /// After how many changes it is made for the first time. What is called before is direct from then on, so
+    /// a change that the gateway has not followed shows by a later first call only.
+    #[serde(default, skip_serializing_if = "at_first")]
+    pub after: usize,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the shape that serde wants")]
+fn at_first(after: &usize) -> bool {
+    *after == 0
 }
 
 /// A change of a world.
@@ -64,7 +73,13 @@ impl FuzzCall {
             url: url.into(),
             host: None,
             header: None,
+            after: 0,
         }
+    }
+
+    /// The name that it dials, without what follows its first part.
+    pub(super) fn called(&self) -> String {
+        label(dialled(&self.url))
     }
 
     /// As the mesh makes it.
@@ -88,6 +103,9 @@ impl fmt::Display for FuzzCall {
         }
         if let Some((name, value)) = &self.header {
             write!(f, " with {name}: {value}")?;
+        }
+        if self.after > 0 {
+            write!(f, " after {} changes", self.after)?;
         }
         Ok(())
     }
@@ -175,7 +193,7 @@ impl World {
         let is_service = named
             .strip_prefix('s')
             .is_some_and(|number| number.parse::<usize>().is_ok());
-        let meant = self.meant(label(dialled(&call.url)));
+        let meant = self.meant(call.called());
         if is_service && named != meant {
             return true;
         }
@@ -186,7 +204,7 @@ impl World {
 
     /// Whether a call is to a headless Service, by its name or that of one that stands for it.
     pub(super) fn is_headless(&self, call: &FuzzCall) -> bool {
-        let meant = self.meant(label(dialled(&call.url)));
+        let meant = self.meant(call.called());
         self.service(&meant)
             .is_some_and(|service| service["spec"]["clusterIP"] == "None")
     }

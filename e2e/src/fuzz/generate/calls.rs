@@ -1,5 +1,7 @@
 //! Calls by every form of a name and of an address.
 
+use std::collections::BTreeSet;
+
 use super::super::pool::{DESTINATIONS, EXTERNAL, HOME};
 use super::super::world::FuzzCall;
 use super::Making;
@@ -38,6 +40,21 @@ impl Making {
         self.calls.push(FuzzCall::new(format!("http://{EXTERNAL}:80/")));
         if self.dice.percent(30) {
             self.calls.push(FuzzCall::new(format!("tls://{EXTERNAL}:443/")));
+        }
+    }
+
+    /// Some Services are not called before something has changed.
+    pub(super) fn delay_calls(&mut self) {
+        if self.changes.is_empty() {
+            return;
+        }
+        let called: BTreeSet<String> = self.calls.iter().map(FuzzCall::called).collect();
+        for name in called {
+            if self.dice.percent(35) {
+                let after = 1 + self.dice.below(self.changes.len());
+                let calls = self.calls.iter_mut().filter(|call| call.called() == name);
+                calls.for_each(|call| call.after = after);
+            }
         }
     }
 
