@@ -246,9 +246,9 @@ impl Services {
     }
 
     /// The Service that proxies of `namespace` get by an import: one that they see, from its own namespace.
-    pub fn imported(&self, namespace: &str, host: &ScopeHost) -> Option<&ServiceFacts> {
-        let (key, facts) = self.of_host(&host.name)?;
-        (key.namespace == host.namespace && facts.visibility.to(namespace)).then_some(facts)
+    pub fn imported(&self, namespace: &str, host: &ScopeHost) -> Option<(ServiceKey, &ServiceFacts)> {
+        let service = self.of_host(&host.name);
+        service.filter(|(key, facts)| key.namespace == host.namespace && facts.visibility.to(namespace))
     }
 
     /// The Service that a fully qualified host names, if it is there.

@@ -8,15 +8,14 @@
 use jiff::Timestamp;
 
 use crate::facts::SidecarFacts;
-use crate::name::{ConfigKey, Name, ScopeHost, ServiceKey};
+use crate::name::{ConfigKey, Name, ScopeHost};
 use crate::plan::planning::Planning;
 
 impl Planning<'_> {
     /// Whether a host may join a Sidecar's scope only after istiod has told its proxies all of it once more.
     pub fn is_to_be_told(self, key: &ConfigKey, sidecar: &SidecarFacts, host: &ScopeHost) -> bool {
         let namespace = &key.namespace;
-        let service = self.mesh.services.imported(namespace, host);
-        let (Some(service), Some(facts)) = (ServiceKey::of_host(&host.name), service) else {
+        let Some((service, facts)) = self.mesh.services.imported(namespace, host) else {
             return false;
         };
         if facts.ports.len() < 2 || sidecar.hosts.contains(host) || !self.has_envoy_filter(namespace) {

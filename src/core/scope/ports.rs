@@ -45,7 +45,7 @@ impl<'a> Scoping<'a> {
         let mut listeners: BTreeSet<_> = seen.flat_map(|(_, entry)| entry.wildcard_ports()).collect();
         let hosts = scope.hosts.keys();
         let in_scope = hosts.filter_map(|host| self.mesh.services.imported(namespace, host));
-        listeners.extend(in_scope.flat_map(ServiceFacts::http_numbers));
+        listeners.extend(in_scope.flat_map(|(_, facts)| facts.http_numbers()));
         listeners
     }
 
@@ -89,7 +89,7 @@ impl<'a> Scoping<'a> {
             let hosts = scope.hosts.keys();
             let mut in_scope = hosts.filter_map(|host| services.imported(namespace, host));
             let mut entries = self.mesh.service_entries.seen_from(namespace);
-            if in_scope.any(brings)
+            if in_scope.any(|(_, facts)| brings(facts))
                 || entries.any(|(_, entry)| entry.listeners.contains(&(number, Names::Http)))
             {
                 continue;

@@ -216,7 +216,7 @@ impl<'a> Scoping<'a> {
         let service = services.imported(namespace, host);
         let entries = self.mesh.service_entries.of_host(&host.name);
         let mut entries = entries.filter(|(key, _)| key.namespace == host.namespace);
-        service.is_some_and(|facts| facts.has_port(WITHOUT_SERVICE))
+        service.is_some_and(|(_, facts)| facts.has_port(WITHOUT_SERVICE))
             || entries.any(|(_, entry)| entry.ports.contains(&WITHOUT_SERVICE))
     }
 

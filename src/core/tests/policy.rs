@@ -151,9 +151,9 @@ fn a_name_counts_beside_a_list_of_everybody() {
 #[test]
 fn a_service_without_a_selector_may_have_pods_with_a_policy() {
     let mut world = shop_with_account();
-    let manual = json!({"spec": {"selector": null}});
+    let without = json!({"spec": {"selector": null}});
     for namespace in ["bank", "books"] {
-        world.service_with(namespace, "manual", &["http:8080"], &manual);
+        world.service_with(namespace, "manual", &["http:8080"], &without);
     }
     policy(&mut world, "books", json!({"app": "reviews"}), web_account());
     let manual = |namespace: &str| format!("{namespace}/manual.{namespace}.svc.cluster.local");
@@ -162,12 +162,7 @@ fn a_service_without_a_selector_may_have_pods_with_a_policy() {
     let other = world.service("bank", "manual", &["http:8080"]);
     world.settle();
     assert_eq!(world.scope("shop", "web").unwrap(), all[1..], "{other:?}");
-    world.service_with(
-        "bank",
-        "manual",
-        &["http:8080"],
-        &json!({"spec": {"selector": null}}),
-    );
+    world.service_with("bank", "manual", &["http:8080"], &without);
     world.settle();
     assert_eq!(world.scope("shop", "web").unwrap(), all);
 }

@@ -29,7 +29,7 @@ impl Planning<'_> {
         let wanted = wanted_envoy_filters(self.settings, self.mesh, self.written);
         let is_like = |digest| is.is_some_and(|is| is.fingerprint == digest);
         let (stands_by, serves_again) = (is_like(wanted.standby), is_like(wanted.serving_again));
-        let serves = is_like(wanted.serving) || serves_again;
+        let serves = is.is_some_and(|is| wanted.serve(is.fingerprint));
         let specs = || specs(self.settings, self.mesh);
         let apply = |spec| Write::Apply(render::envoy_filter(namespace, &spec));
         let is_needed = self.needs_envoy_filter(namespace);
